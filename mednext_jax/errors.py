@@ -1,0 +1,57 @@
+"""Errors that a user can mend: what is wrong, which file, expected and found, and the mend."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the input; severity 'E' stops the work, 'W' is only said."""
+
+    what: str
+    file: str | None = None
+    expected: str | None = None
+    found: str | None = None
+    mend: str | None = None
+    severity: Literal["E", "W"] = "E"
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        for name in ("file", "expected", "found", "mend"):
+            value = getattr(self, name)
+            if value is not None:
+                lines.append(f"  {name + ':':<9} {value}")
+        return "\n".join(lines)
+
+
+class InputError(Exception):
+    """The input or the call is wrong; the command line prints it without a traceback and exits 2."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: object = None,
+        expected: object = None,
+        found: object = None,
+        mend: str | None = None,
+    ):
+        text = [None if value is None else str(value) for value in (file, expected, found)]
+        self.problems = [Problem(what, *text, mend)]
+        super().__init__(str(self.problems[0]))
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> InputError:
+        """One error that reports several problems together."""
+        problems = list(problems)
+        error = cls.__new__(cls)
+        error.problems = problems
+        Exception.__init__(error, "\n".join(f"[{p.severity}] {p}" for p in problems))
+        return error
+
+
+class WorkError(Exception):
+    """The input was right but the work failed (no space, lost device); exits 1 without a traceback."""
