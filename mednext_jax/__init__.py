@@ -1,0 +1,41 @@
+"""MedNeXt in JAX/Flax: segmentation of perivascular spaces in brain MRI. Not for clinical use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mednext_jax import convert as convert
+    from mednext_jax.errors import InputError as InputError
+    from mednext_jax.inference.predictor import Predictor as Predictor
+    from mednext_jax.model.config import MedNeXtConfig as MedNeXtConfig
+    from mednext_jax.model.directory import load_model as load_model
+    from mednext_jax.model.directory import save_model as save_model
+    from mednext_jax.model.mednext import MedNeXt as MedNeXt
+
+__version__ = "0.1.0"
+
+# Imported on first use: `mednext-jax --help` and the NIfTI tools must not wait for JAX.
+_HOMES = {
+    "InputError": "mednext_jax.errors",
+    "MedNeXt": "mednext_jax.model.mednext",
+    "MedNeXtConfig": "mednext_jax.model.config",
+    "Predictor": "mednext_jax.inference.predictor",
+    "load_model": "mednext_jax.model.directory",
+    "save_model": "mednext_jax.model.directory",
+}
+
+__all__ = ["InputError", "MedNeXt", "MedNeXtConfig", "Predictor", "convert", "load_model", "save_model"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "convert":
+        return importlib.import_module("mednext_jax.convert")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

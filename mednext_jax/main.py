@@ -1,0 +1,223 @@
+"""The command line: flags in, one call out.
+
+Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mednext_jax
+from mednext_jax.errors import InputError, WorkError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; `arguments` defaults to the process's own. Returns the exit status."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "train":
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options.overrides = rest
+    try:
+        return options.run(options) or 0
+    except InputError as error:
+        print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
+        return 2
+    except WorkError as error:
+        print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
+        return 1
+    except (
+        OSError
+    ) as error:  # no space, no permission, a path that vanished: the system's words are the clearest
+        print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"mednext-jax {options.command}: stopped", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command, in the order of a project's life."""
+    parser = argparse.ArgumentParser(
+        prog="mednext-jax",
+        description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
+    )
+    parser.add_argument("--version", action="version", version=f"mednext-jax {mednext_jax.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], summary: str):
+        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command(
+        "demo", _demo, "simulate, train, predict and evaluate on a real template brain (CPU, minutes)"
+    )
+    demo.add_argument(
+        "--workdir", type=Path, default=Path("demo"), help="a new folder (default: %(default)s)"
+    )
+
+    simulate = command("simulate", _simulate, "write a simulated PVS data set in nnU-Net's raw format")
+    simulate.add_argument("--out", type=Path, required=True, metavar="DATASET")
+    simulate.add_argument("--subjects", type=int, required=True, metavar="N")
+    simulate.add_argument("--contrast", choices=("T1w", "T2w"), required=True)
+    simulate.add_argument("--sites", type=int, default=1, metavar="K", help="simulated scanners (default: 1)")
+    simulate.add_argument("--seed", type=int, default=0, metavar="S")
+
+    prepare = command("prepare", _prepare, "verify a data set, resample and normalise it, make splits")
+    prepare.add_argument("dataset", type=Path, metavar="DATASET")
+    prepare.add_argument("--out", type=Path, required=True, metavar="PREPARED")
+    prepare.add_argument(
+        "--spacing",
+        type=_spacing,
+        default=0.8,
+        help="target voxel size in mm, 'median' or 'none' (default: 0.8)",
+    )
+    prepare.add_argument(
+        "--splits", default="kfold:5", help="kfold:K, loso:COLUMN, stratified:COLUMN or a splits_final.json"
+    )
+    prepare.add_argument(
+        "--labels", type=Path, default=None, help="derivatives folder with the labels of a BIDS data set"
+    )
+
+    train = command(
+        "train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value"
+    )
+    train.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
+    train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+
+    predict = command("predict", _predict, "segment a scan, a folder of scans or a BIDS data set")
+    predict.add_argument("-i", "--input", type=Path, required=True, metavar="SCAN|FOLDER|BIDS")
+    predict.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    predict.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        action="append",
+        required=True,
+        help="a model directory; repeat for an ensemble",
+    )
+    predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
+    predict.add_argument(
+        "--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors"
+    )
+    predict.add_argument(
+        "--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)"
+    )
+    predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
+
+    evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
+    evaluate.add_argument("-p", "--predictions", type=Path, required=True)
+    evaluate.add_argument("-r", "--references", type=Path, required=True)
+    evaluate.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
+    evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
+
+    convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
+    convert.add_argument("source", type=Path, metavar="SOURCE")
+    convert.add_argument("target", type=Path, metavar="TARGET")
+    convert.add_argument(
+        "--to", choices=("mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"), default="mednext-jax"
+    )
+    convert.add_argument(
+        "--upkern", type=int, default=None, metavar="K", help="resample the kernels to size K"
+    )
+
+    info = command("info", _info, "say what a model directory or a checkpoint file holds")
+    info.add_argument("model", type=Path, metavar="MODEL")
+    return parser
+
+
+def _spacing(text: str) -> float | str | None:
+    if text == "none":
+        return None
+    if text == "median":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.05 <= value <= 20:
+        raise argparse.ArgumentTypeError(
+            f"expected a voxel size from 0.05 to 20 mm, 'median' or 'none', found {text!r}"
+        )
+    return value
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"expected K/N with 1 <= K <= N, for example 2/8, found {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from mednext_jax.demo import run_demo
+
+    run_demo(options.workdir)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from mednext_jax.pvs.simulate import simulate_dataset
+
+    simulate_dataset(
+        options.out,
+        subjects=options.subjects,
+        contrast=options.contrast,
+        sites=options.sites,
+        seed=options.seed,
+    )
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from mednext_jax.preprocess.prepare import prepare
+
+    prepare(
+        options.dataset, options.out, spacing=options.spacing, splits=options.splits, labels=options.labels
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from mednext_jax.train.config import load_config
+    from mednext_jax.train.loop import run
+
+    run(load_config(options.config, options.overrides), options.workdir)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from mednext_jax.inference.cohort import predict
+
+    predict(
+        options.input,
+        options.output,
+        options.model,
+        threshold=options.threshold,
+        tta=options.tta,
+        step=options.step,
+        part=options.part,
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from mednext_jax.evaluate.folders import evaluate
+
+    evaluate(options.predictions, options.references, options.out, regions=options.regions)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from mednext_jax.convert.command import convert
+
+    convert(options.source, options.target, to=options.to, upkern=options.upkern)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from mednext_jax.convert.command import info
+
+    print(info(options.model))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
