@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkError as error:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
         return 1
-    except (
-        OSError
-    ) as error:  # no space, no permission, a path that vanished: the system's words are the clearest
+    except OSError as error:  # no space, no permission, a path that vanished: the system's words are the clearest
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -54,12 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    demo = command(
-        "demo", _demo, "simulate, train, predict and evaluate on a real template brain (CPU, minutes)"
-    )
-    demo.add_argument(
-        "--workdir", type=Path, default=Path("demo"), help="a new folder (default: %(default)s)"
-    )
+    demo = command("demo", _demo, "simulate, train, predict and evaluate on a real template brain (CPU, minutes)")
+    demo.add_argument("--workdir", type=Path, default=Path("demo"), help="a new folder (default: %(default)s)")
 
     simulate = command("simulate", _simulate, "write a simulated PVS data set in nnU-Net's raw format")
     simulate.add_argument("--out", type=Path, required=True, metavar="DATASET")
@@ -84,9 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels", type=Path, default=None, help="derivatives folder with the labels of a BIDS data set"
     )
 
-    train = command(
-        "train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value"
-    )
+    train = command("train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value")
     train.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
     train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
 
@@ -102,12 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="a model directory; repeat for an ensemble",
     )
     predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
-    predict.add_argument(
-        "--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors"
-    )
-    predict.add_argument(
-        "--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)"
-    )
+    predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
+    predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
 
     evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
@@ -122,9 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--to", choices=("mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"), default="mednext-jax"
     )
-    convert.add_argument(
-        "--upkern", type=int, default=None, metavar="K", help="resample the kernels to size K"
-    )
+    convert.add_argument("--upkern", type=int, default=None, metavar="K", help="resample the kernels to size K")
 
     info = command("info", _info, "say what a model directory or a checkpoint file holds")
     info.add_argument("model", type=Path, metavar="MODEL")
@@ -175,9 +161,7 @@ def _simulate(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     from mednext_jax.preprocess.prepare import prepare
 
-    prepare(
-        options.dataset, options.out, spacing=options.spacing, splits=options.splits, labels=options.labels
-    )
+    prepare(options.dataset, options.out, spacing=options.spacing, splits=options.splits, labels=options.labels)
 
 
 def _train(options: argparse.Namespace) -> None:

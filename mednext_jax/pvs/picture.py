@@ -32,9 +32,7 @@ def draw_comparison(scan: Path, truth: Path, prediction: Path, out: Path) -> Non
 
     images = [nib.as_closest_canonical(nib.load(path)) for path in (scan, truth, prediction)]
     if len({image.shape for image in images}) != 1:
-        raise InputError(
-            "The images are not on one grid.", expected=images[0].shape, found=[i.shape for i in images]
-        )
+        raise InputError("The images are not on one grid.", expected=images[0].shape, found=[i.shape for i in images])
     intensity = np.asarray(images[0].dataobj, np.float32)
     true, predicted = (np.asarray(image.dataobj) > 0 for image in images[1:])
     z = int(np.argmax(true.sum((0, 1)) + predicted.sum((0, 1)) / 1e3))

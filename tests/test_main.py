@@ -1,0 +1,78 @@
+"""The command line: every wrong call exits 2 with a message and no traceback, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mednext_jax import main as command_line
+from mednext_jax.errors import InputError, Problem, WorkError
+
+pytestmark = pytest.mark.core
+
+
+def run(capsys, *arguments):
+    try:
+        status = command_line.main([str(a) for a in arguments])
+    except SystemExit as exit_:
+        status = exit_.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+COMMANDS = ("demo", "simulate", "prepare", "train", "predict", "evaluate", "convert", "info")
+
+
+def test_help_names_every_command_and_needs_no_jax():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mednext_jax.main", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert "jax._src" not in done.stderr  # the import log: the help must not wait for JAX
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(capsys, name):
+    status, out, _ = run(capsys, name, "--help")
+    assert status == 0 and out.startswith(f"usage: mednext-jax {name}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "required: COMMAND"),
+        (("segment",), "invalid choice: 'segment'"),
+        (("prepare", "d", "--out", "o", "--spacing", "thick"), "found 'thick'"),
+        (("prepare", "d", "--out", "o", "--spacing", "-1"), "0.05 to 20 mm"),
+        (("predict", "-i", "a", "-o", "b", "-m", "c", "--part", "3/2"), "1 <= K <= N"),
+        (("predict", "-i", "a", "-o", "b"), "-m/--model"),
+        (("info", "x", "--verbose"), "unrecognised arguments: --verbose"),
+        (("simulate", "--out", "o", "--subjects", "two", "--contrast", "T2w"), "invalid int value: 'two'"),
+    ],
+)
+def test_a_wrong_call_exits_2_and_says_why(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and words in err and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InputError("bad", file="f.nii"), 2), (WorkError("broke"), 1), (OSError(28, "No space left on device"), 1)],
+)
+def test_exit_status_follows_the_kind_of_error(capsys, monkeypatch, error, status):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(command_line, "_info", fail)
+    got, _, err = run(capsys, "info", "model")
+    assert got == status and str(error) in err
+
+
+def test_problems_are_reported_together():
+    error = InputError.of([Problem("first", file="a"), Problem("second", mend="do this", severity="W")])
+    assert str(error) == "[E] first\n  file:     a\n[W] second\n  mend:     do this"
