@@ -1,0 +1,267 @@
+"""NIfTI scans: read and check, turn to the network's axes and back, write on the same grid.
+
+The affine of a scan is never changed: flips and axis swaps are exact, and what is written carries the geometry fields
+of the input file bit for bit (nnU-Net's SimpleITK reader refuses affines that are slightly sheared; nibabel does not).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+from mednext_jax.errors import InputError
+from mednext_jax.io.atomic import atomic_file
+from mednext_jax.io.nifti_header import READ_ERRORS, damaged, not_nifti, read_declared
+
+# Voxel sizes outside this range are a wrong unit (metres, micrometres), not a brain scan.
+VOXEL_SIZE_RANGE = (0.01, 50.0)
+# Label values that a float file stores are integers up to its rounding.
+INTEGRAL_TOLERANCE = 1e-3
+# The header fields that place the voxel grid in space.
+GEOMETRY_FIELDS = (
+    *("pixdim", "qform_code", "sform_code", "xyzt_units"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The voxel grid of a scan as stored, and how the network's axes lie on it.
+
+    `shape` and `affine` are those of the file, axes (x, y, z); `orientation` is the order the network sees ("RAS", or
+    None for as stored); `header` is the input header, of which only the geometry fields are used.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray  # (4, 4) float64
+    header: nib.Nifti1Header
+    orientation: str | None = "RAS"
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along the network's axes (d, h, w)."""
+        sizes = nib.affines.voxel_sizes(self.affine)
+        x, y, z = sizes[np.argsort(self._to_network[:, 0])]
+        return float(z), float(y), float(x)
+
+    @property
+    def _to_network(self) -> np.ndarray:
+        stored = io_orientation(self.affine)
+        if self.orientation is None:
+            return np.stack([np.arange(3.0), np.ones(3)], axis=1)
+        return ornt_transform(stored, axcodes2ornt(self.orientation))
+
+    @property
+    def _to_stored(self) -> np.ndarray:
+        stored = io_orientation(self.affine)
+        if self.orientation is None:
+            return np.stack([np.arange(3.0), np.ones(3)], axis=1)
+        return ornt_transform(axcodes2ornt(self.orientation), stored)
+
+    def to_network(self, array: np.ndarray) -> np.ndarray:
+        """(x, y, z) as stored -> (d, h, w) view."""
+        return apply_orientation(array, self._to_network).transpose(2, 1, 0)
+
+    def to_stored(self, array: np.ndarray) -> np.ndarray:
+        """(d, h, w) -> (x, y, z) view as stored."""
+        return apply_orientation(array.transpose(2, 1, 0), self._to_stored)
+
+
+def read_scan(path: str | os.PathLike) -> nib.Nifti1Image:
+    """Read a 3-D scan (.nii, .nii.gz) into memory as float32, with its own affine and header.
+
+    Raises InputError if the file is missing, not a NIfTI, damaged, 4-D, empty, constant, not finite, or too large.
+    """
+    path = Path(path)
+    array, image = _read_array(path)
+    array = array.astype(np.float32, copy=False)
+    finite = np.isfinite(array)
+    if not finite.all():
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
+        raise InputError(
+            "The scan has voxels that are not finite.",
+            file=path,
+            expected="finite intensities",
+            found=f"{finite.size - int(finite.sum())} NaN or infinite voxels, the first at {first}",
+            mend="set them to 0, for example with `fslmaths IN -nan OUT`",
+        )
+    low, high = array.min(), array.max()
+    if low == high:
+        raise InputError(
+            "The scan is constant.",
+            file=path,
+            expected="an image",
+            found=f"{low:g} in every voxel",
+            mend="export the scan again from its source",
+        )
+    return _in_memory(image, array)
+
+
+def read_labels(path: str | os.PathLike) -> nib.Nifti1Image:
+    """Read a 3-D label map into memory as int16, with its own affine and header.
+
+    Raises InputError as `read_scan` does (a constant map is allowed), and if a value is not an integer of int16.
+    """
+    path = Path(path)
+    array, image = _read_array(path)
+    if array.dtype.kind == "f":
+        whole = np.rint(array)
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(array - whole) < INTEGRAL_TOLERANCE)  # NaN and infinity are wrong too
+        if wrong.any():
+            values = ", ".join(f"{value:g}" for value in np.unique(array[wrong])[:5])
+            raise InputError(
+                "The label map has values that are not integers.",
+                file=path,
+                expected="integers",
+                found=f"{int(wrong.sum())} voxels such as {values}",
+                mend="threshold a probability map, and resample label maps with nearest neighbour only",
+            )
+        array = whole
+    low, high = array.min(), array.max()
+    if low < -(2**15) or high >= 2**15:
+        raise InputError(
+            "The label map has values beyond 16 bits.",
+            file=path,
+            expected="labels from 0 to 32767",
+            found=f"{low:g} to {high:g}",
+            mend="number the labels 0, 1, 2, ...",
+        )
+    return _in_memory(image, array.astype(np.int16))
+
+
+def to_volume(
+    images: nib.Nifti1Image | Sequence[nib.Nifti1Image], orientation: str | None = "RAS"
+) -> tuple[np.ndarray, tuple[float, float, float], Grid]:
+    """Images of `read_scan` (one a channel) -> float32 (d, h, w, c), voxel size in mm (d, h, w), and the grid.
+
+    `orientation` "RAS" turns the axes to right, anterior, superior by flips and swaps only; None keeps them as stored.
+    Raises InputError if an image is not 3-D, has no usable affine, or the channels lie on different grids.
+    """
+    channels = [images] if isinstance(images, nib.spatialimages.SpatialImage) else list(images)
+    grid = grid_of(channels[0], orientation)
+    for image in channels[1:]:
+        if image.shape != grid.shape or not np.allclose(image.affine, grid.affine, rtol=0, atol=1e-3):
+            raise InputError(
+                "The channels of a scan lie on different grids.",
+                file=image.get_filename(),
+                expected=f"shape {grid.shape}, affine {_in_words(grid.affine)}",
+                found=f"shape {image.shape}, affine {_in_words(image.affine)}",
+                mend="resample the channels onto one grid",
+            )
+    volume = np.empty((*grid.to_network(np.empty(grid.shape, bool)).shape, len(channels)), np.float32)
+    for c, image in enumerate(channels):
+        volume[..., c] = grid.to_network(np.asanyarray(image.dataobj))
+    return volume, grid.spacing, grid
+
+
+def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:
+    """The grid of an image; raises InputError if it is not 3-D or its affine is singular or not of a scan in mm."""
+    affine = np.asarray(image.affine, np.float64)
+    sizes = nib.affines.voxel_sizes(affine) if np.isfinite(affine).all() else np.zeros(3)
+    if not (np.all(sizes >= VOXEL_SIZE_RANGE[0]) and np.all(sizes <= VOXEL_SIZE_RANGE[1])):
+        raise InputError(
+            "The voxel size is not one of a scan in mm.",
+            file=image.get_filename(),
+            expected=f"{VOXEL_SIZE_RANGE[0]} to {VOXEL_SIZE_RANGE[1]} mm along each axis",
+            found=f"{' x '.join(f'{s:g}' for s in sizes)}, affine {_in_words(affine)}",
+            mend="correct the affine (its unit is mm), for example with nibabel",
+        )
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:
+        raise InputError(
+            "The affine does not span space: two of its axes are nearly parallel.",
+            file=image.get_filename(),
+            expected="three independent axes",
+            found=_in_words(affine),
+            mend="export the scan again from its source",
+        )
+    if len(image.shape) != 3:
+        raise _not_3d(image.get_filename(), image.shape)
+    x, y, z = (int(size) for size in image.shape)
+    return Grid((x, y, z), affine, image.header, orientation)
+
+
+def label_volume(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
+    """A label map of `read_labels` on the grid of its scan -> int16 (d, h, w)."""
+    return np.ascontiguousarray(grid.to_network(np.asanyarray(image.dataobj)))
+
+
+def from_volume(array: np.ndarray, grid: Grid) -> np.ndarray:
+    """(d, h, w) on the network's axes -> (x, y, z) on the input grid; the exact inverse of `to_volume`."""
+    return np.ascontiguousarray(grid.to_stored(np.asarray(array)))
+
+
+def image_like(array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing.DTypeLike) -> nib.Nifti1Image:
+    """An image of `array` (x, y, z) stored as `dtype` without scaling, on the grid of `like`.
+
+    Affine, sform and qform with their codes, and units are those of the input, bit for bit.
+    """
+    source, affine = (like.header, like.affine)
+    kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
+    header = kind.header_class()
+    for field in GEOMETRY_FIELDS if isinstance(source, nib.Nifti1Header) else ():
+        header[field] = source[field]
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    if array.shape != tuple(like.shape[:3]):
+        raise ValueError(f"array of shape {array.shape} for a grid of {tuple(like.shape[:3])}")
+    return kind(np.asarray(array, dtype), affine, header)
+
+
+def write_like(
+    path: str | os.PathLike, array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing.DTypeLike
+) -> None:
+    """Write `array` (x, y, z) as `dtype` on the grid of `like`; the file appears whole or not at all."""
+    write_image(path, image_like(array, like, dtype))
+
+
+def write_image(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
+    """Write an image (.nii, .nii.gz); the file appears whole or not at all."""
+    with atomic_file(path) as temporary:
+        image.to_filename(temporary)
+
+
+def _read_array(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
+    """The scaled voxels (x, y, z) of a file whose header has been checked."""
+    declared = read_declared(path)
+    if len(declared.shape) != 3:
+        raise _not_3d(path, declared.shape)
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise not_nifti(path, type(image).__name__)
+        array = np.asanyarray(image.dataobj)
+    except READ_ERRORS as error:
+        raise damaged(path, str(error) or type(error).__name__) from error
+    image = image.__class__(array.reshape(declared.shape), image.affine, image.header, file_map=image.file_map)
+    grid_of(image)  # raises if the affine is unusable
+    return np.asanyarray(image.dataobj), image
+
+
+def _in_memory(image: nib.Nifti1Image, array: np.ndarray) -> nib.Nifti1Image:
+    """`image` with its voxels replaced by `array`, in a header that stores them without scaling."""
+    header = image.header.copy()
+    header.set_data_dtype(array.dtype)
+    header.set_slope_inter(1, 0)
+    return image.__class__(array, image.affine, header, file_map=image.file_map)
+
+
+def _not_3d(path: object, shape: Sequence[int]) -> InputError:
+    return InputError(
+        "The scan is not one 3-D volume.",
+        file=path,
+        expected="three axes",
+        found=f"{len(shape)} axes: {' x '.join(map(str, shape))}",
+        mend="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
+    )
+
+
+def _in_words(affine: np.ndarray) -> str:
+    return np.array2string(np.asarray(affine)[:3], precision=3, suppress_small=True, separator=" ").replace("\n", "")
