@@ -1,0 +1,1 @@
+"""Prediction: tiles, the compiled sliding window, one scan, a whole cohort."""

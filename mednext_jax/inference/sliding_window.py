@@ -1,0 +1,177 @@
+"""The sliding window: one compiled program per shape bucket that runs a network over all tiles of a volume.
+
+What is accumulated is the network's *evidence* for the foreground classes, (d, h, w, num_classes - 1): logits minus
+the background's logit, or softmax probabilities. Both determine the rest, so that a binary network needs one channel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mednext_jax.inference import tiles
+
+Params = Any
+# A logit difference that stands for "background, no doubt": exp(-30) = 1e-13, and still exact in float32 sums.
+BACKGROUND_LOGIT = -30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How a network is moved over a volume; hashable, because a program is compiled for each value.
+
+    apply: (params, x (n, d, h, w, c) float32) -> logits (n, d, h, w, num_classes), or a tuple with these first.
+    step: distance of tiles as a fraction of the patch.
+    mirror_axes: axes (0, 1, 2 = d, h, w) mirrored in all combinations and averaged; () switches this off.
+    average: 'logits' as nnU-Net v2, or 'softmax' as v1, over mirrors, tiles and models.
+    bucket: volumes are stored in shapes that are multiples of this, to share programs.
+    """
+
+    apply: Callable[[Params, jax.Array], Any]
+    patch_size: tuple[int, int, int]
+    step: float = 0.5
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    average: Literal["logits", "softmax"] = "logits"
+    tile_batch: int = 1
+    bucket: int = 32
+
+    @property
+    def background(self) -> float:
+        """The evidence that stands for certain background."""
+        return BACKGROUND_LOGIT if self.average == "logits" else 0.0
+
+
+def sliding_window(
+    window: Window, models: Sequence[Params], volume: np.ndarray, *, keep: np.ndarray | None = None
+) -> np.ndarray:
+    """Evidence (d, h, w, num_classes - 1) float32 for a preprocessed `volume` (d, h, w, c), averaged over models.
+
+    A volume smaller than the patch is padded with zeros on both sides (nnU-Net's rule) and cropped again.
+    keep: boolean (d, h, w); tiles without a true voxel are not computed, and what no tile covers is background.
+    """
+    spatial = volume.shape[:3]
+    before = [b for b, _ in tiles.pad_to_patch(spatial, window.patch_size)]
+    starts = tiles.tile_starts(
+        [max(s, p) for s, p in zip(spatial, window.patch_size, strict=True)], window.patch_size, window.step
+    )
+    if keep is not None:
+        starts = _starts_with(keep, starts, before, window.patch_size)
+    shape = tiles.bucket_shape(spatial, window.patch_size, window.bucket)
+    inside = tuple(slice(b, b + s) for b, s in zip(before, spatial, strict=True))
+    stored = np.zeros((*shape, volume.shape[3]), np.float32)
+    stored[inside] = volume
+    evidence = window_on_device(window, models, jnp.asarray(stored), starts)
+    return np.asarray(evidence)[inside]
+
+
+def window_on_device(window: Window, models: Sequence[Params], volume: jax.Array, starts: np.ndarray) -> jax.Array:
+    """Evidence (D, H, W, num_classes - 1) for a `volume` (D, H, W, c) that lies on the device in its bucket.
+
+    starts: (n, 3) int32, the tiles inside the true volume. The result outside them is background.
+    """
+    shape = volume.shape[:3]
+    capacity = len(tiles.tile_starts(shape, window.patch_size, window.step))  # the same for the whole bucket
+    capacity = -(-capacity // window.tile_batch) * window.tile_batch
+    table = np.zeros((capacity, 3), np.int32)
+    table[: len(starts)] = starts
+    total, weight = _accumulators(window, models[0], volume)
+    for params in models:  # of one architecture: the same program with other arguments
+        total, weight = _add_tiles(window, params, volume, table, np.int32(len(starts)), total, weight)
+    return _average(window, total, weight)
+
+
+def foreground_probabilities(evidence: jax.Array, average: str) -> jax.Array:
+    """Probabilities (..., num_classes - 1) of the foreground classes; what is missing to 1 is background."""
+    if average == "softmax":
+        return evidence
+    background = jnp.zeros_like(evidence[..., :1])
+    return jax.nn.softmax(jnp.concatenate([background, evidence], -1), -1)[..., 1:]
+
+
+def _starts_with(keep: np.ndarray, starts: np.ndarray, before: list[int], patch: tuple[int, ...]) -> np.ndarray:
+    """The starts of those tiles that hold a true voxel of `keep` (d, h, w), which lies at `before` in the volume."""
+    chosen = []
+    for start in starts:
+        low = np.maximum(start - before, 0)
+        high = np.maximum(start - before + patch, 0)
+        if keep[tuple(map(slice, low, high))].any():
+            chosen.append(start)
+    return np.array(chosen, np.int32).reshape(-1, 3)
+
+
+def _evidence(window: Window, params: Params, x: jax.Array) -> jax.Array:
+    """Evidence (n, d, h, w, num_classes - 1) of a batch of tiles (n, d, h, w, c), without mirrors."""
+    logits = window.apply(params, x)
+    if isinstance(logits, tuple):
+        logits = logits[0]  # deep supervision: full resolution first
+    logits = logits.astype(jnp.float32)
+    if window.average == "softmax":
+        return jax.nn.softmax(logits, -1)[..., 1:]
+    return logits[..., 1:] - logits[..., :1]
+
+
+def _mirrored_evidence(window: Window, params: Params, x: jax.Array) -> jax.Array:
+    """The same averaged over all mirrors; a loop, so that the network is compiled once and not eight times."""
+    if not window.mirror_axes:
+        return _evidence(window, params, x)
+    subsets = np.array(list(itertools.product([False, True], repeat=len(window.mirror_axes))))  # (mirrors, axes)
+
+    def flip(x, chosen):
+        for axis, flag in zip(window.mirror_axes, chosen, strict=True):
+            x = jnp.where(flag, jnp.flip(x, 1 + axis), x)
+        return x
+
+    def add(total, chosen):
+        return total + flip(_evidence(window, params, flip(x, chosen)), chosen), None
+
+    shape = jax.eval_shape(functools.partial(_evidence, window), params, x)
+    total, _ = lax.scan(add, jnp.zeros(shape.shape, shape.dtype), subsets)
+    return total / len(subsets)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _accumulators(window: Window, params: Params, volume: jax.Array) -> tuple[jax.Array, jax.Array]:
+    tile = jax.ShapeDtypeStruct((1, *window.patch_size, volume.shape[3]), jnp.float32)
+    channels = jax.eval_shape(functools.partial(_evidence, window), params, tile).shape[-1]
+    return jnp.zeros((*volume.shape[:3], channels)), jnp.zeros((*volume.shape[:3], 1))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(5, 6))
+def _add_tiles(window, params, volume, table, count, total, weight):
+    """Add Gaussian-weighted evidence of the first `count` tiles of `table` (n, 3) to `total`, and the weights."""
+    batch, patch = window.tile_batch, window.patch_size
+    profiles = [tiles.gaussian_profile(p) for p in patch]
+    gaussian = profiles[0][:, None, None, None] * profiles[1][:, None, None] * profiles[2][:, None]
+
+    def one_batch(i, sums):
+        starts = lax.dynamic_slice(table, (i * batch, 0), (batch, 3))
+        corners = [(*starts[b], 0) for b in range(batch)]
+        x = jnp.stack([lax.dynamic_slice(volume, c, (*patch, volume.shape[3])) for c in corners])
+        evidence = _mirrored_evidence(window, params, x)  # (batch, d, h, w, channels)
+        total, weight = sums
+        for b, corner in enumerate(corners):
+            tile_weight = gaussian * (i * batch + b < count)  # the table's unused rows count nothing
+            total = _add_at(total, corner, evidence[b] * tile_weight)
+            weight = _add_at(weight, corner, tile_weight)
+        return total, weight
+
+    # The trip count is a value, not a shape: volumes of one bucket differ in tiles and share the program.
+    return lax.fori_loop(0, (count + batch - 1) // batch, one_batch, (total, weight))
+
+
+def _add_at(array, corner, tile):
+    here = lax.dynamic_slice(array, corner, tile.shape)
+    return lax.dynamic_update_slice(array, here + tile, corner)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _average(window, total, weight):
+    return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), window.background)
