@@ -1,0 +1,47 @@
+"""The non-zero region of a scan: its filled mask and the box around it (nnU-Net's `crop_to_nonzero`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.ndimage
+
+from mednext_jax.errors import InputError
+
+# Written into a stored label map where the scan is zero outside the head or brain and nothing is labelled.
+OUTSIDE = -1
+
+Box = tuple[slice, slice, slice]
+
+
+def nonzero_region(volume: np.ndarray) -> tuple[np.ndarray, Box]:
+    """The voxels of (d, h, w, c) that are not zero in every channel, holes filled, and the tight box around them.
+
+    The mask is boolean and has the shape of the box. Raises InputError if every voxel is zero.
+    """
+    mask = (volume != 0).any(axis=-1)  # (d, h, w)
+    box = []
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not used.size:
+            raise InputError(
+                "The scan is zero everywhere.",
+                expected="an image",
+                found="no voxel that is not zero",
+                mend="check the scan, and the mask if one was applied",
+            )
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    found = (box[0], box[1], box[2])
+    return _fill_holes(mask[found]), found
+
+
+def mark_outside(label: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A copy of `label` (d, h, w) as int16 with `OUTSIDE` where it is 0 and `mask` is not set."""
+    marked = label.astype(np.int16)
+    marked[(label == 0) & ~mask] = OUTSIDE
+    return marked
+
+
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    """scipy's binary_fill_holes by one labelling of the background, which takes a third of its time."""
+    background, _ = scipy.ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return (background != background[0, 0, 0])[1:-1, 1:-1, 1:-1]

@@ -1,0 +1,139 @@
+"""One scan to what the network sees, and back; the same code for training cases and for inference.
+
+nnU-Net's order: crop to non-zero, normalise, resample. Its formulas: cubic for images, per-label linear for labels,
+linear on the way back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mednext_jax.errors import InputError
+from mednext_jax.io.nifti_header import MAX_VOXELS
+from mednext_jax.ops.resample import find_thick_axis, resampled_shape, resize, resize_labels
+from mednext_jax.preprocess.crop import mark_outside, nonzero_region
+from mednext_jax.preprocess.normalise import normalise
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+Three = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Properties:
+    """What was done to a scan's grid, axes (d, h, w), sizes in voxels and mm: enough to undo it."""
+
+    shape: Three  # of the whole scan
+    box_start: Three  # the box cut out of it
+    box_shape: Three
+    spacing: tuple[float, float, float]  # of the scan
+    resampled_shape: Three
+    resampled_spacing: tuple[float, float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Properties:
+        """The inverse of `to_dict`; raises KeyError for a missing field."""
+        return cls(**{field.name: tuple(values[field.name]) for field in dataclasses.fields(cls)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessed:
+    """A preprocessed scan: `volume` float32 (d, h, w, c), `label` int16 (d, h, w) or None, and how it came about."""
+
+    volume: np.ndarray
+    label: np.ndarray | None
+    properties: Properties
+
+
+def preprocess_scan(
+    volume: np.ndarray,
+    spacing: Sequence[float],
+    *,
+    target_spacing: Sequence[float] | None,
+    normalisation: Sequence[str],
+    use_mask_for_norm: bool,
+    crop_to_nonzero: bool = True,
+    label: np.ndarray | None = None,
+    intensity_properties: Sequence[Mapping[str, float]] | None = None,
+) -> Preprocessed:
+    """Crop, normalise and resample one scan.
+
+    `volume` float32 (d, h, w, c); `spacing` and `target_spacing` in mm (d, h, w), None keeps the scan's own;
+    `normalisation` one scheme a channel; `label` integers (d, h, w), which become -1 where the scan is zero outside
+    the head and nothing is labelled. Raises InputError if the scan is zero or would become too large.
+    """
+    shape = _three(volume.shape[:3])
+    mask, box = nonzero_region(volume)
+    if not crop_to_nonzero:
+        whole = np.zeros(shape, bool)
+        whole[box] = mask
+        mask, box = whole, (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    if label is not None:
+        label = mark_outside(label[box], mask)
+    # The statistics are taken where a stored label is not -1: labelled voxels count even where the scan is 0.
+    inside = mask if label is None else label >= 0
+    cropped = normalise(volume[box], normalisation, inside, use_mask_for_norm, intensity_properties)
+
+    box_shape = mask.shape
+    target = tuple(spacing) if target_spacing is None else tuple(target_spacing)
+    new_shape = box_shape if target_spacing is None else resampled_shape(box_shape, spacing, target)
+    if math.prod(new_shape) > MAX_VOXELS:
+        raise InputError(
+            "The scan would become too large at the target spacing.",
+            expected=f"at most {MAX_VOXELS} voxels",
+            found=f"{' x '.join(map(str, new_shape))} voxels of {_mm(target)} from {_mm(spacing)}",
+            mend="choose a coarser spacing, or correct the voxel size of the scan",
+        )
+    thick_axis = find_thick_axis(spacing, target)
+    resampled = np.ascontiguousarray(resize(cropped, new_shape, 3, thick_axis))
+    if label is not None:
+        label = np.ascontiguousarray(resize_labels(label, new_shape, thick_axis))
+    properties = Properties(
+        shape=shape,
+        box_start=_three(part.start for part in box),
+        box_shape=_three(box_shape),
+        spacing=_mm_tuple(spacing),
+        resampled_shape=_three(new_shape),
+        resampled_spacing=_mm_tuple(target),
+    )
+    return Preprocessed(resampled, label, properties)
+
+
+def restore(array: Array, properties: Properties, fill: float = 0.0) -> Array:
+    """A map on the preprocessed grid, (d, h, w) or (d, h, w, c) -> the same on the grid of the whole scan.
+
+    Linear resampling back to the box (nnU-Net's export), `fill` outside the box. NumPy or JAX.
+    """
+    thick_axis = find_thick_axis(properties.resampled_spacing, properties.spacing)
+    boxed = resize(array, properties.box_shape, 1, thick_axis)
+    margins = [
+        (start, whole - start - size)
+        for start, size, whole in zip(properties.box_start, properties.box_shape, properties.shape, strict=True)
+    ]
+    margins += [(0, 0)] * (array.ndim - 3)
+    library = jnp if isinstance(array, jax.Array) else np
+    return library.pad(boxed, margins, constant_values=fill)
+
+
+def _three(sizes) -> Three:
+    d, h, w = (int(size) for size in sizes)
+    return d, h, w
+
+
+def _mm_tuple(sizes: Sequence[float]) -> tuple[float, float, float]:
+    d, h, w = (float(size) for size in sizes)
+    return d, h, w
+
+
+def _mm(sizes: Sequence[float]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes) + " mm"
