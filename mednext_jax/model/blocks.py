@@ -1,0 +1,112 @@
+"""The three MedNeXt blocks: a depthwise convolution, then norm and MLP, around a residual path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.mlp import MLPWeights
+
+
+class ConvWeights(nn.Module):
+    """Kernel and bias of one convolution; PyTorch's default initialisation, U(-b, b) with b = 1 / sqrt(fan_in)."""
+
+    shape: tuple[int, ...]
+    fan_in: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        init = _uniform(1 / math.sqrt(self.fan_in))
+        return self.param("kernel", init, self.shape), self.param("bias", init, self.shape[-1:])
+
+
+class NormWeights(nn.Module):
+    """Scale 1 and bias 0, a channel."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        scale = self.param("scale", nn.initializers.ones, (self.channels,))
+        return scale, self.param("bias", nn.initializers.zeros, (self.channels,))
+
+
+class _Block(nn.Module):
+    """What the three blocks share: fields and parameters. Hidden width is `expansion` times the *input* channels."""
+
+    in_channels: int
+    out_channels: int
+    expansion: int
+    kernel_size: int
+    norm: str = "group"
+    grn: bool = False
+    residual: bool = True
+    ops: LocalOps = LocalOps()
+
+    def depthwise_weights(self) -> tuple[Array, Array]:
+        k = self.kernel_size
+        # The transposed convolution's fan-in is the same: PyTorch takes out channels / groups = 1.
+        return ConvWeights((k, k, k, self.in_channels), k**3, name="conv1")()
+
+    def mlp_weights(self) -> MLPWeights:
+        hidden = self.expansion * self.in_channels
+        weights = MLPWeights(
+            *NormWeights(self.in_channels, name="norm")(),
+            *ConvWeights((self.in_channels, hidden), self.in_channels, name="conv2")(),
+            *ConvWeights((hidden, self.out_channels), hidden, name="conv3")(),
+        )
+        if not self.grn:
+            return weights
+        gamma = self.param("grn_gamma", nn.initializers.zeros, (hidden,))
+        return weights._replace(grn_gamma=gamma, grn_beta=self.param("grn_beta", nn.initializers.zeros, (hidden,)))
+
+
+class MedNeXtBlock(_Block):
+    """`x` (n, d, h, w, in_channels) -> the same extents, out_channels. Roy et al. 2023; MIC-DKFZ `MedNeXtBlock`."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        u = checkpoint_name(self.ops.depthwise_conv(x, *self.depthwise_weights()), "dw")
+        return self.ops.norm_mlp(u, self.mlp_weights(), norm=self.norm, residual=x if self.residual else None)
+
+
+class MedNeXtDownBlock(_Block):
+    """Halves the extents; MIC-DKFZ `MedNeXtDownBlock`. `residual`: a strided 1x1x1 convolution beside."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        u = checkpoint_name(self.ops.depthwise_down(x, *self.depthwise_weights()), "dw")
+        weights, beside = self.mlp_weights(), None
+        if self.residual:
+            res_conv = ConvWeights((self.in_channels, self.out_channels), self.in_channels, name="res_conv")
+            beside = self.ops.pointwise_down(x, *res_conv())
+        return self.ops.norm_mlp(u, weights, norm=self.norm, residual=beside)
+
+
+class MedNeXtUpBlock(_Block):
+    """Doubles the extents n; MIC-DKFZ `MedNeXtUpBlock`.
+
+    PyTorch's transposed convolution yields 2n - 1 voxels an axis; norm and MLP see only these, and one plane of zeros
+    is put in front. So plane 0 of each axis of the result is exactly 0, and counts in no statistic.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        u = checkpoint_name(self.ops.depthwise_up(x, *self.depthwise_weights()), "dw")
+        weights, beside = self.mlp_weights(), None
+        if self.residual:
+            # Transposed: PyTorch's fan-in is the number of output channels.
+            res_conv = ConvWeights((self.in_channels, self.out_channels), self.out_channels, name="res_conv")
+            beside = self.ops.pointwise_up(x, *res_conv())
+        return self.ops.norm_mlp(u, weights, norm=self.norm, residual=beside, front_void=True)
+
+
+def _uniform(bound: float) -> Callable[[Array, tuple[int, ...]], Array]:
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
