@@ -1,0 +1,1 @@
+"""Perivascular spaces: clusters, regions, and their simulation in a real template brain."""
