@@ -1,0 +1,1 @@
+"""Comparison of predicted with reference masks: voxels, clusters, cases, cohorts."""

@@ -1,0 +1,59 @@
+"""Region maps: which voxels of a scan are white matter, basal ganglia, ...
+
+A folder with one integer map a case, CASE.nii.gz, and `regions.json` that names the values: {"white matter": 1, ...}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from mednext_jax.errors import InputError
+from mednext_jax.io.json_file import read_json
+from mednext_jax.io.nifti import read_labels
+from mednext_jax.pvs.grids import require_same_grid
+
+NAMES = "regions.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionMaps:
+    """The maps of a data set. names: value in the maps -> name of the region."""
+
+    folder: Path
+    names: dict[int, str]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> RegionMaps:
+        """Read `regions.json`; raises InputError if it is missing or does not name whole positive values."""
+        path = Path(folder) / NAMES
+        names = read_json(path)
+        values = list(names.values()) if isinstance(names, dict) else []
+        whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
+        if not values or not whole or len(set(values)) < len(values):
+            raise InputError(
+                "The region names do not each have their own whole positive value.",
+                file=path,
+                expected='an object such as {"white matter": 1, "basal ganglia": 2}',
+                found=json.dumps(names)[:200],
+            )
+        return cls(Path(folder), {value: name for name, value in sorted(names.items(), key=lambda item: item[1])})
+
+    def read(self, case: str, like: nib.Nifti1Image) -> np.ndarray:
+        """The map (x, y, z) of `case`, on the grid of `like`; values without a name count as no region (0)."""
+        path = next((p for p in (self.folder / f"{case}.nii.gz", self.folder / f"{case}.nii") if p.exists()), None)
+        if path is None:
+            raise InputError(
+                f"There is no region map for the case {case}.",
+                file=self.folder,
+                expected=f"{case}.nii.gz",
+                mend="add the map, or leave the regions out",
+            )
+        image = read_labels(path)
+        require_same_grid(image, like)
+        values = np.asanyarray(image.dataobj)
+        return np.where(np.isin(values, list(self.names)), values, 0)
