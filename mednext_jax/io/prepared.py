@@ -1,0 +1,103 @@
+"""What a prepared data set says about itself: the content of its `prepared.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from mednext_jax.errors import InputError
+
+FORMAT = "mednext-jax-prepared"
+FORMAT_VERSION = 1
+
+# A plain label is one value; a region is the union of several.
+LabelValue = int | tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedMeta:
+    """A prepared data set: what its volumes hold, how they were made, and from which files."""
+
+    name: str
+    channel_names: tuple[str, ...]
+    labels: dict[str, LabelValue]  # name -> value, background 0 included, the ignore label not
+    ignore_label: int | None
+    regions_class_order: tuple[int, ...] | None  # the label written for each region, for region-based data sets
+    spacing: tuple[float, float, float] | None  # mm (d, h, w); None: each case keeps its own
+    normalisation: tuple[str, ...]  # one scheme a channel
+    use_mask_for_norm: bool
+    intensity_properties: tuple[dict[str, float], ...] | None  # of the training foreground, for "ct" channels
+    cases: tuple[str, ...]
+    subjects: dict[str, str]  # case -> subject
+    sources: dict[str, dict[str, str]]  # case -> file -> sha256
+    settings: dict[str, Any]  # what `prepare` was asked for
+    versions: dict[str, str]
+
+    @property
+    def classes(self) -> dict[int, tuple[int, ...]]:
+        """Foreground class number 1, 2, ... -> its label values; for plain labels the number is the value."""
+        foreground = [value for value in self.labels.values() if value not in (0, (0,))]
+        if any(isinstance(value, tuple) for value in foreground):
+            return {k: v if isinstance(v, tuple) else (v,) for k, v in enumerate(foreground, 1)}
+        return {int(value): (int(value),) for value in sorted(foreground)}  # type: ignore[arg-type]
+
+    def to_json(self) -> str:
+        """The text of `prepared.json`."""
+        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, file: str) -> PreparedMeta:
+        """The inverse of `to_json`; raises InputError for anything else."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise _unreadable(file, f"no JSON: {error}") from error
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise _unreadable(file, "another kind of file")
+        if values.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                "The prepared data set was written by another version.",
+                file=file,
+                expected=f"format version {FORMAT_VERSION}",
+                found=values.get("format_version"),
+                mend="run `mednext-jax prepare` again into a new folder",
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        given = set(values) - {"format", "format_version"}
+        if given != names:
+            missing, unknown = sorted(names - given), sorted(given - names)
+            raise _unreadable(file, f"fields missing: {missing or 'none'}, unknown: {unknown or 'none'}")
+        try:
+            return cls(
+                name=str(values["name"]),
+                channel_names=tuple(values["channel_names"]),
+                labels={k: tuple(v) if isinstance(v, list) else int(v) for k, v in values["labels"].items()},
+                ignore_label=values["ignore_label"],
+                regions_class_order=_maybe_tuple(values["regions_class_order"]),
+                spacing=_maybe_tuple(values["spacing"]),
+                normalisation=tuple(values["normalisation"]),
+                use_mask_for_norm=bool(values["use_mask_for_norm"]),
+                intensity_properties=_maybe_tuple(values["intensity_properties"]),
+                cases=tuple(values["cases"]),
+                subjects=dict(values["subjects"]),
+                sources=dict(values["sources"]),
+                settings=dict(values["settings"]),
+                versions=dict(values["versions"]),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _unreadable(file, str(error)) from error
+
+
+def _maybe_tuple(values: list | None) -> tuple | None:
+    return None if values is None else tuple(values)
+
+
+def _unreadable(file: str, found: str) -> InputError:
+    return InputError(
+        "The prepared data set does not describe itself.",
+        file=file,
+        expected="the prepared.json that `mednext-jax prepare` writes",
+        found=found,
+        mend="run `mednext-jax prepare` again",
+    )
