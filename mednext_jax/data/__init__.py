@@ -1,0 +1,1 @@
+"""From prepared cases to batches: splits, patch sampling, the host pipeline, augmentation on the device."""

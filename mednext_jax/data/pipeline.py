@@ -1,0 +1,103 @@
+"""Batches of patches: global batch `step` depends on (seed, step) alone, whoever reads it and whenever."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from mednext_jax.data.sampling import crop_start, is_forced_foreground, pick_foreground
+
+Batch = Mapping[str, np.ndarray]
+
+
+class Cases(Protocol):
+    """What the sampler needs of a `CaseStore`."""
+
+    def shape(self, case: str) -> Sequence[int]: ...
+    def foreground(self, case: str) -> Mapping[int, np.ndarray]: ...
+    def crop(self, case: str, start: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchSampler:
+    """`sampler(step, row)` is row `row` of global batch `step`, a pure function of `seed` and the two.
+
+    Draws a case uniformly with replacement and a crop of `read_size` around it by nnU-Net's rules. `stream` keeps
+    training and validation draws apart. With `probabilistic` every row is foreground with probability
+    `foreground_fraction` instead of by its position in the batch.
+    """
+
+    cases: Cases
+    ids: tuple[str, ...]
+    batch_size: int
+    patch_size: tuple[int, int, int]
+    read_size: tuple[int, int, int]
+    foreground_fraction: float
+    seed: int
+    stream: int = 0
+    probabilistic: bool = False
+
+    def __call__(self, step: int, row: int) -> Batch:
+        rng = np.random.default_rng((self.seed, self.stream, step, row))
+        index = int(rng.integers(len(self.ids)))
+        case = self.ids[index]
+        if self.probabilistic:
+            forced = rng.random() < self.foreground_fraction
+        else:
+            forced = is_forced_foreground(row, self.batch_size, self.foreground_fraction)
+        voxel = pick_foreground(rng, self.cases.foreground(case)) if forced else None
+        start = crop_start(rng, self.cases.shape(case), self.read_size, self.patch_size, voxel)
+        image, label = self.cases.crop(case, start, self.read_size)
+        return {
+            "image": image,  # (d, h, w, c) float32
+            "label": label,  # (d, h, w) int16
+            "case": np.int32(index),
+            "row": np.int32(row),
+        }
+
+
+def batches(
+    sampler: PatchSampler,
+    first_step: int,
+    last_step: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+) -> Iterator[Batch]:
+    """This process's rows of the global batches `first_step` ... `last_step - 1`, read ahead by threads.
+
+    Process p of n holds the contiguous rows p*B/n ... (p+1)*B/n - 1, as the devices of the mesh do, so the global
+    batch is the same for every n and the step is the whole state of the data: nothing else is checkpointed.
+    """
+    local = sampler.batch_size // process_count
+
+    def element(index: int) -> Batch:
+        step, row = divmod(int(index), local)
+        return sampler(step, process_index * local + row)
+
+    data = grain.MapDataset.range(first_step * local, last_step * local).map(element).batch(local)
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
+    return iter(data.to_iter_dataset(read))
+
+
+def to_devices(host_batches: Iterator[Batch], sharding: NamedSharding) -> Iterator[tuple[Batch, dict]]:
+    """Yield (host batch, device batch), always with the next one already on its way to the devices."""
+    ahead: tuple[Batch, dict[str, jax.Array]] | None = None
+    for host in host_batches:
+        device = {
+            name: jax.make_array_from_process_local_data(sharding, value)
+            for name, value in host.items()
+            if name != "case"
+        }
+        if ahead is not None:
+            yield ahead
+        ahead = host, device
+    if ahead is not None:
+        yield ahead

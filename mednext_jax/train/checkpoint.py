@@ -1,0 +1,87 @@
+"""Checkpoints of a run: Orbax, written in the background, never in place of an earlier one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from mednext_jax.errors import InputError
+from mednext_jax.train.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints in `folder`: the latest `keep`, and the one with the best score.
+
+    A checkpoint named N holds the state before step N and the configuration as JSON.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+        )
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best])
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), options=ocp.CheckpointManagerOptions(preservation_policy=policy)
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def config(self, step: int) -> dict[str, Any]:
+        """The configuration in a checkpoint."""
+        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state in a checkpoint; `like` gives shapes, types and shardings, which may differ from those saved.
+
+        Raises InputError if the checkpoint cannot be read as such a state.
+        """
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            return self._manager.restore(step, args=args).state
+        except (ValueError, OSError, KeyError) as error:
+            raise InputError(
+                f"The checkpoint of step {step} cannot be read.",
+                file=self._manager.directory / str(step),
+                found=str(error)[:500],
+                mend="remove this folder to continue from the checkpoint before it",
+            ) from error
+
+    def save(self, step: int, state: TrainState, config: dict[str, Any], score: float | None = None) -> None:
+        """Start writing; the copy from the devices is done on return, so `state` may be donated after it."""
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)),
+            metrics=None if score is None else {"score": score},
+            force=True,
+        )
+
+    def preempted(self, step: int) -> bool:
+        """Whether all processes agreed to stop at `step` because one was told to (multi-process runs)."""
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Return when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def abstract(state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+    """`state` (arrays or shapes) as shapes with `sharding`, to restore into."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A ConfigDict as JSON values, as they come back from a file."""
+    return json.loads(config.to_json_best_effort())

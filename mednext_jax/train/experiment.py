@@ -1,0 +1,165 @@
+"""What a configuration and a data set make together: cases, network, compiled steps, first state, recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mednext_jax.data.augment import make_augment, read_size
+from mednext_jax.data.pipeline import PatchSampler
+from mednext_jax.errors import InputError
+from mednext_jax.io.case_store import CaseStore
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.directory import load_model
+from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.model.recipe import Recipe
+from mednext_jax.parallel.mesh import make_mesh, replicated
+from mednext_jax.train.optimiser import make_optimiser
+from mednext_jax.train.state import TrainState, new_state
+from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
+
+TRAINING, VALIDATION = 0, 1  # streams of random numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that `run` needs besides the files it writes."""
+
+    config: ConfigDict
+    store: CaseStore
+    architecture: MedNeXtConfig
+    mesh: Mesh
+    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+    validation_step: Callable[[Any, dict[str, jax.Array]], Metrics]
+    training: PatchSampler
+    validation: PatchSampler
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> Experiment:
+        """Open the data set and build the rest; raises InputError when the two do not fit."""
+        store = CaseStore.open(config.data)
+        training_ids, validation_ids = fold_cases(store, config.fold)
+        labels, ignored = dict(store.meta["labels"]), store.meta.get("ignore_label")
+        classes = [value for value in labels.values() if value != ignored]
+        architecture = MedNeXtConfig.from_dict(
+            {
+                **config.model.to_dict(),
+                "in_channels": len(store.meta["channel_names"]),
+                "num_classes": len(classes),
+            }
+        )
+        mesh = make_mesh(config.mesh.data, config.mesh.space)
+        part = config.batch_size // config.accumulate
+        if part % mesh.shape["data"]:
+            raise InputError(
+                "config.batch_size cannot be split over the devices.",
+                expected=f"batch_size / accumulate to be a multiple of {mesh.shape['data']} (config.mesh.data)",
+                found=f"{config.batch_size} / {config.accumulate}",
+                mend="set config.mesh.data to fewer devices, or a larger config.batch_size",
+            )
+        masked = bool(store.meta["use_mask_for_norm"])
+        augment = make_augment(config, mesh, labels=sorted(labels.values()), zero_outside=masked)
+        net = MedNeXt(architecture)
+
+        def apply(params: Any, image: jax.Array) -> Any:
+            return net.apply({"params": params}, image)
+
+        sampler = PatchSampler(
+            cases=store,
+            ids=training_ids,
+            batch_size=config.batch_size,
+            patch_size=tuple(config.patch_size),
+            read_size=read_size(config),
+            foreground_fraction=config.foreground_fraction,
+            seed=config.seed,
+            stream=TRAINING,
+            probabilistic=config.foreground_rule == "probabilistic",
+        )
+        return cls(
+            config=config,
+            store=store,
+            architecture=architecture,
+            mesh=mesh,
+            train_step=make_train_step(config, apply, augment, mesh, ignore_label=ignored),
+            validation_step=make_validation_step(config, apply, mesh, classes=len(classes), ignore_label=ignored),
+            training=sampler,
+            validation=dataclasses.replace(
+                sampler, ids=validation_ids, read_size=tuple(config.patch_size), stream=VALIDATION
+            ),
+            recipe=Recipe(
+                channel_names=tuple(store.meta["channel_names"]),
+                labels={name: value for name, value in labels.items() if value != ignored},
+                patch_size=tuple(config.patch_size),
+                spacing=None if store.meta["spacing"] is None else tuple(store.meta["spacing"]),
+                normalisation=tuple(store.meta["normalisation"]),
+                use_mask_for_norm=masked,
+                mirror_axes=tuple(config.augment.mirror_axes),
+            ),
+        )
+
+    def first_state(self) -> TrainState:
+        """The state before step 0: PyTorch's initialisation from the seed, or the weights of `start_from`."""
+        config, whole = self.config, replicated(self.mesh)
+        start = _weights_of(config.start_from, self.architecture) if config.start_from else None
+
+        def init(params: Any) -> TrainState:
+            if params is None:
+                image = jnp.zeros((1, 16, 16, 16, self.architecture.in_channels))
+                params = MedNeXt(self.architecture).init(jax.random.key(config.seed), image)["params"]
+            return new_state(params, make_optimiser(config), average=config.optimiser.ema > 0)
+
+        return jax.jit(init, out_shardings=whole)(start)
+
+
+def fold_cases(store: CaseStore, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and validation ids of a fold, or every case twice for "all" (nnU-Net's meaning).
+
+    Raises InputError for a fold that is not there or has no case to train on or to validate on.
+    """
+    if fold == "all":
+        return tuple(store.ids), tuple(store.ids)
+    splits = store.splits
+    if int(fold) >= len(splits):
+        raise InputError(
+            "config.fold is not in the data set's splits.",
+            expected=f"0 to {len(splits) - 1}, or 'all'",
+            found=fold,
+        )
+    split = splits[int(fold)]
+    for part in ("train", "val"):
+        if not split[part]:
+            raise InputError(
+                f"Fold {fold} of the data set has no case in its '{part}' part.",
+                mend="prepare it again with other --splits",
+            )
+    return tuple(split["train"]), tuple(split["val"])
+
+
+def _weights_of(path: str, architecture: MedNeXtConfig) -> Any:
+    model = load_model(path)
+    same = ("deep_supervision", "dtype", "remat")  # may differ: heads are taken as they are, arithmetic is free
+    for field in dataclasses.fields(MedNeXtConfig):
+        ours, theirs = getattr(architecture, field.name), getattr(model.config, field.name)
+        if ours != theirs and field.name not in same:
+            raise InputError(
+                f"The model in config.start_from has another {field.name}.", file=path, expected=ours, found=theirs
+            )
+    if architecture.deep_supervision and not model.config.deep_supervision:
+        raise InputError(
+            "The model in config.start_from has no heads for deep supervision.",
+            file=path,
+            mend="set config.model.deep_supervision=False",
+        )
+    heads = 5 if architecture.deep_supervision else 1
+    return {
+        name: value
+        for name, value in model.params.items()
+        if not name.startswith("out_") or int(name.removeprefix("out_")) < heads
+    }

@@ -1,0 +1,145 @@
+"""What a run says while it works: two CSV files that survive interruptions, and one line of progress."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mednext_jax.io.atomic import atomic_file
+
+STEP_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "skipped")
+EPOCH_COLUMNS = (
+    *("step", "epoch", "train_loss", "validation_loss", "dice", "dice_average", "learning_rate"),
+    *("skipped", "seconds", "samples_per_second", "data_wait"),
+)
+
+
+class Table:
+    """A CSV file that grows by a row at a time, keyed by its first column, `step`: the number of steps done.
+
+    Opened at a step, it forgets the rows after it: a resumed run writes them again. Numbers are written so that
+    they read back exactly.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], step: int):
+        self.columns = tuple(columns)
+        self.rows: list[dict[str, float]] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.rows = [row for row in map(_numbers, csv.DictReader(file)) if row["step"] <= step]
+        with atomic_file(path) as new, new.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            writer.writerows([_text(row[name]) for name in self.columns] for row in self.rows)
+        self._file = path.open("a", newline="")
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row with all columns; it is in the file on return."""
+        self.rows.append(dict(row))
+        csv.writer(self._file).writerow(_text(row[name]) for name in self.columns)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    # A line cut off by a kill has columns missing; it counts as later than any step.
+    try:
+        return {name: float(value) for name, value in row.items()}
+    except (TypeError, ValueError):
+        return {"step": math.inf}
+
+
+def _text(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+class Progress:
+    """One line on stderr: a bar on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self, first: int, last: int, steps_per_epoch: int):
+        self._per_epoch = steps_per_epoch
+        self._epochs = -(-last // steps_per_epoch)
+        self._terminal = sys.stderr.isatty()
+        self._dice = math.nan
+        self._last = last
+        self._bar = tqdm(
+            total=last,
+            initial=first,
+            unit="step",
+            disable=not self._terminal,
+            dynamic_ncols=True,
+            smoothing=0.05,
+            bar_format="{percentage:3.0f}% |{bar:20}| {desc} {rate_inv_fmt} ETA {remaining}",
+        )
+
+    def step(self, step: int, loss: float, wait: float) -> None:
+        """After `step` steps; `wait`: share of the time spent waiting for data."""
+        epoch = (step - 1) // self._per_epoch + 1
+        self._bar.set_description_str(
+            f"epoch {epoch}/{self._epochs} loss {loss:.4f} Dice {self._dice:.3f} data wait {wait:.0%}",
+            refresh=False,
+        )
+        self._bar.update(1)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """A line of the epoch that ended."""
+        self._dice = row["dice"]
+        done = int(row["step"])
+        epochs_left = (self._last - done) / self._per_epoch
+        self._bar.clear()
+        print(
+            f"epoch {int(row['epoch'])}/{self._epochs}  loss {row['train_loss']:.4f}  "
+            f"validation {row['validation_loss']:.4f}  Dice {row['dice']:.3f} "
+            f"(average {row['dice_average']:.3f})  {row['samples_per_second']:.2f} samples/s  "
+            f"data wait {row['data_wait']:.0%}  {_duration(row['seconds'])}, "
+            f"ETA {_duration(row['seconds'] * epochs_left)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def say(self, text: str) -> None:
+        self._bar.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class Stopwatch:
+    """Adds up the time in `with` blocks, against the time since it was reset."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.inside, self._start = 0.0, time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._entered = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.inside += time.perf_counter() - self._entered
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self._start
+
+    @property
+    def share(self) -> float:
+        return self.inside / max(self.total, 1e-9)

@@ -1,0 +1,129 @@
+"""One training step and one validation step, each a single compiled program on the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mednext_jax.parallel.mesh import over_samples, replicated
+from mednext_jax.train.loss import segmentation_loss
+from mednext_jax.train.optimiser import make_optimiser, make_schedule
+from mednext_jax.train.state import TrainState
+
+Metrics = dict[str, jax.Array]
+Apply = Callable[[Any, jax.Array], Any]
+Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def make_train_step(
+    config: ConfigDict,
+    apply: Apply,
+    augment: Augment,
+    mesh: Mesh,
+    *,
+    ignore_label: int | None = None,
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """The jitted pure step (state, batch) -> (state, metrics); `state` is donated.
+
+    `apply(params, image)` gives the logits of image (n, d, h, w, c). `augment(keys, rows, image, label)` turns the
+    read crops into patches. A batch has `image` (n, d, h, w, c), `label` (n, d, h, w) and `row` (n,), the place of
+    each sample in the global batch: its randomness is fold_in(fold_in(key(seed), step), row), whatever the mesh.
+    Metrics (scalars): step (steps done), loss, gradient_norm, learning_rate, skipped, skipped_in_row.
+    """
+    optimiser, schedule = make_optimiser(config), make_schedule(config)
+    parts, decay = config.accumulate, config.optimiser.ema
+    terms = config.loss.to_dict()
+
+    def loss_of(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
+        return segmentation_loss(apply(params, image), label, terms, ignore_label=ignore_label)
+
+    def loss_and_gradient(params: Any, image: jax.Array, label: jax.Array) -> tuple[jax.Array, Any]:
+        if parts == 1:
+            return jax.value_and_grad(loss_of)(params, image, label)
+
+        # Part i takes the rows i, i + parts, ... so that every device keeps its own samples.
+        def split(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+        def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *part)), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        total, _ = jax.lax.scan(add, zero, (split(image), split(label)))
+        return jax.tree.map(lambda x: x / parts, total)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        image, label = augment(key, batch["row"], batch["image"], batch["label"])
+        loss, gradient = loss_and_gradient(state.params, image, label)
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        rate = schedule(state.step)
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        average = state.average
+        if average is not None:
+            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        skipped_in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
+        new = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            optimiser=keep(optimiser_state, state.optimiser),
+            average=keep(average, state.average),
+            skipped=state.skipped + (~finite).astype(jnp.int32),
+            skipped_in_row=skipped_in_row,
+        )
+        metrics = {
+            "step": new.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "skipped": new.skipped,
+            "skipped_in_row": skipped_in_row,
+        }
+        return new, metrics
+
+    whole, samples = replicated(mesh), over_samples(mesh)
+    return jax.jit(step, in_shardings=(whole, samples), out_shardings=(whole, whole), donate_argnums=0)
+
+
+def make_validation_step(
+    config: ConfigDict, apply: Apply, mesh: Mesh, *, classes: int, ignore_label: int | None = None
+) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
+    """The jitted (params, batch) -> loss and the voxel counts for the pseudo Dice, without augmentation.
+
+    `true_positive`, `false_positive`, `false_negative`: (classes - 1,) float32, of the full-resolution head's
+    argmax, summed over the batch.
+    """
+    terms = config.loss.to_dict()
+
+    def step(params: Any, batch: dict[str, jax.Array]) -> Metrics:
+        logits, label = apply(params, batch["image"]), batch["label"]
+        loss = segmentation_loss(logits, label, terms, ignore_label=ignore_label)
+        full = logits if isinstance(logits, jax.Array) else logits[0]
+        counted = jnp.ones(label.shape, bool) if ignore_label is None else label != ignore_label
+        found = jnp.argmax(full, -1)[..., None] == jnp.arange(1, classes)  # (n, d, h, w, classes - 1)
+        true = label[..., None] == jnp.arange(1, classes)
+
+        def count(voxels: jax.Array) -> jax.Array:
+            return jnp.sum(voxels & counted[..., None], (0, 1, 2, 3), dtype=jnp.float32)
+
+        return {
+            "loss": loss,
+            "true_positive": count(found & true),
+            "false_positive": count(found & ~true),
+            "false_negative": count(~found & true),
+        }
+
+    whole, samples = replicated(mesh), over_samples(mesh)
+    return jax.jit(step, in_shardings=(whole, samples), out_shardings=whole)
