@@ -23,6 +23,7 @@ import numpy as np
 import tensorstore as ts
 
 from mednext_jax.errors import InputError, WorkError
+from mednext_jax.io.json_file import parse_json
 from mednext_jax.io.nifti_header import MAX_VOXELS
 from mednext_jax.io.prepared import PreparedMeta
 
@@ -106,7 +107,8 @@ class CaseStore:
     def crop(self, case: str, start: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The box of `size` (d, h, w) at `start`, which may be negative.
 
-        Returns image float32 (d, h, w, c) and label int16 (d, h, w). Beyond the case the image is 0 and the label -1. Raises InputError if the stored data is damaged.
+        Returns image float32 (d, h, w, c) and label int16 (d, h, w); beyond the case they are 0 and -1.
+        Raises InputError if the stored data is damaged.
         """
         image, label = self._array(case, "image", 4), self._array(case, "label", 3)
         inside, outside = [], []
@@ -280,8 +282,8 @@ class _Files:
     def read_json(self, name: str) -> Any:
         """The parsed file; None if it is missing or not JSON."""
         try:
-            return json.loads(self.read(name) or b"null")
-        except ValueError:
+            return parse_json(self.read(name) or b"null", name)
+        except InputError:
             return None
 
     def write(self, name: str, text: str) -> None:

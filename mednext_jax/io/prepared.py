@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.json_file import parse_json
 
 FORMAT = "mednext-jax-prepared"
 FORMAT_VERSION = 1
@@ -47,12 +48,9 @@ class PreparedMeta:
         return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str | bytes, file: str) -> PreparedMeta:
+    def from_json(cls, text: bytes, file: str) -> PreparedMeta:
         """The inverse of `to_json`; raises InputError for anything else."""
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise _unreadable(file, f"no JSON: {error}") from error
+        values = parse_json(text, file)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise _unreadable(file, "another kind of file")
         if values.get("format_version") != FORMAT_VERSION:

@@ -1,0 +1,141 @@
+"""BIDS: the anatomical scans of a data set, and label maps for them in a derivatives folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.prepared import LabelValue
+from mednext_jax.io.raw_dataset import BACKGROUND, RawCase, RawDataset, read_participants, subject_of
+
+SUFFIXES = ("T1w", "T2w", "FLAIR")
+# Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
+SCAN_ENTITIES = ("ses", "acq", "run", "rec", "ce", "part", "echo")
+
+
+@dataclasses.dataclass(frozen=True)
+class BidsScan:
+    """One anatomical scan; `id` is its name without the suffix, such as sub-01_ses-2."""
+
+    id: str
+    path: Path
+    subject: str
+    session: str | None
+    suffix: str
+
+
+def is_bids(root: str | os.PathLike) -> bool:
+    """Whether a folder is a BIDS data set: it describes itself, or has sub-*/[ses-*/]anat."""
+    root = Path(root)
+    described = (root / "dataset_description.json").is_file() and any(root.glob("sub-*"))
+    return described or any(root.glob("sub-*/anat")) or any(root.glob("sub-*/ses-*/anat"))
+
+
+def find_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[BidsScan, ...]:
+    """The scans sub-*/[ses-*/]anat/*_SUFFIX.nii[.gz] of a BIDS data set, sorted by name.
+
+    Without `suffix`, the only one of T1w, T2w and FLAIR that is there. Raises InputError if there is none, if several
+    are there and none is chosen, or if a scan is there twice (.nii and .nii.gz).
+    """
+    root = Path(root)
+    scans: dict[str, list[BidsScan]] = {}
+    for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
+        for path in sorted(folder.iterdir()):
+            match = re.fullmatch(r"(sub-[A-Za-z0-9]+.*)_([A-Za-z0-9]+)\.nii(\.gz)?", path.name)
+            if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
+                scan = BidsScan(match[1], path, subject_of(match[1]), _entities(path).get("ses"), match[2])
+                scans.setdefault(match[2], []).append(scan)
+    if len(scans) != 1:
+        raise InputError(
+            "No scan was found in the BIDS data set." if not scans else "The BIDS data set has several contrasts.",
+            file=root,
+            expected=f"sub-*/[ses-*/]anat/*_{suffix or 'T2w'}.nii.gz",
+            found=", ".join(f"{len(found)} {name}" for name, found in sorted(scans.items())) or "nothing",
+            mend=f"choose one of {', '.join(sorted(scans) or SUFFIXES)}",
+        )
+    (found,) = scans.values()
+    names = [scan.id for scan in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError("A scan is there twice.", file=root, found=", ".join(twice), mend="keep one of .nii, .nii.gz")
+    return tuple(sorted(found, key=lambda scan: scan.id))
+
+
+def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | None = None) -> RawDataset:
+    """List a BIDS data set with the label maps of a derivatives folder `labels`.
+
+    A scan sub-01_T2w takes the one file sub-01[_...]_mask or _dseg (brain masks left out). What the values mean is
+    read from a dseg.tsv (columns index, name) at the top of `labels`; without one, 1 is "pvs".
+    Raises InputError as `find_scans` does; missing and ambiguous label maps are collected in `problems`.
+    """
+    root, labels = Path(root), Path(labels)
+    if not labels.is_dir():
+        raise InputError("The folder of label maps is missing.", file=labels, mend="check --labels")
+    files = sorted(path for path in labels.rglob("sub-*") if path.name.endswith(NIFTI_ENDINGS))
+    scans = find_scans(root, suffix)
+    cases, problems = [], []
+    for scan in scans:
+        found = [path for path in files if _belongs(path, scan)]
+        if len(found) == 1:
+            cases.append(RawCase(scan.id, (scan.path,), found[0], scan.subject))
+            continue
+        problems.append(
+            Problem(
+                f"Scan {scan.id} has {'several label maps' if found else 'no label map'}.",
+                str(scan.path),
+                expected=f"one {scan.id}[_label-pvs]_mask.nii.gz or _dseg.nii.gz below {labels}",
+                found=", ".join(path.name for path in found) or "nothing",
+                mend="keep one label map for each scan",
+            )
+        )
+    return RawDataset(
+        name=root.resolve().name,
+        root=root,
+        channel_names=(scans[0].suffix,),
+        labels=_lookup(labels),
+        ignore_label=None,
+        regions_class_order=None,
+        cases=tuple(cases),
+        participants=read_participants(root, [case.id for case in cases]),
+        problems=tuple(problems),
+    )
+
+
+def _entities(path: Path) -> dict[str, str]:
+    """sub-01_ses-2_T2w.nii.gz -> {"sub": "01", "ses": "2"}."""
+    parts = path.name.split(".")[0].split("_")
+    return dict(part.split("-", 1) for part in parts if "-" in part)
+
+
+def _belongs(path: Path, scan: BidsScan) -> bool:
+    """Whether a derivative is a label map of the scan: same subject, and no other session, run, ..."""
+    if not re.search(r"_(mask|dseg)\.nii(\.gz)?$", path.name):
+        return False
+    ours, theirs = _entities(scan.path), _entities(path)
+    brain = theirs.get("label", theirs.get("desc", "")).casefold() in ("brain", "head")
+    return not brain and all(theirs.get(name) == ours.get(name) for name in ("sub", *SCAN_ENTITIES))
+
+
+def _lookup(labels: Path) -> dict[str, LabelValue]:
+    """Label names from the BIDS lookup table of a derivatives folder."""
+    tables = sorted(labels.glob("*dseg.tsv"))
+    if not tables:
+        return {BACKGROUND: 0, "pvs": 1}
+    with tables[0].open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    try:
+        found: dict[str, LabelValue] = {row["name"]: int(row["index"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            "The lookup table of the labels is not understood.",
+            file=tables[0],
+            expected="tab-separated columns index (whole numbers) and name",
+            found=str(error),
+            mend="see the BIDS specification of dseg.tsv",
+        ) from error
+    return {BACKGROUND: 0} | {name: value for name, value in found.items() if value != 0}

@@ -1,0 +1,228 @@
+"""nnU-Net's raw data sets: dataset.json of version 2 and of version 1, imagesTr, labelsTr."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.json_file import read_json
+from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.prepared import LabelValue
+from mednext_jax.io.raw_dataset import BACKGROUND, RawCase, RawDataset, read_participants, subject_of
+
+REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
+IGNORE = "ignore"
+# A case list of a large cohort with explicit paths is megabytes.
+JSON_LIMIT = 64 * 2**20
+
+
+def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
+    """List a raw data set; what is wrong with single cases is collected in `problems`.
+
+    Understands version 1's keys (`modality`, labels from value to name, `training`), explicit file lists (`dataset`),
+    several channels, the ignore label and region labels.
+    Raises InputError if dataset.json cannot be understood; all of its problems together.
+    """
+    root = Path(root)
+    file = root / "dataset.json"
+    content = read_json(file, limit=JSON_LIMIT)
+    if not isinstance(content, dict):
+        raise InputError("dataset.json does not hold an object.", file=file, found=type(content).__name__)
+    content = _as_version_2(content)
+    problems = [
+        Problem("A key is missing in dataset.json.", str(file), expected=key, mend="see nnU-Net's dataset format")
+        for key in REQUIRED
+        if key not in content
+    ]
+    channels = _channels(content.get("channel_names", {"0": ""}), file, problems)
+    labels, ignore, order = _labels(content, file, problems)
+    ending = content.get("file_ending", NIFTI_ENDINGS[0])
+    if ending not in NIFTI_ENDINGS:
+        problems.append(
+            Problem(
+                "The file ending is not one of NIfTI.",
+                str(file),
+                expected=" or ".join(NIFTI_ENDINGS),
+                found=str(ending),
+                mend="convert the scans to .nii.gz",
+            )
+        )
+    if problems:
+        raise InputError.of(problems)
+
+    if "dataset" in content:
+        cases = _listed_cases(root, content["dataset"], len(channels), file, problems)
+    else:
+        cases = _found_cases(root, ending, len(channels), problems)
+    _check_count(content, cases, file, problems)
+    return RawDataset(
+        name=str(content.get("name") or root.resolve().name),
+        root=root,
+        channel_names=channels,
+        labels=labels,
+        ignore_label=ignore,
+        regions_class_order=order,
+        cases=tuple(cases),
+        participants=read_participants(root, [case.id for case in cases]),
+        problems=tuple(problems),
+    )
+
+
+def _as_version_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 has `modality`, labels {"0": "background"} and no file ending."""
+    content = dict(content)
+    if "channel_names" not in content and "modality" in content:
+        content["channel_names"] = content["modality"]
+        content.setdefault("file_ending", NIFTI_ENDINGS[0])
+    labels = content.get("labels")
+    if isinstance(labels, dict) and labels and all(isinstance(k, str) and k.isdigit() for k in labels):
+        content["labels"] = {str(name): int(value) for value, name in labels.items()}
+    return content
+
+
+def _channels(value: Any, file: Path, problems: list[Problem]) -> tuple[str, ...]:
+    names = value if isinstance(value, dict) else {}
+    keys = sorted(names, key=lambda key: int(key) if str(key).isdigit() else -1)
+    if not names or keys != [str(i) for i in range(len(keys))]:
+        problems.append(
+            Problem(
+                "The channels are not numbered 0, 1, ...",
+                str(file),
+                expected='channel_names such as {"0": "T2w"}',
+                found=str(value)[:100],
+                mend="number the channels from 0",
+            )
+        )
+        return ("",)
+    return tuple(str(names[key]) for key in keys)
+
+
+def _labels(
+    content: dict[str, Any], file: Path, problems: list[Problem]
+) -> tuple[dict[str, LabelValue], int | None, tuple[int, ...] | None]:
+    """Label names and values, the ignore value, and the class order of region labels."""
+    given = content.get("labels", {BACKGROUND: 0})
+    labels: dict[str, LabelValue] = {}
+    ignore = None
+
+    def wrong(what: str, expected: str, found: object) -> None:
+        mend = "correct `labels` in dataset.json"
+        problems.append(Problem(what, str(file), expected=expected, found=str(found)[:100], mend=mend))
+
+    for name, value in given.items() if isinstance(given, dict) else ():
+        values = tuple(value) if isinstance(value, list) else (value,)
+        if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+            wrong(f"Label {name!r} has no valid value.", "a whole number, or a list of them", value)
+        elif name == IGNORE:
+            ignore = values[0]
+        else:
+            labels[name] = values if isinstance(value, list) else values[0]
+    if labels.get(BACKGROUND) not in (0, (0,)):
+        wrong("The labels have no background.", '"background": 0', given)
+    if len(labels) < 2:
+        wrong("The labels have no foreground.", 'a label such as "pvs": 1', given)
+    plain = [v for value in labels.values() for v in (value if isinstance(value, tuple) else (value,))]
+    used = sorted({*plain, ignore} if ignore is not None else set(plain))
+    if used != list(range(len(used))):
+        wrong("The label values are not consecutive.", f"0 to {len(used) - 1}", used)
+    if ignore is not None and used and ignore != used[-1]:
+        wrong("The ignore label is not the highest value.", str(used[-1]), ignore)
+    if ignore is not None and ignore in plain:
+        wrong("The ignore label is also another label.", "a value of its own", ignore)
+    regions = any(isinstance(value, tuple) for name, value in labels.items() if name != BACKGROUND)
+    if not regions:
+        if len(set(plain)) != len(plain):
+            wrong("Two labels have the same value.", "a value for each label", given)
+        return labels, ignore, None
+    order = content.get("regions_class_order")
+    if not (isinstance(order, list) and len(order) == len(labels) - 1 and all(isinstance(v, int) for v in order)):
+        wrong("Region labels need their class order.", f"regions_class_order of {len(labels) - 1} values", order)
+        return labels, ignore, None
+    return labels, ignore, tuple(order)
+
+
+def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]) -> list[RawCase]:
+    """The cases of imagesTr and labelsTr by their file names CASE_0000.nii.gz and CASE.nii.gz."""
+    images, labels = root / "imagesTr", root / "labelsTr"
+    missing = [folder for folder in (images, labels) if not folder.is_dir()]
+    if missing:
+        problems.extend(
+            Problem("A folder of the data set is missing.", str(folder), mend="see nnU-Net's dataset format")
+            for folder in missing
+        )
+        return []
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(images.iterdir()):
+        match = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name)
+        if match:
+            found.setdefault(match[1], {})[int(match[2])] = path
+        elif not path.name.startswith("."):
+            what, expected = "A file in imagesTr is not a case and is left out.", f"CASE_0000{ending}"
+            problems.append(Problem(what, str(path), expected=expected, severity="W"))
+    label_of = {path.name.removesuffix(ending): path for path in labels.iterdir() if path.name.endswith(ending)}
+    cases = []
+    for case, files in sorted(found.items()):
+        if sorted(files) != list(range(channels)):
+            expected = f"channels {', '.join(f'_{i:04d}' for i in range(channels))}"
+            what = f"Case {case} does not have every channel once."
+            mend = "add the missing file, or correct channel_names in dataset.json"
+            names = ", ".join(path.name for path in files.values())
+            problems.append(Problem(what, str(images), expected, names, mend))
+        elif case not in label_of:
+            what, mend = f"Case {case} has no label map.", "add it, or remove the image"
+            problems.append(Problem(what, str(labels / f"{case}{ending}"), found="nothing", mend=mend))
+        else:
+            ordered = tuple(files[i] for i in range(channels))
+            cases.append(RawCase(case, ordered, label_of[case], subject_of(case)))
+    for case in sorted(set(label_of) - set(found)):
+        what, mend = f"The label map of {case} has no image.", "add the image, or remove the label map"
+        problems.append(Problem(what, str(label_of[case]), f"imagesTr/{case}_0000{ending}", "nothing", mend))
+    return cases
+
+
+def _listed_cases(root: Path, listed: Any, channels: int, file: Path, problems: list[Problem]) -> list[RawCase]:
+    """The cases of `dataset`: {case: {"images": [...], "label": ...}}, paths from the data set's folder."""
+    cases = []
+    for case, entry in sorted(listed.items()) if isinstance(listed, dict) else ():
+        images = entry.get("images") if isinstance(entry, dict) else None
+        label = entry.get("label") if isinstance(entry, dict) else None
+        if not (
+            isinstance(images, list)
+            and len(images) == channels
+            and all(isinstance(path, str) for path in [*images, label])
+            and re.fullmatch(r"[^/\\]+", case)
+        ):
+            what = f"Case {case!r} of `dataset` is not understood."
+            expected = f'{{"images": [{channels} paths], "label": path}}'
+            problems.append(Problem(what, str(file), expected, str(entry)[:100]))
+            continue
+        paths = [root / os.path.expandvars(path) for path in [*images, label]]
+        absent = [path for path in paths if not path.is_file()]
+        problems.extend(Problem(f"A file of case {case} is missing.", str(path)) for path in absent)
+        if not absent:
+            cases.append(RawCase(case, tuple(paths[:-1]), paths[-1], subject_of(case)))
+    return cases
+
+
+def _check_count(content: dict[str, Any], cases: list[RawCase], file: Path, problems: list[Problem]) -> None:
+    listed = content.get("training")  # version 1 lists its cases
+    for entry in listed if isinstance(listed, list) else ():
+        name = Path(str(entry.get("image", "") if isinstance(entry, dict) else entry)).name
+        case = name.removesuffix(content["file_ending"])
+        if case not in {known.id for known in cases}:
+            what = f"Case {case} is listed in dataset.json but its files are not there."
+            problems.append(Problem(what, str(file), mend="add the files, or take the case off the list"))
+    there = len(cases) + sum(p.what.startswith("Case ") and p.severity == "E" for p in problems)
+    if content["numTraining"] != there:
+        problems.append(
+            Problem(
+                "The number of training cases is not the one in dataset.json.",
+                str(file),
+                expected=f"numTraining {content['numTraining']}",
+                found=f"{there} cases in imagesTr",
+                mend="add the missing cases, or correct numTraining",
+            )
+        )

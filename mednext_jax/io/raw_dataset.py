@@ -1,0 +1,86 @@
+"""A data set as labs have it: which files make a case, what the labels mean, who the subjects are."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.prepared import LabelValue
+
+BACKGROUND = "background"
+SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class RawCase:
+    """One scan to prepare: an image file a channel, and its label map."""
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path
+    subject: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RawDataset:
+    """A data set on disk. `problems` were found while listing it and are to be reported with those of the files."""
+
+    name: str
+    root: Path
+    channel_names: tuple[str, ...]
+    labels: dict[str, LabelValue]  # name -> value, or the values of a region; the ignore label is not among them
+    ignore_label: int | None
+    regions_class_order: tuple[int, ...] | None
+    cases: tuple[RawCase, ...]  # sorted by id
+    participants: dict[str, dict[str, str]]  # case id -> its row of participants.tsv
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def label_values(self) -> set[int]:
+        """Every value that a label map may hold."""
+        values = {0} if self.ignore_label is None else {0, self.ignore_label}
+        for value in self.labels.values():
+            values |= set(value) if isinstance(value, tuple) else {value}
+        return values
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """Case id -> subject."""
+        return {case.id: case.subject for case in self.cases}
+
+
+def subject_of(case: str) -> str:
+    """The subject that a case name names: its leading BIDS entity sub-LABEL, else the name itself."""
+    match = SUBJECT.match(case)
+    return match.group() if match else case
+
+
+def read_participants(folder: Path, cases: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Case id -> its row of FOLDER/participants.tsv, found by case name or by subject; empty if there is no such file.
+
+    Raises InputError if the file has no participant_id column or repeats a participant.
+    """
+    path = folder / "participants.tsv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    if rows and "participant_id" not in rows[0]:
+        raise InputError(
+            "The participants table has no participant_id.",
+            file=path,
+            expected="tab-separated columns, participant_id among them",
+            found=", ".join(str(name) for name in rows[0]),
+            mend="see the BIDS specification of participants.tsv",
+        )
+    by_name: dict[str, dict[str, str]] = {}
+    for row in rows:
+        name = row["participant_id"] or ""
+        if name in by_name:
+            raise InputError("The participants table repeats a participant.", file=path, found=name)
+        by_name[name] = {str(column): (value or "") for column, value in row.items() if column}
+    return {case: by_name.get(case) or by_name.get(subject_of(case), {}) for case in cases}
