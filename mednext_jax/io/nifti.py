@@ -17,6 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_file
+from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti_header import READ_ERRORS, damaged, not_nifti, read_declared
 
 # Voxel sizes outside this range are a wrong unit (metres, micrometres), not a brain scan.
@@ -143,19 +144,14 @@ def to_volume(
     """Images of `read_scan` (one a channel) -> float32 (d, h, w, c), voxel size in mm (d, h, w), and the grid.
 
     `orientation` "RAS" turns the axes to right, anterior, superior by flips and swaps only; None keeps them as stored.
-    Raises InputError if an image is not 3-D, has no usable affine, or the channels lie on different grids.
+    Raises InputError if an image is not 3-D, has no usable affine, or the channels lie more than a voxel apart.
     """
     channels = [images] if isinstance(images, nib.spatialimages.SpatialImage) else list(images)
     grid = grid_of(channels[0], orientation)
     for image in channels[1:]:
-        if image.shape != grid.shape or not np.allclose(image.affine, grid.affine, rtol=0, atol=1e-3):
-            raise InputError(
-                "The channels of a scan lie on different grids.",
-                file=image.get_filename(),
-                expected=f"shape {grid.shape}, affine {_in_words(grid.affine)}",
-                found=f"shape {image.shape}, affine {_in_words(image.affine)}",
-                mend="resample the channels onto one grid",
-            )
+        apart = grid_problems(image, channels[0], "A channel", image.get_filename(), channels[0].get_filename())
+        if any(problem.severity == "E" for problem in apart):
+            raise InputError.of(apart)
     volume = np.empty((*grid.to_network(np.empty(grid.shape, bool)).shape, len(channels)), np.float32)
     for c, image in enumerate(channels):
         volume[..., c] = grid.to_network(np.asanyarray(image.dataobj))

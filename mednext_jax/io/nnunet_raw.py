@@ -54,10 +54,10 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
         raise InputError.of(problems)
 
     if "dataset" in content:
-        cases = _listed_cases(root, content["dataset"], len(channels), file, problems)
+        cases, there = _listed_cases(root, content["dataset"], len(channels), file, problems)
     else:
-        cases = _found_cases(root, ending, len(channels), problems)
-    _check_count(content, cases, file, problems)
+        cases, there = _found_cases(root, ending, len(channels), problems)
+    _check_count(content, there, file, problems)
     return RawDataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -144,8 +144,11 @@ def _labels(
     return labels, ignore, tuple(order)
 
 
-def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]) -> list[RawCase]:
-    """The cases of imagesTr and labelsTr by their file names CASE_0000.nii.gz and CASE.nii.gz."""
+def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]) -> tuple[list[RawCase], set[str]]:
+    """The complete cases of imagesTr and labelsTr by their file names CASE_0000.nii.gz and CASE.nii.gz.
+
+    Also the names of all cases that have an image.
+    """
     images, labels = root / "imagesTr", root / "labelsTr"
     missing = [folder for folder in (images, labels) if not folder.is_dir()]
     if missing:
@@ -153,7 +156,7 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
             Problem("A folder of the data set is missing.", str(folder), mend="see nnU-Net's dataset format")
             for folder in missing
         )
-        return []
+        raise InputError.of(problems)
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(images.iterdir()):
         match = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name)
@@ -180,13 +183,16 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
     for case in sorted(set(label_of) - set(found)):
         what, mend = f"The label map of {case} has no image.", "add the image, or remove the label map"
         problems.append(Problem(what, str(label_of[case]), f"imagesTr/{case}_0000{ending}", "nothing", mend))
-    return cases
+    return cases, set(found)
 
 
-def _listed_cases(root: Path, listed: Any, channels: int, file: Path, problems: list[Problem]) -> list[RawCase]:
-    """The cases of `dataset`: {case: {"images": [...], "label": ...}}, paths from the data set's folder."""
+def _listed_cases(
+    root: Path, listed: Any, channels: int, file: Path, problems: list[Problem]
+) -> tuple[list[RawCase], set[str]]:
+    """The complete cases of `dataset`: {case: {"images": [...], "label": ...}}, and the names of all listed ones."""
+    entries: dict[str, Any] = listed if isinstance(listed, dict) else {}
     cases = []
-    for case, entry in sorted(listed.items()) if isinstance(listed, dict) else ():
+    for case, entry in sorted(entries.items()):
         images = entry.get("images") if isinstance(entry, dict) else None
         label = entry.get("label") if isinstance(entry, dict) else None
         if not (
@@ -204,25 +210,24 @@ def _listed_cases(root: Path, listed: Any, channels: int, file: Path, problems: 
         problems.extend(Problem(f"A file of case {case} is missing.", str(path)) for path in absent)
         if not absent:
             cases.append(RawCase(case, tuple(paths[:-1]), paths[-1], subject_of(case)))
-    return cases
+    return cases, set(entries)
 
 
-def _check_count(content: dict[str, Any], cases: list[RawCase], file: Path, problems: list[Problem]) -> None:
+def _check_count(content: dict[str, Any], there: set[str], file: Path, problems: list[Problem]) -> None:
     listed = content.get("training")  # version 1 lists its cases
     for entry in listed if isinstance(listed, list) else ():
         name = Path(str(entry.get("image", "") if isinstance(entry, dict) else entry)).name
         case = name.removesuffix(content["file_ending"])
-        if case not in {known.id for known in cases}:
+        if case not in there:
             what = f"Case {case} is listed in dataset.json but its files are not there."
             problems.append(Problem(what, str(file), mend="add the files, or take the case off the list"))
-    there = len(cases) + sum(p.what.startswith("Case ") and p.severity == "E" for p in problems)
-    if content["numTraining"] != there:
+    if content["numTraining"] != len(there):
         problems.append(
             Problem(
                 "The number of training cases is not the one in dataset.json.",
                 str(file),
                 expected=f"numTraining {content['numTraining']}",
-                found=f"{there} cases in imagesTr",
+                found=f"{len(there)} cases with an image",
                 mend="add the missing cases, or correct numTraining",
             )
         )

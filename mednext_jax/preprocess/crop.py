@@ -6,6 +6,7 @@ import numpy as np
 import scipy.ndimage
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.geometry import bounding_box
 
 # Written into a stored label map where the scan is zero outside the head or brain and nothing is labelled.
 OUTSIDE = -1
@@ -19,19 +20,15 @@ def nonzero_region(volume: np.ndarray) -> tuple[np.ndarray, Box]:
     The mask is boolean and has the shape of the box. Raises InputError if every voxel is zero.
     """
     mask = (volume != 0).any(axis=-1)  # (d, h, w)
-    box = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not used.size:
-            raise InputError(
-                "The scan is zero everywhere.",
-                expected="an image",
-                found="no voxel that is not zero",
-                mend="check the scan, and the mask if one was applied",
-            )
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    found = (box[0], box[1], box[2])
-    return _fill_holes(mask[found]), found
+    box = bounding_box(mask)
+    if box is None:
+        raise InputError(
+            "The scan is zero everywhere.",
+            expected="an image",
+            found="no voxel that is not zero",
+            mend="check the scan, and the mask if one was applied",
+        )
+    return _fill_holes(mask[box]), box
 
 
 def mark_outside(label: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,0 +1,123 @@
+"""Where scans lie in space: whether two share a grid, and what is odd about one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import nibabel as nib
+import numpy as np
+
+from mednext_jax.errors import Problem
+
+# Beyond a tenth of a voxel at a corner two grids are not the same; beyond a whole one the labels are on other anatomy.
+SAME_GRID, OTHER_GRID = 0.1, 1.0
+SPACING_TOLERANCE = 1e-3
+THICK_SLICES = 3.0
+# A network of 16-fold pooling sees less than two bottleneck voxels along a shorter axis.
+FEW_VOXELS = 32
+
+
+def grid_problems(
+    image: nib.Nifti1Image, reference: nib.Nifti1Image, what: str, file: object, of: object
+) -> list[Problem]:
+    """What keeps `image` from lying voxel by voxel on `reference`; `what` names it, `file` and `of` are their paths.
+
+    Errors: another shape, voxel size, orientation, or more than one voxel apart at a corner. Warning: more than 0.1.
+    """
+
+    def problem(difference: str, expected: object, found: object, severity="E") -> Problem:
+        mend = "resample it onto the grid of the scan (nearest neighbour for labels), or find the right pair"
+        text = f"{what} has {difference} than its scan."
+        return Problem(text, str(file), f"{expected} as in {of}", str(found), mend, severity)
+
+    if image.shape != reference.shape:
+        return [problem("another shape", reference.shape, image.shape)]
+    ours, theirs = (nib.affines.voxel_sizes(x.affine) for x in (image, reference))
+    if not np.allclose(ours, theirs, rtol=SPACING_TOLERANCE):
+        return [problem("another voxel size", _mm(theirs), _mm(ours))]
+    axes, wanted = (nib.aff2axcodes(x.affine) for x in (image, reference))
+    if axes != wanted:
+        return [problem("another orientation", "".join(wanted), "".join(axes))]
+    corners = np.array([*itertools.product(*((0, size - 1) for size in image.shape))])
+    apart = nib.affines.apply_affine(image.affine, corners) - nib.affines.apply_affine(reference.affine, corners)
+    distance = float(np.linalg.norm(apart, axis=1).max() / theirs.min())  # voxels
+    if distance > SAME_GRID:
+        severity = "E" if distance > OTHER_GRID else "W"
+        return [problem("another affine", "the same affine", f"up to {distance:.2g} voxels apart", severity)]
+    return []
+
+
+def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
+    """What is odd about the grid of a scan, as warnings."""
+    found: list[Problem] = []
+    header = image.header
+    sizes = nib.affines.voxel_sizes(image.affine)
+    warn = _warner(found, file)
+    if isinstance(header, nib.Nifti1Header):
+        sform, sform_code = header.get_sform(coded=True)
+        qform, qform_code = _qform(header)
+        if qform is None:
+            warn("The qform is not a rotation; it is not used.", None, None, "the sform is used")
+        elif not sform_code and not qform_code:
+            warn(
+                "The scan does not say where it lies in space.",
+                "a sform or qform code above 0",
+                "both 0",
+                "left and right cannot be told; export it again from its source",
+            )
+        elif sform_code and qform_code and sform is not None:
+            apart = np.abs(sform - qform).max()
+            if apart > 1e-3 * sizes.min():
+                mend = "the sform is used"
+                warn("Sform and qform disagree.", "the same", f"up to {apart:.3g} mm apart", mend)
+        pixdim = np.array(header["pixdim"][1:4], float)
+        if not np.allclose(pixdim, sizes, rtol=SPACING_TOLERANCE):
+            warn(
+                "The voxel size of the header is not that of the affine.",
+                _mm(sizes),
+                _mm(pixdim),
+                "the affine's is used",
+            )
+        unit = header.get_xyzt_units()[0]
+        if unit not in ("mm", "unknown"):
+            warn("The unit of the scan is not mm.", "mm", unit, "the affine is taken as mm")
+    cosines = image.affine[:3, :3] / sizes
+    shear = np.abs(cosines.T @ cosines - np.eye(3)).max()
+    if shear > 1e-3:
+        warn("The affine is sheared.", "orthogonal axes", f"a cosine of {shear:.3g}", "resampling ignores the shear")
+    if sizes.max() / sizes.min() > THICK_SLICES:
+        warn("The slices are thick.", f"voxels at most {THICK_SLICES:g} times as long as wide", _mm(sizes), None)
+    if min(image.shape) < FEW_VOXELS:
+        warn("The scan is small.", f"at least {FEW_VOXELS} voxels along each axis", image.shape, None)
+    return found
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """The tight box around the voxels that are set in a 3-D mask; None if there are none."""
+    box = []
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not used.size:
+            return None
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    return box[0], box[1], box[2]
+
+
+def _warner(found: list[Problem], file: object) -> Callable[[str, object, object, str | None], None]:
+    def warn(what: str, expected: object, there: object, mend: str | None) -> None:
+        wanted, is_there = (None if value is None else str(value) for value in (expected, there))
+        found.append(Problem(what, str(file), wanted, is_there, mend, "W"))
+
+    return warn
+
+
+def _qform(header: nib.Nifti1Header) -> tuple[np.ndarray | None, int]:
+    try:
+        return header.get_qform(), int(header["qform_code"])
+    except (ValueError, nib.spatialimages.HeaderDataError):  # quaternions longer than 1
+        return None, 0
+
+
+def _mm(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes) + " mm"
