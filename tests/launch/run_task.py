@@ -1,0 +1,16 @@
+"""Stands for mednext-jax in a SLURM task: joins the others, agrees with them on the call, sums over all devices."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+
+from mednext_jax.parallel import processes
+
+processes.initialise()
+processes.agree("call", sys.argv[1:])
+total = multihost_utils.process_allgather(jnp.float32(jax.process_index() + 1)).sum()
+print(f"task {jax.process_index()} of {jax.process_count()}: {' '.join(sys.argv[1:])}: sum {total:.0f}", flush=True)
