@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -15,7 +16,7 @@ CONTRASTS = ("T1w", "T2w")
 
 # T2w signals of Bernal 2022 (LBC1936, Magn Reson Imaging 93:33); cortex a little brighter, as at 3 T with a long
 # echo time, and the pallidum darker for its iron.
-_T2W = {"white": 395.0, "grey": 480.0, "nuclei": 405.0, "pallidum": 320.0, "csf": 1152.0}
+_T2W = {"white": 395.0, "grey": 500.0, "nuclei": 405.0, "pallidum": 320.0, "csf": 1152.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Site:
 def draw_sites(seed: int, sites: int, contrast: str, voxel_size: float) -> list[Site]:
     """The first site is the plain one, isotropic voxels of `voxel_size` mm; the others differ from it in everything.
 
-    Their voxels are 0.8 to 1.2 times as large, every third site's 1.5 times as thick along z. SNR 20 to 60 for T2w
-    and 15 to 40 for T1w, shading up to 30 %. A site depends on (seed, its number) alone.
+    Their voxels are 0.8 to 1.2 times as large (at least 0.7 mm), every third site's 1.5 times as thick along z.
+    SNR 20 to 60 for T2w and 15 to 40 for T1w, shading up to 30 %. A site depends on (seed, its number) alone.
     """
     t2w = contrast == "T2w"
     result = [
@@ -53,7 +54,7 @@ def draw_sites(seed: int, sites: int, contrast: str, voxel_size: float) -> list[
     ]
     for number in range(1, sites):
         rng = np.random.default_rng([seed, number, 9])
-        size = round(voxel_size * rng.uniform(0.8, 1.2), 2)
+        size = max(0.7, round(voxel_size * rng.uniform(0.8, 1.2), 2))
         thick = round(1.5 * voxel_size, 2)
         low, high = (20, 60) if t2w else (15, 40)
         result.append(
@@ -90,7 +91,7 @@ def tissue_signal(template: Template, contrast: str, site: Site, sulci: np.ndarr
         volume = (template.t1 / top) ** np.float32(site.gamma) * np.float32(top)
         white = float(np.median(volume[template.white > 0.95]))
         fluid = float(np.median(volume[(template.csf > 0.9) & (ndimage.uniform_filter(template.brain, 15) > 0.999)]))
-    elif contrast == "T2w":
+    else:
         base = _T2W["white"]
         grey = base + site.grey_gain * (_T2W["grey"] - base)
         fluid, white = base + site.fluid_gain * (_T2W["csf"] - base), base
@@ -99,17 +100,19 @@ def tissue_signal(template: Template, contrast: str, site: Site, sulci: np.ndarr
             deep = base + site.grey_gain * (_T2W[part] - base)
             tissue = map_ * (1 - template.csf)
             volume += tissue * (np.float32(deep) - volume)
-    else:
-        raise unknown_contrast(contrast)
     volume += sulci * (np.float32(fluid) - volume)
     return Signal(np.where(template.brain > 0, volume, 0).astype(np.float32), white, fluid)
 
 
-def unknown_contrast(contrast: object) -> InputError:
-    return InputError("There is no such contrast to simulate.", expected=" or ".join(CONTRASTS), found=repr(contrast))
+def refuse_unknown_contrast(contrast: str) -> None:
+    """Raise InputError unless `contrast` is one of CONTRASTS."""
+    if contrast not in CONTRASTS:
+        raise InputError(
+            "There is no such contrast to simulate.", expected=" or ".join(CONTRASTS), found=repr(contrast)
+        )
 
 
-def truncate_kspace(volume: np.ndarray, factor: tuple[int, int, int]) -> np.ndarray:
+def truncate_kspace(volume: np.ndarray, factor: Sequence[int] | np.ndarray) -> np.ndarray:
     """Keep the middle 1/factor of k-space along each axis: float32 (x, y, z) -> (x/f, y/f, z/f).
 
     A sinc point spread function with its Gibbs ringing. A kept voxel is centred on the `factor` voxels it replaces.
@@ -132,7 +135,8 @@ def shading_field(rng: np.random.Generator, shape: tuple[int, ...], amplitude: f
     """A bias field (x, y, z): exp of a random polynomial of degree 3, at most 1 + amplitude, 1 in the mean of logs."""
     degrees = np.add.outer(np.add.outer(np.arange(4), np.arange(4)), np.arange(4))
     coefficients = np.where((degrees > 0) & (degrees <= 3), rng.standard_normal((4, 4, 4)) / (1 + degrees), 0)
-    log = legendre.leggrid3d(*(np.linspace(-1, 1, n) for n in shape), coefficients)
+    x, y, z = (np.linspace(-1, 1, n) for n in shape)
+    log = legendre.leggrid3d(x, y, z, coefficients)
     log *= np.log1p(amplitude) / np.abs(log).max()
     return np.exp(log, out=log).astype(np.float32)
 

@@ -71,20 +71,20 @@ def _blob(rng: np.random.Generator, centre: np.ndarray, size: float, softness: f
     return Blob(centre, axes / semi[:, None], size, softness, strength)
 
 
-def paint_blobs(layer: np.ndarray, blobs: list[Blob], grid: Grid) -> None:
-    """Raise `layer`, the share of the way to fluid on `grid`, to that of each blob where it is more."""
-    for blob in blobs:
-        reach = blob.reach * (1 + 2 * blob.softness)
-        low = np.clip(grid.voxels(blob.centre - reach), 0, grid.shape)
-        high = np.clip(grid.voxels(blob.centre + reach) + 1, 0, grid.shape)
-        if np.any(high <= low):
-            continue
-        axes = [grid.origin[a] + grid.spacing[a] * np.arange(low[a], high[a]) - blob.centre[a] for a in range(3)]
-        offset = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-        radius = np.linalg.norm(offset @ blob.axes.T, axis=-1)
-        value = blob.strength * np.clip(0.5 + (1 - radius) / blob.softness, 0, 1)
-        part = layer[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
-        np.maximum(part, value.astype(np.float32), out=part)
+def paint_lesion(signal: np.ndarray, lesion: list[Blob], grid: Grid, fluid: float) -> None:
+    """Move `signal` (x, y, z) on `grid` towards that of fluid, at each place as far as the strongest blob says."""
+    reach = np.array([[blob.reach * (1 + blob.softness)] for blob in lesion])
+    centres = np.stack([blob.centre for blob in lesion])
+    low = np.clip(grid.voxels((centres - reach).min(0)), 0, grid.shape)
+    high = np.clip(grid.voxels((centres + reach).max(0)) + 1, 0, grid.shape)
+    axes = [grid.origin[a] + grid.spacing[a] * np.arange(low[a], high[a]) for a in range(3)]
+    positions = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    share = np.zeros(positions.shape[:3], np.float32)
+    for blob in lesion:
+        radius = np.linalg.norm((positions - blob.centre) @ blob.axes.T, axis=-1)
+        np.maximum(share, blob.strength * np.clip(0.5 + (1 - radius) / blob.softness, 0, 1), out=share)
+    part = signal[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
+    part += share * (np.float32(fluid) - part)
 
 
 def draw_sulci(rng: np.random.Generator, template: Template) -> np.ndarray:

@@ -17,7 +17,7 @@ _SHIFT_MM = 3.0  # standard deviation of the displacement along each axis
 class Grid:
     """A box of voxels along the scanner's axes: voxel index * spacing + origin = position in mm (x, y, z)."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]  # voxels along x, y, z
     spacing: np.ndarray  # (3,) mm
     origin: np.ndarray  # (3,) mm, centre of voxel (0, 0, 0)
 
@@ -28,10 +28,10 @@ class Grid:
         affine[:3, 3] = self.origin
         return affine
 
-    def refined(self, factor: tuple[int, int, int]) -> Grid:
-        """The same box with each voxel cut into `factor` parts along each axis."""
+    def refined(self, factor: np.ndarray) -> Grid:
+        """The same box with each voxel cut into `factor` (3,) parts along each axis."""
         spacing = self.spacing / factor
-        shape = tuple(n * f for n, f in zip(self.shape, factor, strict=True))
+        shape = tuple(int(n) for n in self.shape * factor)
         return Grid(shape, spacing, self.origin - (self.spacing - spacing) / 2)
 
     def cropped(self, box: tuple[slice, ...]) -> Grid:
@@ -71,17 +71,17 @@ class Deformation:
         plane_yz = (
             self.matrix[:, 1, None, None] * y[:, None] + self.matrix[:, 2, None, None] * z + self.offset[:, None, None]
         ).astype(np.float32)
+        plane_yz, field = plane_yz.reshape(3, -1), field.reshape(3, field.shape[1], -1)
+        everywhere = np.arange(plane_yz.shape[1])
         result = np.zeros(grid.shape, volume.dtype)
         matrix = self.matrix.astype(np.float32)
         for i in range(grid.shape[0]):
-            inside = slice(None) if where is None else np.nonzero(where[i])
-            if where is not None and not len(inside[0]):
-                continue
+            inside = everywhere if where is None else np.flatnonzero(where[i])
             x = grid.origin[0] + grid.spacing[0] * i
             node, share = divmod((x - self.nodes.origin[0]) / _NODE_MM, 1)
-            shift = (1 - share) * field[:, int(node)] + share * field[:, int(node) + 1]  # (3, y, z) mm
-            select = (slice(None), *inside) if where is not None else slice(None)
-            shift, base = shift[select], plane_yz[select]
+            low, high = (field[:, int(node) + k].take(inside, axis=1) for k in (0, 1))
+            shift = low + np.float32(share) * (high - low)  # (3, points) mm
+            base = plane_yz.take(inside, axis=1)
             points = [
                 base[a]
                 + np.float32(self.matrix[a, 0] * x)
@@ -90,7 +90,7 @@ class Deformation:
                 + matrix[a, 2] * shift[2]
                 for a in range(3)
             ]
-            result[i][inside] = ndimage.map_coordinates(
+            result[i].reshape(-1)[inside] = ndimage.map_coordinates(
                 volume, points, order=order, output=volume.dtype, prefilter=False, mode="constant"
             )
         return result

