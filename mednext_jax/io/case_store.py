@@ -1,6 +1,7 @@
 """The prepared data set on disk or in a bucket: zarr v3 arrays, read crop by crop through TensorStore.
 
     PREPARED/prepared.json, splits.json              written last: what is there is complete
+    PREPARED/unfinished.json                         instead of it while `prepare` works
     PREPARED/cases/ID/image, label                   zarr v3 (d, h, w, c) float32 and (d, h, w) int16
     PREPARED/cases/ID/foreground/1, 2, ...           zarr v3 (n, 3): voxels (d, h, w) of each class
     PREPARED/cases/ID/case.json                      written after the arrays
@@ -25,10 +26,12 @@ import tensorstore as ts
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.io.json_file import parse_json
 from mednext_jax.io.nifti_header import MAX_VOXELS
-from mednext_jax.io.prepared import PreparedMeta
+from mednext_jax.io.prepared import FORMAT, PreparedMeta
 
 CHUNK = 32
-ANNOTATED = "annotated"
+# The foreground class under which voxels drawn from all that is not to be ignored are stored.
+ANNOTATED = 0
+UNFINISHED = "unfinished.json"
 
 # What TensorStore raises for a missing, damaged or unwritable array: its status codes come as these.
 STORE_ERRORS = (ValueError, OSError, KeyError, NotImplementedError, RuntimeError)
@@ -94,13 +97,13 @@ class CaseStore:
         if case not in self._foreground:
             counts = self.record(case)["foreground"]
             self._foreground[case] = {
-                int(name): self._read(case, f"foreground/{name}", 2) for name in counts if name != ANNOTATED
+                int(name): self._read(case, f"foreground/{name}", 2) for name in counts if int(name) != ANNOTATED
             }
         return self._foreground[case]
 
     def annotated(self, case: str) -> np.ndarray | None:
         """Voxels (n, 3) drawn from all that is not to be ignored, for data sets with an ignore label; else None."""
-        if ANNOTATED not in self.record(case)["foreground"]:
+        if str(ANNOTATED) not in self.record(case)["foreground"]:
             return None
         return self._read(case, f"foreground/{ANNOTATED}", 2)
 
@@ -173,11 +176,17 @@ class CaseWriter:
     def __init__(self, path: str | os.PathLike):
         self._files = _Files(path)
 
+    @property
+    def started(self) -> bool:
+        """Whether the place holds a prepared data set, complete or not."""
+        return any(self._files.read(name) is not None for name in ("prepared.json", UNFINISHED))
+
     def keys(self) -> dict[str, str]:
-        """The complete cases that are there already -> the key they were written with."""
-        found = {}
+        """The cases that are there already -> the key they were written with; "" for an incomplete one."""
+        found: dict[str, str] = {}
         for name in self._files.list("cases/"):
             case, _, rest = name.removeprefix("cases/").partition("/")
+            found.setdefault(case, "")
             if rest == "case.json":
                 record = self._files.read_json(name)
                 found[case] = record.get("key", "") if isinstance(record, dict) else ""
@@ -192,8 +201,9 @@ class CaseWriter:
         """The splits that are there already, None if there are none."""
         return self._files.read_json("splits.json")
 
-    def reopen(self) -> None:
-        """Take back `finish`: until it is called again, readers see no data set."""
+    def begin(self) -> None:
+        """Mark the place as being worked on: until `finish`, readers see no data set."""
+        self._files.write(UNFINISHED, json.dumps({"format": FORMAT}))
         self._files.remove("prepared.json")
 
     def write_case(
@@ -201,7 +211,7 @@ class CaseWriter:
         case: str,
         image: np.ndarray,
         label: np.ndarray,
-        foreground: Mapping[int | str, np.ndarray],
+        foreground: Mapping[int, np.ndarray],
         record: Mapping[str, Any],
     ) -> None:
         """Write one case, replacing what is there; readers find all of it or none. Raises WorkError (no space).
@@ -232,6 +242,7 @@ class CaseWriter:
         """Write the splits, then the description that makes the data set complete."""
         self._files.write("splits.json", json.dumps(list(splits), indent=1))
         self._files.write("prepared.json", meta.to_json())
+        self._files.remove(UNFINISHED)
 
     def _write_array(self, name: str, array: np.ndarray) -> None:
         spatial = 3 if array.ndim >= 3 else 0

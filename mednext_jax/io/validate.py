@@ -20,7 +20,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import bounding_box, grid_problems, scan_warnings
-from mednext_jax.io.nifti import read_labels, read_scan
+from mednext_jax.io.nifti import grid_of, read_labels, read_scan
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
 
 # nnU-Net warns of training data outside this range of the usual voxel size.
@@ -36,10 +36,10 @@ class CaseReport:
     sources: dict[str, str] = dataclasses.field(default_factory=dict)  # file -> sha256
     voxels_hash: str | None = None
     axes: str | None = None  # such as "RAS"
-    spacing: tuple[float, ...] | None = None  # mm, stored axis order
-    box_shape: tuple[int, ...] | None = None  # of the region that is not zero, stored axis order
-    relative_size: float | None = None  # voxels of that box over all
-    zero_fraction: float | None = None
+    spacing: tuple[float, ...] = ()  # mm (d, h, w)
+    box_shape: tuple[int, ...] = ()  # of the region that is not zero (d, h, w)
+    relative_size: float = 0.0  # voxels of that box over all
+    zero_fraction: float = 0.0
     negative: bool = False
     values: tuple[int, ...] = ()  # of the label map
 
@@ -88,7 +88,8 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
     values = _check_values(np.asanyarray(label.dataobj), case, dataset, problems)
     same_shape = all(array.shape == arrays[0].shape for array in arrays)
     zero = np.logical_and.reduce([array == 0 for array in arrays]) if same_shape else arrays[0] == 0
-    box = bounding_box(~zero) or (slice(0, 0),) * 3
+    grid = grid_of(first)
+    box = bounding_box(grid.to_network(~zero)) or (slice(0, 0),) * 3
     box_shape = tuple(part.stop - part.start for part in box)
     return CaseReport(
         case.id,
@@ -96,7 +97,7 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
         sources={str(path): file_hash(path) for path in (*case.images, case.label)},
         voxels_hash=hashlib.blake2b(b"".join(_digest(array) for array in arrays)).hexdigest(),
         axes="".join(nib.aff2axcodes(first.affine)),
-        spacing=tuple(float(size) for size in nib.affines.voxel_sizes(first.affine)),
+        spacing=grid.spacing,
         box_shape=box_shape,
         relative_size=math.prod(box_shape) / zero.size,
         zero_fraction=float(zero.mean()),
@@ -130,14 +131,14 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
     odd = [report for report in usable if report.axes != usual]
     outliers("Some scans are stored in another orientation.", odd, f"{usual}, as most", lambda r: str(r.axes))
 
-    sizes = np.array([sorted(report.spacing or ()) for report in usable])  # (cases, 3), whatever the orientation
+    sizes = np.array([sorted(report.spacing) for report in usable])  # (cases, 3), whatever the orientation
     median = np.median(sizes, axis=0)
     far = (np.abs(sizes / median - 1) > SPACING_RANGE).any(axis=1)
     odd = [report for report, is_far in zip(usable, far, strict=True) if is_far]
-    outliers("Some scans have an unusual voxel size.", odd, f"about {_mm(median)}", lambda r: _mm(r.spacing or ()))
+    outliers("Some scans have an unusual voxel size.", odd, f"about {_mm(median)}", lambda r: _mm(r.spacing))
 
-    stripped = [report for report in usable if (report.zero_fraction or 0) > 0.5]
-    whole = [report for report in usable if (report.zero_fraction or 0) < 0.05]
+    stripped = [report for report in usable if report.zero_fraction > 0.5]
+    whole = [report for report in usable if report.zero_fraction < 0.05]
     if stripped and whole:
         fewer = min(stripped, whole, key=len)
         what = "Some scans have a background of zeros (skull-stripped), others do not."
