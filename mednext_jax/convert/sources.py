@@ -1,0 +1,209 @@
+"""From any source of MedNeXt weights to configuration, parameters, recipe and provenance."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import mmap
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import mednext_jax
+from mednext_jax.convert.architecture import Architecture, describe, recognise
+from mednext_jax.convert.containers import Checkpoint, read_checkpoint
+from mednext_jax.convert.nnunet_plans import Plan, plan_of_v1, plan_of_v2, to_image_axes
+from mednext_jax.convert.pickle_reader import read_pickle
+from mednext_jax.errors import InputError
+from mednext_jax.io.json_file import MIB, read_json
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.directory import DESCRIPTION, load_model, sha256
+from mednext_jax.model.names import Params, from_torch_names
+from mednext_jax.model.recipe import Recipe
+
+# nnU-Net's own order of trust, v2 then v1.
+_CHECKPOINTS = tuple(
+    [f"checkpoint_{which}.pth" for which in ("final", "best", "latest")]
+    + [f"model_{which}.model" for which in ("final_checkpoint", "best", "latest")]
+)
+_PLANS_LIMIT = 64 * MIB
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One network as it was found."""
+
+    path: Path
+    kind: str  # what wrote it
+    name: str  # "MedNeXt-L k5, MIC-DKFZ"
+    config: MedNeXtConfig
+    params: Params
+    recipe: Recipe
+    provenance: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_sources(path: str | os.PathLike) -> dict[str, Source]:
+    """All networks at `path`, by fold name; a single one has the name "".
+
+    `path`: a checkpoint file, a model directory, an ensemble of them, an nnU-Net fold, or an nnU-Net model folder
+    with fold_0, fold_1, ... Raises InputError if nothing is found or something is wrong with what is.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return {"": _read_file(path)}
+    if (path / DESCRIPTION).is_file():
+        return {"": _read_model(path)}
+    checkpoint = _checkpoint_in(path)
+    if checkpoint is not None:
+        return {"": _read_file(checkpoint)}
+    found: dict[str, Source] = {}
+    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name) and p.is_dir()):
+        checkpoint = _checkpoint_in(fold)
+        if (fold / DESCRIPTION).is_file():
+            found[fold.name] = _read_model(fold)
+        elif checkpoint is not None:
+            found[fold.name] = _read_file(checkpoint)
+    if not found:
+        raise InputError(
+            "The folder holds no weights.",
+            file=path,
+            expected=f"{DESCRIPTION}, {_CHECKPOINTS[0]}, {_CHECKPOINTS[3]}, or folders fold_0, fold_1, ...",
+            found=", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing",
+        )
+    return found
+
+
+def from_torch(
+    path: str | os.PathLike, *, norm: Literal["group", "layer"] = "group", residual: bool = True
+) -> tuple[MedNeXtConfig, Params]:
+    """Configuration and parameters of a PyTorch or safetensors file; runs without torch.
+
+    `norm`, `residual`: say so if the network was built with norm_type="layer" or do_res=False, which its tensors do
+    not show. Parameters are float32 whatever the file's type.
+    Raises InputError for files that are damaged, hostile, or hold no 3D MedNeXt.
+    """
+    checkpoint = read_checkpoint(path)
+    architecture = recognise(checkpoint.state, file=path, norm=norm, residual=residual)
+    return architecture.config, _params(checkpoint, architecture)
+
+
+def non_finite(params: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Paths of the parameters that hold NaN or Inf."""
+    found = []
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            found += non_finite(value, f"{prefix}{name}/")
+        elif not np.isfinite(value).all():
+            found.append(prefix + name)
+    return found
+
+
+def count(params: Mapping[str, Any]) -> int:
+    """Number of parameters."""
+    return sum(count(value) if isinstance(value, Mapping) else value.size for value in params.values())
+
+
+def _read_file(path: Path) -> Source:
+    checkpoint = read_checkpoint(path)
+    architecture = recognise(checkpoint.state, file=path)
+    config, params = architecture.config, _params(checkpoint, architecture)
+    notes = [*checkpoint.notes, *architecture.notes]
+    if any(x.dtype == np.float64 for x in checkpoint.state.values()):
+        notes.append("float64 weights were rounded to float32")
+    plan = _plan(checkpoint)
+    if plan is None:
+        recipe = _unknown_recipe(config)
+        notes.append("no plans found: patch, spacing and normalisation in model.json are defaults, set them to yours")
+    else:
+        recipe = plan.recipe
+        recipe.check_fits(config, file=path)
+        if plan.transpose != (0, 1, 2):
+            params = _turn(params, plan.transpose)
+            notes.append(f"nnU-Net's axis order {plan.transpose} was turned back in the kernels")
+    notes += _warn_non_finite(params)
+    provenance = {
+        "source": path.name,
+        "source_sha256": sha256(path),
+        "source_kind": checkpoint.kind,
+        "network": architecture.name,
+        **({"nnunet": dict(plan.facts)} if plan else {}),
+        "notes": notes,
+        "converted_on": datetime.date.today().isoformat(),
+        "converted_with": f"mednext-jax {mednext_jax.__version__}",
+    }
+    return Source(path, checkpoint.kind, architecture.name, config, params, recipe, provenance, tuple(notes))
+
+
+def _read_model(path: Path) -> Source:
+    model = load_model(path)
+    notes = tuple(_warn_non_finite(model.params))
+    kind, name = "mednext-jax model directory", describe(model.config)
+    return Source(path, kind, name, model.config, model.params, model.recipe, model.provenance, notes)
+
+
+def _params(checkpoint: Checkpoint, architecture: Architecture) -> Params:
+    state = {key: x for key, x in checkpoint.state.items() if key not in architecture.unused}
+    return from_torch_names(architecture.config, state, architecture.flavour)
+
+
+def _warn_non_finite(params: Params) -> list[str]:
+    bad = non_finite(params)
+    return [f"WARNING: {len(bad)} tensors hold NaN or Inf, the first {bad[0]}"] if bad else []
+
+
+def _checkpoint_in(folder: Path) -> Path | None:
+    return next((folder / name for name in _CHECKPOINTS if (folder / name).is_file()), None)
+
+
+def _unknown_recipe(config: MedNeXtConfig) -> Recipe:
+    return Recipe(
+        channel_names=tuple(f"channel_{i}" for i in range(config.in_channels)),
+        labels={"background": 0} | {f"label_{i}": i for i in range(1, config.num_classes)},
+        orientation=None,
+        normalisation=("zscore",) * config.in_channels,
+    )
+
+
+def _plan(checkpoint: Checkpoint) -> Plan | None:
+    path, rest = checkpoint.path, checkpoint.rest
+    pickled = path.with_name(path.name + ".pkl")
+    if pickled.is_file():
+        return plan_of_v1(_read_pickled_plans(pickled), file=pickled)
+    init = rest.get("init_args")
+    if not isinstance(init, dict) or "configuration" not in init:
+        return None
+    # the files beside the folds are what nnUNetv2_predict obeys; the checkpoint's copies are older
+    beside = path.parent.parent / "plans.json", path.parent.parent / "dataset.json"
+    if all(file.is_file() for file in beside):
+        plans, dataset = (read_json(file, limit=16 * MIB) for file in beside)
+    elif isinstance(init.get("plans"), dict) and isinstance(init.get("dataset_json"), dict):
+        plans, dataset = init["plans"], init["dataset_json"]
+    else:
+        return None
+    return plan_of_v2(
+        plans, dataset, str(init["configuration"]), rest.get("inference_allowed_mirroring_axes"), file=path
+    )
+
+
+def _read_pickled_plans(path: Path) -> Any:
+    size = path.stat().st_size
+    if not 0 < size <= _PLANS_LIMIT:
+        raise InputError("The plans have an impossible size.", file=path, expected="1 byte to 64 MiB", found=f"{size}")
+    with path.open("rb") as file:
+        return read_pickle(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), file=path)
+
+
+def _turn(params: Params, transpose: tuple[int, int, int], in_depthwise: bool = False) -> Params:
+    return {
+        name: _turn(value, transpose, name == "conv1")
+        if isinstance(value, dict)
+        else to_image_axes(value, transpose)
+        if in_depthwise and name == "kernel"
+        else value
+        for name, value in params.items()
+    }
