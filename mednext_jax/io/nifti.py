@@ -82,7 +82,8 @@ def read_scan(path: str | os.PathLike) -> nib.Nifti1Image:
     """
     path = Path(path)
     array, image = _read_array(path)
-    array = array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # becomes infinite, and is reported as such
+        array = array.astype(np.float32, copy=False)
     finite = np.isfinite(array)
     if not finite.all():
         first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
@@ -160,24 +161,7 @@ def to_volume(
 
 def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:
     """The grid of an image; raises InputError if it is not 3-D or its affine is singular or not of a scan in mm."""
-    affine = np.asarray(image.affine, np.float64)
-    sizes = nib.affines.voxel_sizes(affine) if np.isfinite(affine).all() else np.zeros(3)
-    if not (np.all(sizes >= VOXEL_SIZE_RANGE[0]) and np.all(sizes <= VOXEL_SIZE_RANGE[1])):
-        raise InputError(
-            "The voxel size is not one of a scan in mm.",
-            file=image.get_filename(),
-            expected=f"{VOXEL_SIZE_RANGE[0]} to {VOXEL_SIZE_RANGE[1]} mm along each axis",
-            found=f"{' x '.join(f'{s:g}' for s in sizes)}, affine {_in_words(affine)}",
-            mend="correct the affine (its unit is mm), for example with nibabel",
-        )
-    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:
-        raise InputError(
-            "The affine does not span space: two of its axes are nearly parallel.",
-            file=image.get_filename(),
-            expected="three independent axes",
-            found=_in_words(affine),
-            mend="export the scan again from its source",
-        )
+    affine = _usable_affine(image)
     if len(image.shape) != 3:
         raise _not_3d(image.get_filename(), image.shape)
     x, y, z = (int(size) for size in image.shape)
@@ -236,9 +220,31 @@ def _read_array(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
         array = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         raise damaged(path, str(error) or type(error).__name__) from error
-    image = image.__class__(array.reshape(declared.shape), image.affine, image.header, file_map=image.file_map)
-    grid_of(image)  # raises if the affine is unusable
-    return np.asanyarray(image.dataobj), image
+    _usable_affine(image)
+    array = array.reshape(declared.shape)
+    return array, image.__class__(array, image.affine, image.header, file_map=image.file_map)
+
+
+def _usable_affine(image: nib.Nifti1Image) -> np.ndarray:
+    affine = np.asarray(image.affine, np.float64)
+    sizes = nib.affines.voxel_sizes(affine) if np.isfinite(affine).all() else np.zeros(3)
+    if not (np.all(sizes >= VOXEL_SIZE_RANGE[0]) and np.all(sizes <= VOXEL_SIZE_RANGE[1])):
+        raise InputError(
+            "The voxel size is not one of a scan in mm.",
+            file=image.get_filename(),
+            expected=f"{VOXEL_SIZE_RANGE[0]} to {VOXEL_SIZE_RANGE[1]} mm along each axis",
+            found=f"{' x '.join(f'{s:g}' for s in sizes)}, affine {_in_words(affine)}",
+            mend="correct the affine (its unit is mm), for example with nibabel",
+        )
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:
+        raise InputError(
+            "The affine does not span space: two of its axes are nearly parallel.",
+            file=image.get_filename(),
+            expected="three independent axes",
+            found=_in_words(affine),
+            mend="export the scan again from its source",
+        )
+    return affine
 
 
 def _in_memory(image: nib.Nifti1Image, array: np.ndarray) -> nib.Nifti1Image:

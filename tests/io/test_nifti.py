@@ -1,0 +1,280 @@
+"""Reading and writing scans: exact turns to RAS and back, the input's geometry kept, hostile files refused."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import struct
+import tracemalloc
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mednext_jax.errors import InputError
+from mednext_jax.io.nifti import (
+    from_volume,
+    grid_of,
+    image_like,
+    label_volume,
+    read_labels,
+    read_scan,
+    to_volume,
+    write_like,
+)
+
+pytestmark = pytest.mark.core
+
+SHAPE = (5, 4, 3)
+VOXELS = np.arange(60, dtype=np.int16).reshape(SHAPE)
+
+
+def affine_of(permutation, signs, sizes=(0.7, 0.8, 1.2), offset=(10.0, -20.0, 30.0)):
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[:, list(permutation)] * signs * np.asarray(sizes)
+    affine[:3, 3] = offset
+    return affine
+
+
+ORIENTATIONS = [
+    (permutation, signs)
+    for permutation in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+
+
+@pytest.mark.parametrize(("permutation", "signs"), ORIENTATIONS)
+def test_every_orientation_is_turned_to_ras_and_back_exactly(permutation, signs):
+    image = nib.Nifti1Image(VOXELS, affine_of(permutation, signs))
+    volume, spacing, grid = to_volume(image)
+    canonical = nib.as_closest_canonical(image)
+    assert volume.dtype == np.float32 and volume.flags.c_contiguous
+    np.testing.assert_array_equal(volume[..., 0], np.asarray(canonical.dataobj).transpose(2, 1, 0))
+    assert spacing == pytest.approx(canonical.header.get_zooms()[::-1])
+    np.testing.assert_array_equal(from_volume(volume[..., 0], grid), VOXELS)
+    np.testing.assert_array_equal(label_volume(image, grid), volume[..., 0])
+
+
+def test_as_stored_keeps_the_axes():
+    image = nib.Nifti1Image(VOXELS, affine_of((2, 0, 1), (-1, 1, -1)))
+    volume, spacing, grid = to_volume(image, orientation=None)
+    np.testing.assert_array_equal(volume[..., 0], VOXELS.transpose(2, 1, 0))
+    assert spacing == pytest.approx((1.2, 0.8, 0.7))
+    np.testing.assert_array_equal(from_volume(volume[..., 0], grid), VOXELS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-np.pi, np.pi)] * 3),
+    sizes=st.tuples(*[st.floats(0.3, 5)] * 3),
+    shape=st.tuples(*[st.integers(1, 6)] * 3),
+)
+def test_oblique_scans_round_trip_and_have_the_sizes_of_their_columns(angles, sizes, shape):
+    affine = np.eye(4)
+    affine[:3, :3] = nib.eulerangles.euler2mat(*angles) * sizes
+    voxels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    volume, spacing, grid = to_volume(nib.Nifti1Image(voxels, affine))
+    np.testing.assert_array_equal(from_volume(volume[..., 0], grid), voxels)
+    assert sorted(spacing) == pytest.approx(sorted(sizes))
+
+
+def test_channels_are_stacked_and_must_share_the_grid():
+    first = nib.Nifti1Image(VOXELS, np.eye(4))
+    volume, _, _ = to_volume([first, nib.Nifti1Image(VOXELS * 2, np.eye(4))])
+    np.testing.assert_array_equal(volume[..., 1], volume[..., 0] * 2)
+    with pytest.raises(InputError, match="A channel has another orientation"):
+        to_volume([first, nib.Nifti1Image(VOXELS, np.diag([-1, 1, 1, 1]))])
+    with pytest.raises(InputError, match="A channel has another shape"):
+        to_volume([first, nib.Nifti1Image(VOXELS[1:], np.eye(4))])
+
+
+def geometry(image):
+    fields = ("pixdim", "qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d")
+    fields += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")
+    return {name: image.header[name].tolist() for name in fields}
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(("sform_code", "qform_code"), [(1, 1), (4, 0), (0, 1), (0, 0), (2, 3)])
+def test_what_is_written_lies_exactly_where_the_input_lay(tmp_path, kind, sform_code, qform_code):
+    affine = np.eye(4)
+    affine[:3, :3] = nib.eulerangles.euler2mat(0.1, 0.2, -0.3) * (0.7, 0.8, 1.2)
+    source = kind(VOXELS, affine)
+    source.set_sform(affine if sform_code else None, sform_code)
+    source.set_qform(affine, qform_code)
+    source.header.set_xyzt_units("mm", "sec")
+    source.header["cal_max"], source.header["descrip"] = 7, b"scanner"
+    source.to_filename(tmp_path / "in.nii.gz")
+
+    image = read_scan(tmp_path / "in.nii.gz")
+    _, _, grid = to_volume(image)
+    for name, like in (("grid.nii.gz", grid), ("image.nii", image)):
+        write_like(tmp_path / name, VOXELS > 30, like, np.uint8)
+        before, after = nib.load(tmp_path / "in.nii.gz"), nib.load(tmp_path / name)
+        assert type(after) is kind and after.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(after.affine, before.affine)
+        assert geometry(after) == geometry(before)
+        np.testing.assert_array_equal(np.asarray(after.dataobj), VOXELS > 30)
+        assert after.header["cal_max"] == 0 and after.header["descrip"] == b""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grid.nii.gz", "image.nii", "in.nii.gz"]
+
+
+def test_a_mask_is_stored_without_scaling(tmp_path):
+    scaled = nib.Nifti1Image(VOXELS * 0.5, np.eye(4))
+    scaled.set_data_dtype(np.int16)  # nibabel chooses a slope
+    scaled.to_filename(tmp_path / "in.nii")
+    image = read_scan(tmp_path / "in.nii")
+    assert np.asarray(image.dataobj) == pytest.approx(VOXELS * 0.5, abs=1e-3)  # the slope's own rounding
+    write_like(tmp_path / "mask.nii", VOXELS % 2, image, np.uint8)
+    assert struct.unpack("<ff", (tmp_path / "mask.nii").read_bytes()[112:120]) == (1, 0)
+
+
+def test_an_array_of_another_shape_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="shape"):
+        image_like(VOXELS[1:], nib.Nifti1Image(VOXELS, np.eye(4)), np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [">i2", "<u2", ">f8", "<f4", "<i4", "u1"])
+def test_voxel_types_and_byte_orders_are_read(tmp_path, dtype):
+    header = nib.Nifti1Header(endianness=dtype[0] if dtype[0] in "<>" else "<")
+    header.set_data_dtype(dtype)
+    nib.Nifti1Image(VOXELS.astype(dtype), np.eye(4), header).to_filename(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(np.asarray(read_scan(tmp_path / "a.nii.gz").dataobj), VOXELS)
+
+
+def test_trailing_axes_of_one_are_dropped(tmp_path):
+    nib.Nifti1Image(VOXELS[..., None, None], np.eye(4)).to_filename(tmp_path / "a.nii")
+    image = read_scan(tmp_path / "a.nii")
+    assert image.shape == SHAPE
+    write_like(tmp_path / "b.nii", VOXELS, image, np.int16)
+    assert nib.load(tmp_path / "b.nii").shape == SHAPE
+
+
+def save(path, voxels=VOXELS, affine=None):
+    nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine).to_filename(path)
+
+
+def patch_header(path, offset, form, *values):
+    data = bytearray(path.read_bytes())
+    struct.pack_into(form, data, offset, *values)
+    path.write_bytes(data)
+
+
+def with_voxel(value):
+    voxels = VOXELS.astype(np.float32)
+    voxels[2, 1, 0] = value
+    return voxels
+
+
+BAD = {
+    "missing": ("a.nii.gz", lambda p: None, "A scan is missing"),
+    "a folder": ("a.nii.gz", lambda p: p.mkdir(), "found:    a folder"),
+    "text": ("a.nii", lambda p: p.write_text("patient report " * 100), "not a NIfTI"),
+    "no bytes": ("a.nii.gz", lambda p: p.write_bytes(b""), "an empty file"),
+    "cut header": ("a.nii", lambda p: p.write_bytes(b"\x5c\x01\0\0" + bytes(90)), "not a NIfTI"),
+    "another ending": ("a.mgz", lambda p: p.write_bytes(b"x"), "not a NIfTI"),
+    "plain named gz": ("a.nii.gz", lambda p: (save(p.with_name("b.nii")), p.with_name("b.nii").rename(p)), "not gzip"),
+    "gz named plain": (
+        "a.nii",
+        lambda p: (save(p.with_name("b.nii.gz")), p.with_name("b.nii.gz").rename(p)),
+        "without the ending .gz",
+    ),
+    "truncated gzip": (
+        "a.nii.gz",
+        lambda p: (
+            save(p, np.random.default_rng(0).integers(0, 999, (30, 30, 30)).astype(np.int16)),
+            p.write_bytes(p.read_bytes()[:9000]),
+        ),
+        "damaged",
+    ),
+    "gzip in the header": ("a.nii.gz", lambda p: (save(p), p.write_bytes(p.read_bytes()[:60])), "damaged"),
+    "flipped gzip bits": (
+        "a.nii.gz",
+        lambda p: (save(p), p.write_bytes(p.read_bytes()[:40] + b"\xff\xff\xff" + p.read_bytes()[43:])),
+        "damaged|not a NIfTI",
+    ),
+    "truncated plain": ("a.nii", lambda p: (save(p), p.write_bytes(p.read_bytes()[:-5])), "too short"),
+    "4-D": ("a.nii", lambda p: save(p, np.stack([VOXELS, VOXELS], -1)), r"4 axes: 5 x 4 x 3 x 2"),
+    "2-D": ("a.nii", lambda p: save(p, VOXELS[..., 0]), "2 axes"),
+    "empty axis": ("a.nii", lambda p: (save(p), patch_header(p, 42, "<h", 0)), "axis without voxels"),
+    "negative axis": ("a.nii", lambda p: (save(p), patch_header(p, 42, "<h", -3)), "axis without voxels"),
+    "nine axes": ("a.nii", lambda p: (save(p), patch_header(p, 40, "<h", 9)), "axis without voxels"),
+    "NaN": ("a.nii", lambda p: save(p, with_voxel(np.nan)), r"1 NaN or infinite voxels, the first at \(2, 1, 0\)"),
+    "infinite": ("a.nii", lambda p: save(p, with_voxel(np.inf)), "1 NaN or infinite"),
+    "beyond float32": ("a.nii", lambda p: save(p, with_voxel(1.0).astype(np.float64) * 1e300), "NaN or infinite"),
+    "constant": ("a.nii", lambda p: save(p, np.full(SHAPE, 7, np.int16)), "7 in every voxel"),
+    "complex": ("a.nii", lambda p: save(p, VOXELS.astype(np.complex64)), "complex voxels"),
+    "RGB": (
+        "a.nii",
+        lambda p: save(p, np.zeros(SHAPE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))),
+        "RGB voxels",
+    ),
+    "unknown voxel type": ("a.nii", lambda p: (save(p), patch_header(p, 70, "<h", 999)), "voxel type code 999"),
+    "half of a pair": ("a.nii", lambda p: (save(p), patch_header(p, 344, "4s", b"ni1\0")), "single-file"),
+    "voxels far off": ("a.nii", lambda p: (save(p), patch_header(p, 108, "<f", 1e12)), "start at byte 1e"),
+    "voxels nowhere": ("a.nii", lambda p: (save(p), patch_header(p, 108, "<f", float("nan"))), "start at byte nan"),
+    "affine NaN": ("a.nii", lambda p: (save(p), patch_header(p, 280, "<f", float("nan"))), "voxel size"),
+    "affine singular": (
+        "a.nii",
+        lambda p: (save(p), patch_header(p, 280, "<8f", 1, 1, 0, 0, 0, 0.02, 0, 0)),
+        "nearly parallel",
+    ),
+    "metres": ("a.nii", lambda p: save(p, affine=np.diag([0.001, 0.001, 0.001, 1])), "voxel size"),
+}
+
+
+@pytest.mark.parametrize(("name", "make", "words"), BAD.values(), ids=BAD.keys())
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, name, make, words):
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(InputError, match=words) as error:
+        read_scan(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dims", [(1000, 1000, 1000), (32767, 32767, 32767)])
+def test_a_hostile_header_takes_no_memory(tmp_path, dims, compressed):
+    path = tmp_path / "a.nii"
+    save(path)
+    patch_header(path, 42, "<3h", *dims)
+    if compressed:
+        path = tmp_path / "a.nii.gz"
+        path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="too short|more voxels"):
+        read_scan(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_label_maps_are_integers(tmp_path):
+    stored = (VOXELS % 3).astype(np.float32) + 1e-4  # what a float file makes of integers
+    save(tmp_path / "a.nii.gz", stored)
+    image = read_labels(tmp_path / "a.nii.gz")
+    assert np.asarray(image.dataobj).dtype == np.int16
+    np.testing.assert_array_equal(np.asarray(image.dataobj), VOXELS % 3)
+    save(tmp_path / "b.nii.gz", np.zeros(SHAPE, np.uint8))
+    assert not np.asarray(read_labels(tmp_path / "b.nii.gz").dataobj).any()  # an empty map is a map
+
+
+@pytest.mark.parametrize(
+    ("voxels", "words"),
+    [
+        (with_voxel(0.5), "not integers(.|\n)*1 voxels such as 0.5"),
+        (with_voxel(np.nan), "not integers"),
+        (with_voxel(1e9), "beyond 16 bits"),
+    ],
+)
+def test_label_maps_with_other_values_are_refused(tmp_path, voxels, words):
+    save(tmp_path / "a.nii", voxels)
+    with pytest.raises(InputError, match=words):
+        read_labels(tmp_path / "a.nii")
+
+
+def test_a_grid_needs_three_axes():
+    with pytest.raises(InputError, match="not one 3-D volume"):
+        grid_of(nib.Nifti1Image(VOXELS[..., None], np.eye(4)))
