@@ -16,9 +16,9 @@ from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.cohort import summarise
 from mednext_jax.evaluate.table import terminal_table, write_csv
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
+from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import read_labels
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
-from mednext_jax.pvs.grids import require_same_grid
 from mednext_jax.pvs.regions import RegionMaps
 
 RULES = {
@@ -125,7 +125,9 @@ def _stem(path: Path) -> str:
 
 def _evaluate_files(case: str, prediction: Path, reference: Path, maps: RegionMaps | None) -> dict[str, Scores]:
     predicted, true = read_labels(prediction), read_labels(reference)
-    require_same_grid(predicted, true)
+    problems = grid_problems(predicted, true, "The prediction", prediction, reference)
+    if any(problem.severity == "E" for problem in problems):
+        raise InputError.of(problems)
     return evaluate_case(
         np.asanyarray(predicted.dataobj),
         np.asanyarray(true.dataobj),

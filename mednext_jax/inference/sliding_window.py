@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +24,30 @@ Params = Any
 BACKGROUND_LOGIT = -30.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """How a network is moved over a volume; hashable, because a program is compiled for each value.
+class Network(NamedTuple):
+    """A function and its parameters. One function for models of one architecture: they share a program.
 
     apply: (params, x (n, d, h, w, c) float32) -> logits (n, d, h, w, num_classes), or a tuple with these first.
-    step: distance of tiles as a fraction of the patch.
-    mirror_axes: axes (0, 1, 2 = d, h, w) mirrored in all combinations and averaged; () switches this off.
-    average: 'logits' as nnU-Net v2, or 'softmax' as v1, over mirrors, tiles and models.
-    bucket: volumes are stored in shapes that are multiples of this, to share programs.
     """
 
     apply: Callable[[Params, jax.Array], Any]
+    params: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How networks are moved over a volume; hashable, because a program is compiled for each value.
+
+    patch_size: voxels (d, h, w). step: distance of tiles as a fraction of the patch.
+    mirror_axes: axes (0, 1, 2 = d, h, w) mirrored in all combinations and averaged; () switches this off.
+    average: 'logits' as nnU-Net v2, or 'softmax' as v1, over mirrors, tiles and networks.
+    tile_batch: tiles computed at once. bucket: volumes are stored in multiples of this, to share programs.
+    """
+
     patch_size: tuple[int, int, int]
     step: float = 0.5
     mirror_axes: tuple[int, ...] = (0, 1, 2)
-    average: Literal["logits", "softmax"] = "logits"
+    average: str = "logits"
     tile_batch: int = 1
     bucket: int = 32
 
@@ -50,9 +58,9 @@ class Window:
 
 
 def sliding_window(
-    window: Window, models: Sequence[Params], volume: np.ndarray, *, keep: np.ndarray | None = None
+    window: Window, networks: Sequence[Network], volume: np.ndarray, *, keep: np.ndarray | None = None
 ) -> np.ndarray:
-    """Evidence (d, h, w, num_classes - 1) float32 for a preprocessed `volume` (d, h, w, c), averaged over models.
+    """Evidence (d, h, w, num_classes - 1) float32 for a preprocessed `volume` (d, h, w, c), averaged over networks.
 
     A volume smaller than the patch is padded with zeros on both sides (nnU-Net's rule) and cropped again.
     keep: boolean (d, h, w); tiles without a true voxel are not computed, and what no tile covers is background.
@@ -68,11 +76,11 @@ def sliding_window(
     inside = tuple(slice(b, b + s) for b, s in zip(before, spatial, strict=True))
     stored = np.zeros((*shape, volume.shape[3]), np.float32)
     stored[inside] = volume
-    evidence = window_on_device(window, models, jnp.asarray(stored), starts)
+    evidence = window_on_device(window, networks, jnp.asarray(stored), starts)
     return np.asarray(evidence)[inside]
 
 
-def window_on_device(window: Window, models: Sequence[Params], volume: jax.Array, starts: np.ndarray) -> jax.Array:
+def window_on_device(window: Window, networks: Sequence[Network], volume: jax.Array, starts: np.ndarray) -> jax.Array:
     """Evidence (D, H, W, num_classes - 1) for a `volume` (D, H, W, c) that lies on the device in its bucket.
 
     starts: (n, 3) int32, the tiles inside the true volume. The result outside them is background.
@@ -82,14 +90,15 @@ def window_on_device(window: Window, models: Sequence[Params], volume: jax.Array
     capacity = -(-capacity // window.tile_batch) * window.tile_batch
     table = np.zeros((capacity, 3), np.int32)
     table[: len(starts)] = starts
-    total, weight = _accumulators(window, models[0], volume)
-    for params in models:  # of one architecture: the same program with other arguments
-        total, weight = _add_tiles(window, params, volume, table, np.int32(len(starts)), total, weight)
+    total, weight = _accumulators(window, *networks[0], volume)
+    for apply, params in networks:
+        total, weight = _add_tiles(window, apply, params, volume, table, np.int32(len(starts)), total, weight)
     return _average(window, total, weight)
 
 
-def foreground_probabilities(evidence: jax.Array, average: str) -> jax.Array:
+def foreground_probabilities(evidence: jax.Array | np.ndarray, average: str) -> jax.Array:
     """Probabilities (..., num_classes - 1) of the foreground classes; what is missing to 1 is background."""
+    evidence = jnp.asarray(evidence)
     if average == "softmax":
         return evidence
     background = jnp.zeros_like(evidence[..., :1])
@@ -107,9 +116,9 @@ def _starts_with(keep: np.ndarray, starts: np.ndarray, before: list[int], patch:
     return np.array(chosen, np.int32).reshape(-1, 3)
 
 
-def _evidence(window: Window, params: Params, x: jax.Array) -> jax.Array:
+def _evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> jax.Array:
     """Evidence (n, d, h, w, num_classes - 1) of a batch of tiles (n, d, h, w, c), without mirrors."""
-    logits = window.apply(params, x)
+    logits = apply(params, x)
     if isinstance(logits, tuple):
         logits = logits[0]  # deep supervision: full resolution first
     logits = logits.astype(jnp.float32)
@@ -118,10 +127,10 @@ def _evidence(window: Window, params: Params, x: jax.Array) -> jax.Array:
     return logits[..., 1:] - logits[..., :1]
 
 
-def _mirrored_evidence(window: Window, params: Params, x: jax.Array) -> jax.Array:
+def _mirrored_evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> jax.Array:
     """The same averaged over all mirrors; a loop, so that the network is compiled once and not eight times."""
     if not window.mirror_axes:
-        return _evidence(window, params, x)
+        return _evidence(window, apply, params, x)
     subsets = np.array(list(itertools.product([False, True], repeat=len(window.mirror_axes))))  # (mirrors, axes)
 
     def flip(x, chosen):
@@ -130,22 +139,22 @@ def _mirrored_evidence(window: Window, params: Params, x: jax.Array) -> jax.Arra
         return x
 
     def add(total, chosen):
-        return total + flip(_evidence(window, params, flip(x, chosen)), chosen), None
+        return total + flip(_evidence(window, apply, params, flip(x, chosen)), chosen), None
 
-    shape = jax.eval_shape(functools.partial(_evidence, window), params, x)
+    shape = jax.eval_shape(functools.partial(_evidence, window, apply), params, x)
     total, _ = lax.scan(add, jnp.zeros(shape.shape, shape.dtype), subsets)
     return total / len(subsets)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _accumulators(window: Window, params: Params, volume: jax.Array) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _accumulators(window: Window, apply: Callable, params: Params, volume: jax.Array) -> tuple[jax.Array, jax.Array]:
     tile = jax.ShapeDtypeStruct((1, *window.patch_size, volume.shape[3]), jnp.float32)
-    channels = jax.eval_shape(functools.partial(_evidence, window), params, tile).shape[-1]
+    channels = jax.eval_shape(functools.partial(_evidence, window, apply), params, tile).shape[-1]
     return jnp.zeros((*volume.shape[:3], channels)), jnp.zeros((*volume.shape[:3], 1))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(5, 6))
-def _add_tiles(window, params, volume, table, count, total, weight):
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(6, 7))
+def _add_tiles(window, apply, params, volume, table, count, total, weight):
     """Add Gaussian-weighted evidence of the first `count` tiles of `table` (n, 3) to `total`, and the weights."""
     batch, patch = window.tile_batch, window.patch_size
     profiles = [tiles.gaussian_profile(p) for p in patch]
@@ -155,7 +164,7 @@ def _add_tiles(window, params, volume, table, count, total, weight):
         starts = lax.dynamic_slice(table, (i * batch, 0), (batch, 3))
         corners = [(*starts[b], 0) for b in range(batch)]
         x = jnp.stack([lax.dynamic_slice(volume, c, (*patch, volume.shape[3])) for c in corners])
-        evidence = _mirrored_evidence(window, params, x)  # (batch, d, h, w, channels)
+        evidence = _mirrored_evidence(window, apply, params, x)  # (batch, d, h, w, channels)
         total, weight = sums
         for b, corner in enumerate(corners):
             tile_weight = gaussian * (i * batch + b < count)  # the table's unused rows count nothing

@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti import read_labels
-from mednext_jax.pvs.grids import require_same_grid
 
 NAMES = "regions.json"
 
@@ -54,6 +54,8 @@ class RegionMaps:
                 mend="add the map, or leave the regions out",
             )
         image = read_labels(path)
-        require_same_grid(image, like)
+        problems = grid_problems(image, like, "The region map", path, like.get_filename() or "the label map")
+        if any(problem.severity == "E" for problem in problems):
+            raise InputError.of(problems)
         values = np.asanyarray(image.dataobj)
         return np.where(np.isin(values, list(self.names)), values, 0)

@@ -62,14 +62,19 @@ def scan(shape, seed=0):
     return np.random.default_rng(seed).normal(size=(*shape, 2)).astype(np.float32)
 
 
+def networks(models, apply=network):
+    return [sw.Network(apply, params) for params in models]
+
+
 def compiled(window, models, volume, **kwargs):
-    return np.asarray(sw.foreground_probabilities(sw.sliding_window(window, models, volume, **kwargs), window.average))
+    evidence = sw.sliding_window(window, networks(models), volume, **kwargs)
+    return np.asarray(sw.foreground_probabilities(evidence, window.average))
 
 
 @pytest.mark.parametrize("average", ["logits", "softmax"])
 @pytest.mark.parametrize("models", [BINARY[:1], BINARY, THREE], ids=["one", "two", "three classes"])
 def test_equals_the_plain_tiling(average, models):
-    window = sw.Window(network, PATCH, average=average, tile_batch=5)
+    window = sw.Window(PATCH, average=average, tile_batch=5)
     volume = scan((30, 24, 19))
     ours = compiled(window, models, volume)
     # 1e-5: float32 sums against float64 ones
@@ -86,7 +91,7 @@ def test_equals_the_plain_tiling(average, models):
     ],
 )
 def test_shapes_steps_mirrors_and_batches(shape, mirror_axes, step, tile_batch):
-    window = sw.Window(network, PATCH, step, mirror_axes, tile_batch=tile_batch)
+    window = sw.Window(PATCH, step, mirror_axes, tile_batch=tile_batch)
     volume = scan(shape)
     expected = plain(BINARY[:1], volume, PATCH, step, mirror_axes, "logits")[..., 1:]
     np.testing.assert_allclose(compiled(window, BINARY[:1], volume), expected, atol=1e-5)
@@ -99,28 +104,28 @@ def test_three_shapes_one_compile():
         traces.append(x.shape)
         return network(params, x)
 
-    window = sw.Window(counted, PATCH, mirror_axes=(), tile_batch=2)
+    window = sw.Window(PATCH, mirror_axes=(), tile_batch=2)
     before = sw._add_tiles._cache_size()
-    sw.sliding_window(window, BINARY, scan((30, 24, 19)))
+    sw.sliding_window(window, networks(BINARY, counted), scan((30, 24, 19)))
     first = len(traces)
-    results = [sw.sliding_window(window, BINARY, scan(s)) for s in [(25, 32, 17), (18, 20, 32)]]
+    results = [sw.sliding_window(window, networks(BINARY, counted), scan(s)) for s in [(25, 32, 17), (18, 20, 32)]]
     assert [r.shape for r in results] == [(25, 32, 17, 1), (18, 20, 32, 1)]
     assert len(traces) == first  # the network was not even traced again
     assert sw._add_tiles._cache_size() == before + 1
-    sw.sliding_window(window, BINARY, scan((33, 20, 17)))  # another bucket
+    sw.sliding_window(window, networks(BINARY, counted), scan((33, 20, 17)))  # another bucket
     assert sw._add_tiles._cache_size() == before + 2
 
 
 def test_skipping_tiles_leaves_the_rest_as_it_is():
-    window = sw.Window(network, PATCH, mirror_axes=())
+    window = sw.Window(PATCH, mirror_axes=())
     volume = scan((48, 16, 16))
     keep = np.zeros(volume.shape[:3], bool)
     keep[40:] = True
-    full = sw.sliding_window(window, BINARY[:1], volume)
-    part = sw.sliding_window(window, BINARY[:1], volume, keep=keep)
+    full = sw.sliding_window(window, networks(BINARY[:1]), volume)
+    part = sw.sliding_window(window, networks(BINARY[:1]), volume, keep=keep)
     np.testing.assert_array_equal(part[:24], sw.BACKGROUND_LOGIT)  # tiles start at 0, 8, .. 32: the last two stay
     np.testing.assert_allclose(part[40:], full[40:], rtol=1e-5, atol=1e-5)
-    nothing = sw.sliding_window(window, BINARY[:1], volume, keep=np.zeros_like(keep))
+    nothing = sw.sliding_window(window, networks(BINARY[:1]), volume, keep=np.zeros_like(keep))
     np.testing.assert_array_equal(nothing, sw.BACKGROUND_LOGIT)
 
 
@@ -129,6 +134,6 @@ def test_only_the_first_head_of_deep_supervision_counts():
         y = network(params, x)
         return y, y[:, ::2] + 1e6
 
-    volume = scan((20, 16, 16))
-    one = sw.sliding_window(sw.Window(network, PATCH, mirror_axes=()), BINARY[:1], volume)
-    np.testing.assert_array_equal(sw.sliding_window(sw.Window(heads, PATCH, mirror_axes=()), BINARY[:1], volume), one)
+    volume, window = scan((20, 16, 16)), sw.Window(PATCH, mirror_axes=())
+    one, first = (sw.sliding_window(window, networks(BINARY[:1], f), volume) for f in (network, heads))
+    np.testing.assert_array_equal(first, one)

@@ -50,7 +50,7 @@ def test_missing_names_and_maps(tmp_path):
 
 @pytest.mark.parametrize(
     "shape, affine, said",
-    [((4, 5, 7), AFFINE, "shape"), ((4, 5, 6), np.diag([-0.8, 0.8, 1, 1.0]), "voxels apart")],
+    [((4, 5, 7), AFFINE, "shape"), ((4, 5, 6), np.diag([-0.8, 0.8, 1, 1.0]), "orientation")],
 )
 def test_another_grid_is_refused(tmp_path, shape, affine, said):
     maps(tmp_path, {"wm": 1})

@@ -1,0 +1,156 @@
+"""One scan through the predictor: the grid is kept, and the numbers are those of the parts put together by hand."""
+
+from __future__ import annotations
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mednext_jax.errors import InputError
+from mednext_jax.inference import sliding_window as sw
+from mednext_jax.inference.predictor import Predictor, decide
+from mednext_jax.inference.tiles import gaussian_map, tile_starts
+from mednext_jax.io.nifti import from_volume, read_scan, to_volume
+from mednext_jax.model.directory import load_model
+from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.preprocess.pipeline import preprocess_scan, restore
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(scope="module")
+def predictor(models):
+    return Predictor(models[0], tta=False)
+
+
+@pytest.fixture(scope="module")
+def by_hand(models):
+    """The same prediction from the package's parts and a plain loop over tiles."""
+    model = load_model(models[0])
+    apply = jax.jit(MedNeXt(model.config).apply)
+
+    def run(path, spacing=None):
+        recipe = model.recipe
+        volume, voxel, grid = to_volume(read_scan(path))
+        case = preprocess_scan(
+            volume,
+            voxel,
+            target_spacing=spacing,
+            normalisation=recipe.normalisation,
+            use_mask_for_norm=recipe.use_mask_for_norm,
+        )
+        total = np.zeros((*case.volume.shape[:3], 2))
+        weight = np.zeros((*case.volume.shape[:3], 1))
+        gaussian = gaussian_map(recipe.patch_size)[..., None]
+        for start in tile_starts(case.volume.shape[:3], recipe.patch_size, 0.5):
+            here = tuple(slice(s, s + 16) for s in start)
+            total[here] += np.asarray(apply({"params": model.params}, case.volume[here][None])[0]) * gaussian
+            weight[here] += gaussian
+        logits = restore((total / weight).astype(np.float32), case.properties)
+        probability = 1 / (1 + np.exp(logits[..., 0] - logits[..., 1]))
+        box = tuple(slice(s, s + n) for s, n in zip(case.properties.box_start, case.properties.box_shape, strict=True))
+        inside = np.zeros(probability.shape, bool)
+        inside[box] = True
+        return from_volume(np.where(inside, probability, 0), grid)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [None, np.array([[0, -1.1, 0, 5], [0, 0, 0.9, -3], [1.0, 0, 0, 2], [0, 0, 0, 1]])],
+    ids=["RAS", "axes swapped and flipped"],
+)
+def test_numbers_and_grid(predictor, by_hand, save_scan, tmp_path, affine):
+    path = save_scan(tmp_path / "a.nii.gz", affine=affine, dark=3)
+    result = predictor(path)
+    probability = np.asarray(result.probability.dataobj)
+    expected = by_hand(path)
+    assert 0.02 < (expected > 0.5).mean() < 0.98  # a prediction that varies, or nothing is tested
+    # 1e-4: the network's float32 rounding differs by the compiled program around it
+    np.testing.assert_allclose(probability, expected, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(result.mask.dataobj), probability > 0.5)
+    assert (probability[:3] == 0).all()  # outside the box of non-zero voxels
+
+    image = nib.load(path)
+    for output, dtype in ((result.mask, np.uint8), (result.probability, np.float32)):
+        assert output.get_data_dtype() == dtype and output.shape == image.shape
+        np.testing.assert_array_equal(output.affine, image.affine)
+        for field in ("sform_code", "qform_code", "xyzt_units", "pixdim", "srow_x", "quatern_b"):
+            np.testing.assert_array_equal(output.header[field], image.header[field])
+    assert set(result.seconds) == {"read", "preprocess", "network", "restore"}
+
+
+def test_resampling_to_the_models_spacing(variant, by_hand, save_scan, tmp_path):
+    spacing = (1.0, 0.8, 1.1)
+    path = save_scan(tmp_path / "a.nii.gz")
+    result = Predictor(variant(spacing=spacing), tta=False)(path)
+    np.testing.assert_allclose(np.asarray(result.probability.dataobj), by_hand(path, spacing), atol=1e-4)
+
+
+def test_an_image_in_memory_is_a_scan_too(predictor, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(
+        predictor(nib.load(path)).probability.dataobj, predictor(str(path)).probability.dataobj
+    )
+
+
+def test_threshold(models, predictor, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz")
+    probability = np.asarray(predictor(path).probability.dataobj)
+    high = Predictor(models[0], tta=False, threshold=0.8)(path)
+    np.testing.assert_array_equal(np.asarray(high.mask.dataobj), probability > 0.8)
+
+
+def test_the_recipes_threshold_is_the_default(variant):
+    assert Predictor(variant(threshold=0.3)).threshold == 0.3
+
+
+def test_ensemble_averages_logits_and_compiles_no_second_network(models, predictor, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz")
+    second = Predictor(models[1], tta=False)
+    before = sw._add_tiles._cache_size()
+    both = [np.asarray(p(path).probability.dataobj, np.float64) for p in (predictor, second)]
+    mean = np.mean([np.log(p / (1 - p)) for p in both], 0)
+    ensemble = Predictor(models, tta=False)(path)
+    assert sw._add_tiles._cache_size() == before
+    np.testing.assert_allclose(np.asarray(ensemble.probability.dataobj), 1 / (1 + np.exp(-mean)), atol=1e-5)
+
+
+def test_mirrored_scan_gives_the_mirrored_prediction(models, save_scan, tmp_path):
+    """Only if all mirrors are averaged and turned back. One tile: the weights' centre is half a voxel off (nnU-Net)."""
+    predictor = Predictor(models[0])
+    image = nib.load(save_scan(tmp_path / "a.nii.gz", shape=(16, 14, 16)))
+    array = np.asarray(image.dataobj)
+    one = np.asarray(predictor(image).probability.dataobj)
+    for axis in range(3):
+        flipped = nib.Nifti1Image(np.flip(array, axis), image.affine)
+        other = np.flip(np.asarray(predictor(flipped).probability.dataobj), axis)
+        np.testing.assert_allclose(other, one, atol=1e-4)
+
+
+def test_three_classes():
+    """argmax without a threshold; with one, foreground first and then which."""
+    classes = np.array([[0.3, 0.3], [0.5, 0.1], [0.1, 0.7], [0.2, 0.2]])[:, None, None]
+    label, probability = decide(classes, None)
+    np.testing.assert_allclose(probability.ravel(), [0.6, 0.6, 0.8, 0.4])
+    np.testing.assert_array_equal(label.ravel(), [0, 1, 2, 0])
+    np.testing.assert_array_equal(decide(classes, 0.5)[0].ravel(), [1, 1, 2, 0])
+
+
+def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="channels"):
+        predictor([path, path])
+    with pytest.raises(InputError, match="spacing"):
+        Predictor([models[0], variant(spacing=(1.0, 1.0, 1.0))])
+    for wrong in ({"threshold": 1.0}, {"threshold": -0.1}, {"step": 0.0}, {"step": 1.5}):
+        with pytest.raises(InputError):
+            Predictor(models[0], **wrong)
+    with pytest.raises(InputError, match="No model"):
+        Predictor([])
+    with pytest.raises(InputError, match="not finite"):
+        predictor(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)))
+    with pytest.raises(InputError, match="zero everywhere"):
+        predictor(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), np.eye(4)))
