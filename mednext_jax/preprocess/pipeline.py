@@ -84,8 +84,23 @@ def preprocess_scan(
     inside = mask if label is None else label >= 0
     cropped = normalise(volume[box], normalisation, inside, use_mask_for_norm, intensity_properties)
 
-    box_shape = mask.shape
-    target = tuple(spacing) if target_spacing is None else tuple(target_spacing)
+    properties = place_scan(shape, box, spacing, target_spacing)
+    thick_axis = find_thick_axis(properties.spacing, properties.resampled_spacing)
+    resampled = np.ascontiguousarray(resize(cropped, properties.resampled_shape, 3, thick_axis))
+    if label is not None:
+        label = np.ascontiguousarray(resize_labels(label, properties.resampled_shape, thick_axis))
+    return Preprocessed(resampled, label, properties)
+
+
+def place_scan(
+    shape: Sequence[int], box: Sequence[slice], spacing: Sequence[float], target_spacing: Sequence[float] | None
+) -> Properties:
+    """Where a scan of `shape` (d, h, w), cut to `box`, comes to lie at `target_spacing` (mm; None keeps its own).
+
+    Raises InputError if it would become too large.
+    """
+    box_shape = _three(part.stop - part.start for part in box)
+    target = spacing if target_spacing is None else target_spacing
     new_shape = box_shape if target_spacing is None else resampled_shape(box_shape, spacing, target)
     if math.prod(new_shape) > MAX_VOXELS:
         raise InputError(
@@ -94,19 +109,14 @@ def preprocess_scan(
             found=f"{' x '.join(map(str, new_shape))} voxels of {_mm(target)} from {_mm(spacing)}",
             mend="choose a coarser spacing, or correct the voxel size of the scan",
         )
-    thick_axis = find_thick_axis(spacing, target)
-    resampled = np.ascontiguousarray(resize(cropped, new_shape, 3, thick_axis))
-    if label is not None:
-        label = np.ascontiguousarray(resize_labels(label, new_shape, thick_axis))
-    properties = Properties(
-        shape=shape,
+    return Properties(
+        shape=_three(shape),
         box_start=_three(part.start for part in box),
-        box_shape=_three(box_shape),
+        box_shape=box_shape,
         spacing=_mm_tuple(spacing),
         resampled_shape=_three(new_shape),
         resampled_spacing=_mm_tuple(target),
     )
-    return Preprocessed(resampled, label, properties)
 
 
 def restore(array: Array, properties: Properties, fill: float = 0.0) -> Array:
