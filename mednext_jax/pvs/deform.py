@@ -55,8 +55,10 @@ class Deformation:
     def box(self, brain: np.ndarray, spacing: np.ndarray, margin_mm: float) -> Grid:
         """A grid of `spacing` mm that holds the deformed `brain` (template mask) with at least the margin around."""
         points = np.argwhere(brain[::3, ::3, ::3] > 0.5) * 3
-        positions = (points - self.offset) @ np.linalg.inv(self.matrix).T
-        reach = margin_mm + 3 + np.abs(self.displacement).max()
+        affine_only = (points - self.offset) @ np.linalg.inv(self.matrix).T
+        positions = affine_only - self._displacement_at(affine_only)
+        # Every third voxel was looked at, and one step of the inversion is true to about 2 mm.
+        reach = margin_mm + 6
         low, high = positions.min(0) - reach, positions.max(0) + reach
         shape = tuple(int(n) for n in np.ceil((high - low) / spacing) + 1)
         return Grid(shape, spacing, low)
@@ -97,14 +99,16 @@ class Deformation:
 
     def to_template(self, positions: np.ndarray) -> np.ndarray:
         """Template voxel coordinates of positions (n, 3) in mm."""
-        at = ((positions - self.nodes.origin) / _NODE_MM).T
-        shift = np.stack([ndimage.map_coordinates(d, at, order=1, mode="nearest") for d in self.displacement], 1)
-        return (positions + shift) @ self.matrix.T + self.offset
+        return (positions + self._displacement_at(positions)) @ self.matrix.T + self.offset
 
     def directions(self, offsets: np.ndarray) -> np.ndarray:
         """Unit vectors (n, 3) in the subject of template directions (n, 3); the deformation's own turn is left out."""
         turned = offsets @ np.linalg.inv(self.matrix).T
         return turned / np.maximum(np.linalg.norm(turned, axis=-1, keepdims=True), 1e-6)
+
+    def _displacement_at(self, positions: np.ndarray) -> np.ndarray:
+        at = ((positions - self.nodes.origin) / _NODE_MM).T
+        return np.stack([ndimage.map_coordinates(d, at, order=1, mode="nearest") for d in self.displacement], 1)
 
     def _field_on(self, grid: Grid) -> np.ndarray:
         """The displacement interpolated along y and z: (3, nodes x, grid y, grid z) float32."""

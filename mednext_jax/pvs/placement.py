@@ -27,7 +27,7 @@ class PvsDistribution:
     """The asked statistics of a subject's perivascular spaces; each pair is a range.
 
     Counts are drawn log-uniformly (0 allowed only as (0, 0)). Width (wide end) and length are drawn between the
-    bounds on a log scale with the Beta densities below, peaked at about 1.4 mm and 4 mm with tails to both ends; a
+    bounds on a log scale with the Beta densities below, medians about 1.4 mm and 6 mm with tails to both ends; a
     tube is at least 1.7 times as long as wide. Sources: ranges of Bernal 2022 (Magn Reson Imaging 93:33) and
     Ballerini 2018 (Sci Rep 8:2132).
     """
