@@ -81,21 +81,21 @@ def recognise(
     return Architecture(config, flavour, describe(config, flavour), tuple(back[key] for key in unused), tuple(notes))
 
 
-def describe(config: MedNeXtConfig, flavour: Flavour = "mic") -> str:
+def describe(config: MedNeXtConfig, flavour: Flavour | None = None) -> str:
     """E.g. "MedNeXt-L k5, MIC-DKFZ"; a network of no published size is described by its numbers."""
-    whose = "MIC-DKFZ" if flavour == "mic" else "MONAI"
+    whose = {"mic": ", MIC-DKFZ", "monai": ", MONAI", None: ""}[flavour]
     if config.variant_name:
-        return f"{config.variant_name}, {whose}"
+        return f"{config.variant_name}{whose}"
     paper = dataclasses.replace(config, down_expansion="mic")
     if paper.variant_name:
-        return f"{paper.variant_name} with MONAI's down ratios, {whose}"
+        return f"{paper.variant_name} with MONAI's down ratios{whose}"
     kernels = sorted({config.encoder_kernel_size, config.decoder_kernel_size})
     parts = [f"{config.base_channels} channels", f"k{'/'.join(map(str, kernels))}"]
     parts += [f"expansion {' '.join(map(str, config.expansion_ratios))}"]
     parts += [f"blocks {' '.join(map(str, config.block_counts))}"]
     parts += ["GRN"] if config.grn else []
     parts += ["layer norm"] if config.norm == "layer" else []
-    return f"MedNeXt ({', '.join(parts)}), {whose}"
+    return f"MedNeXt ({', '.join(parts)}){whose}"
 
 
 def _mic_key(key: str) -> str:

@@ -77,13 +77,13 @@ def _describe_head(head: bytes) -> str:
 def _locate(contents: Any, path: Path) -> tuple[str, Mapping[str, np.ndarray], Mapping[str, Any]]:
     """(what wrote the file, its state dict, its other entries)"""
     if isinstance(contents, dict):
-        if _is_state(contents):
-            return "PyTorch state dict", _tensors(contents), {}
         for home in _HOMES:
             inner = contents.get(home)
             if isinstance(inner, dict) and _is_state(inner):
                 rest = {key: value for key, value in contents.items() if key != home}
                 return _kind(home, rest), _tensors(inner), rest
+        if _is_state(contents):
+            return "PyTorch state dict", _tensors(contents), {}
     keys = ", ".join(ascii(key)[:40] for key in list(contents)[:8]) if isinstance(contents, dict) else "no dict"
     raise InputError(
         "The file holds no state dict.",

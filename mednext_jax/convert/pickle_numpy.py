@@ -38,7 +38,7 @@ def _dtype(text: Any, align: Any = False, copy: Any = False) -> Unbuilt:
 def _array_of(data: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, np.dtype) or not isinstance(data, bytes) or not isinstance(shape, tuple):
         raise ValueError("a NumPy array of objects")
-    if len(shape) > 8 or not all(type(n) is int and 0 <= n <= len(data) for n in shape):
+    if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
         raise ValueError("a NumPy array with an impossible shape")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError("a NumPy array whose shape and data differ in size")

@@ -130,7 +130,7 @@ def _read_file(path: Path) -> Source:
         "source": path.name,
         "source_sha256": sha256(path),
         "source_kind": checkpoint.kind,
-        "network": architecture.name,
+        "source_network": architecture.name,
         **({"nnunet": dict(plan.facts)} if plan else {}),
         "notes": notes,
         "converted_on": datetime.date.today().isoformat(),

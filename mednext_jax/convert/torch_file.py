@@ -70,8 +70,9 @@ class TorchFile:
             self.root = self._find_root()
             contents = self._contents()
         except BadZip as error:
-            raise self._refuse(str(error)) from None
-        self._storages: dict[str, np.ndarray] = {}
+            program = b"/constants.pkl" in bytes(self.data[-65536:])  # in the list of members
+            what = "a TorchScript program, not a state dict: save model.state_dict()" if program else str(error)
+            raise self._refuse(what) from None
         globals = {
             **PLAIN_GLOBALS,
             **table(
@@ -118,8 +119,6 @@ class TorchFile:
         roots = [root for root in roots if "/" not in root]
         if len(roots) != 1:
             raise BadZip("a zip archive that torch.save did not write (it has no data.pkl)")
-        if f"{roots[0]}/constants.pkl" in self.members:
-            raise BadZip("a TorchScript program, not a state dict: save model.state_dict() instead")
         return roots[0]
 
     def _contents(self) -> memoryview:
@@ -185,7 +184,8 @@ def _view(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarra
     if last >= storage.size:
         raise ValueError(f"a tensor that reaches to element {last} of a storage of {storage.size}")
     strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+    # as_strided would lose the 8-bit floats on the way
+    return np.ndarray(size, storage.dtype, storage.view(np.uint8), offset * storage.itemsize, strides)
 
 
 def _map(path: Path) -> memoryview:
