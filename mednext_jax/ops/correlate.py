@@ -3,116 +3,163 @@
     correlate(x, w, b, s, pad)[n, i, c]    = b[c] + sum_t xp[n, s i + t, c] w[t, c]
     kernel_gradient(x, g, k, s, pad)[t, c] = sum_ni xp[n, s i + t, c] g[n, i, c]      xp: x with zeros around
 
-Which form is fast depends on the device, by a factor of ten to a hundred, so `_FORMS` picks one per platform.
+Which form is fast depends on the device, by a factor of ten to a hundred:
+
+    blocks   (CPU) blocks of planes that stay in cache; the products of many taps fuse into one vectorised loop
+    shifts   (TPU) all k^3 shifted products in one loop; the best by the compiler's own estimate, not measured
+    grouped  (GPU) XLA's convolution with one group a channel
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+Form = Literal["blocks", "shifts", "grouped"]
 Padding = Sequence[tuple[int, int]]
-_DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
+
+# A block of planes, as float32 output: stays in the second-level cache.
+_BLOCK_BYTES = 2**21
+# XLA's CPU loops vectorise sums of up to about this many products (125: not, and eight times slower) ...
+_MOST_PRODUCTS = 49
+# ... and only of operands read at fixed offsets: a dynamic slice that fewer products than this share is
+# computed inside their loop, which then runs one element at a time.
+_FEWEST_PRODUCTS = 16
 
 
-def correlate(x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding) -> Array:
+def correlate(x: Array, kernel: Array, bias: Array | None, *, stride: int, padding: Padding, form: Form) -> Array:
     """`x` (n, d, h, w, c), `kernel` (kd, kh, kw, c), `bias` (c,) or none, `padding` (lo, hi) voxels an axis.
 
     Returns (n, d', h', w', c) in x's type; sums are float32.
     """
-    return lax.platform_dependent(
-        x,
-        kernel.astype(x.dtype),
-        jnp.zeros(x.shape[-1:]) if bias is None else bias,
-        cpu=lambda x, k, b: _correlate_scan(x, k, b, stride, padding),
-        default=lambda x, k, b: _correlate_grouped(x, k, b, stride, padding),
-    )
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    kernel = kernel.astype(x.dtype)
+    if bias is None:
+        bias = jnp.zeros(x.shape[-1:], kernel.dtype)
+    if form == "grouped":
+        return (_convolve(padded, kernel, stride) + bias).astype(x.dtype)
+    if form == "shifts":
+        out_shape = _out_shape(padded, kernel.shape[:3], stride)
+        total = jnp.broadcast_to(bias.astype(_sum_type(x)), out_shape)
+        return _add_products(total, padded.astype(total.dtype), kernel, stride).astype(x.dtype)
+    return _correlate_blocks(padded, kernel, bias, stride)
 
 
-def kernel_gradient(x: Array, g: Array, sizes: Sequence[int], stride: int, padding: Padding) -> Array:
+def kernel_gradient(x: Array, g: Array, sizes: Sequence[int], *, stride: int, padding: Padding, form: Form) -> Array:
     """`x` (n, d, h, w, c), `g` (n, d', h', w', c), kernel `sizes` (3,) -> (kd, kh, kw, c) float32."""
-    return lax.platform_dependent(
-        x,
-        g,
-        cpu=lambda x, g: _kernel_gradient_scan(x, g, sizes, stride, padding),
-        default=lambda x, g: _kernel_gradient_grouped(x, g, sizes, stride, padding),
-    )
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    if form == "blocks":
+        return _kernel_gradient_blocks(padded, g, sizes, stride)
+    kernel = jax.ShapeDtypeStruct((*sizes, x.shape[-1]), x.dtype)
+    transpose = jax.linear_transpose(lambda k: _convolve(padded, k, stride), kernel)
+    return transpose(g)[0].astype(_sum_type(x))
 
 
-def _pad(x: Array, padding: Padding) -> Array:
-    return jnp.pad(x, ((0, 0), *padding, (0, 0)))
-
-
-def _window(slab: Array, i: int, j: int, h: int, w: int, stride: int) -> Array:
-    """What tap (i, j) of a plane meets: the voxels (i, j) + stride * (0 .. h-1, 0 .. w-1) of each plane."""
-    return slab[:, :, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
-
-
-def _extents(x: Array, sizes: Sequence[int], stride: int, padding: Padding) -> list[int]:
-    whole = [x.shape[1 + a] + sum(padding[a]) for a in range(3)]
-    return [(n - k) // stride + 1 for n, k in zip(whole, sizes, strict=True)]
-
-
-def _depth_slab(padded: Array, tap: Array, extent: int, stride: int) -> Array:
-    """The planes that depth tap `tap` meets; (n, extent, h, w, c) before the slices along h and w."""
-    slab = lax.dynamic_slice_in_dim(padded, tap, stride * (extent - 1) + 1, axis=1)
-    return lax.slice_in_dim(slab, 0, slab.shape[1], stride, axis=1)
-
-
-def _correlate_scan(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
-    """One pass per depth tap; the kh * kw shifted products of a pass fuse into one vectorised loop."""
-    kd, kh, kw, c = kernel.shape
-    d, h, w = _extents(x, kernel.shape[:3], stride, padding)
-    padded = _pad(x, padding)
-
-    def add_plane(total: Array, tap: Array) -> tuple[Array, None]:
-        slab = _depth_slab(padded, tap, d, stride)
-        for i, j in itertools.product(range(kh), range(kw)):
-            shifted = _window(slab, i, j, h, w, stride)
-            total = total + shifted.astype(jnp.float32) * kernel[tap, i, j].astype(jnp.float32)
-        return total, None
-
-    total = jnp.broadcast_to(bias.astype(jnp.float32), (x.shape[0], d, h, w, c))
-    return lax.scan(add_plane, total, jnp.arange(kd))[0].astype(x.dtype)
-
-
-def _kernel_gradient_scan(x: Array, g: Array, sizes: Sequence[int], stride: int, padding: Padding) -> Array:
-    kd, kh, kw = sizes
-    d, h, w = g.shape[1:4]
-    padded = _pad(x, padding)
-    g = g.astype(jnp.float32)
-
-    def plane(_: None, tap: Array) -> tuple[None, Array]:
-        slab = _depth_slab(padded, tap, d, stride)
-        sums = []
-        for i, j in itertools.product(range(kh), range(kw)):
-            shifted = _window(slab, i, j, h, w, stride)
-            sums.append(jnp.sum(shifted.astype(jnp.float32) * g, axis=(0, 1, 2, 3)))
-        return None, jnp.stack(sums).reshape(kh, kw, -1)
-
-    return lax.scan(plane, None, jnp.arange(kd))[1]
-
-
-def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+def _convolve(padded: Array, kernel: Array, stride: int) -> Array:
     return lax.conv_general_dilated(
-        x,
+        padded,
         kernel[:, :, :, None, :],
         window_strides=(stride,) * 3,
-        padding=padding,
-        dimension_numbers=_DIMENSIONS,
-        feature_group_count=x.shape[-1],
+        padding="VALID",
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        feature_group_count=padded.shape[-1],
     )
 
 
-def _correlate_grouped(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
-    return (_convolve(x, kernel, stride, padding) + bias).astype(x.dtype)
+def _add_products(total: Array, slab: Array, kernel: Array, stride: int) -> Array:
+    """`total` (n, d, h, w, c) plus the products of `slab`, shifted, with every tap of `kernel` (kd, kh, kw, c)."""
+    kernel = kernel.astype(total.dtype)
+    for tap in itertools.product(*map(range, kernel.shape[:3])):
+        total = total + _shifted(slab, tap, total.shape[1:4], stride) * kernel[tap]
+    return total
 
 
-def _kernel_gradient_grouped(x: Array, g: Array, sizes: Sequence[int], stride: int, padding: Padding) -> Array:
-    kernel = jax.ShapeDtypeStruct((*sizes, x.shape[-1]), x.dtype)
-    transpose = jax.linear_transpose(lambda k: _convolve(x, k, stride, padding), kernel)
-    return transpose(g)[0].astype(jnp.float32)
+def _shifted(slab: Array, tap: Sequence[int], extents: Sequence[int], stride: int) -> Array:
+    """The voxels tap + stride * (0 .. extents - 1) of (n, d, h, w, c)."""
+    window = [slice(t, t + stride * (e - 1) + 1, stride) for t, e in zip(tap, extents, strict=True)]
+    return slab[(slice(None), *window)]
+
+
+def _correlate_blocks(padded: Array, kernel: Array, bias: Array, stride: int) -> Array:
+    n, d, h, w, c = out_shape = _out_shape(padded, kernel.shape[:3], stride)
+    planes = divisor_up_to(d, _BLOCK_BYTES // (4 * n * h * w * c))
+    sum_type = _sum_type(padded)
+    # A small kernel in one loop, a large one in one loop per depth tap.
+    depth_taps = kernel.shape[0] if math.prod(kernel.shape[:3]) <= _MOST_PRODUCTS else 1
+    starts = jnp.arange(0, kernel.shape[0], depth_taps)
+
+    def block(out: Array, start: Array) -> tuple[Array, None]:
+        def add(total: Array, tap: Array) -> tuple[Array, None]:
+            count = stride * (planes - 1) + depth_taps
+            slab = lax.dynamic_slice_in_dim(padded, stride * start + tap, count, axis=1).astype(sum_type)
+            taps = lax.dynamic_slice_in_dim(kernel, tap, depth_taps, axis=0)
+            return _add_products(total, slab, taps, stride), None
+
+        total = jnp.broadcast_to(bias.astype(sum_type), (n, planes, h, w, c))
+        total, _ = lax.scan(add, total, starts)
+        return lax.dynamic_update_slice_in_dim(out, total.astype(out.dtype), start, axis=1), None
+
+    return lax.scan(block, jnp.zeros(out_shape, padded.dtype), jnp.arange(0, d, planes))[0]
+
+
+def _kernel_gradient_blocks(padded: Array, g: Array, sizes: Sequence[int], stride: int) -> Array:
+    """Per block and (depth, height) tap: rows multiplied, summed in groups elementwise, then by a matrix product.
+
+    A plain reduction over space would run one element at a time.
+    """
+    n, d, h, w, c = g.shape
+    kd, kh, kw = sizes
+    planes = divisor_up_to(d, _BLOCK_BYTES // (4 * n * h * w * c))
+    count = _products(n * planes * h)
+    groups = n * planes * h // count
+    sum_type = _sum_type(padded)
+    ones = jnp.ones((1, groups * w), sum_type)
+
+    def block(total: Array, start: Array) -> tuple[Array, None]:
+        rows_g = lax.dynamic_slice_in_dim(g, start, planes, axis=1).astype(sum_type).reshape(groups, count, w, c)
+
+        def row(_: None, tap: Array) -> tuple[None, Array]:
+            origin = (0, stride * start + tap // kh, tap % kh, 0, 0)
+            shape = (n, stride * (planes - 1) + 1, stride * (h - 1) + 1, padded.shape[3], c)
+            slab = lax.dynamic_slice(padded, origin, shape)[:, ::stride, ::stride].astype(sum_type)
+            rows = slab.reshape(groups, count, -1, c)
+            sums = []
+            for t in range(kw):
+                shifted = rows[:, :, t : t + stride * (w - 1) + 1 : stride]
+                product = shifted[:, 0] * rows_g[:, 0]
+                for i in range(1, count):
+                    product = product + shifted[:, i] * rows_g[:, i]
+                sums.append(ones @ product.reshape(groups * w, c))
+            return None, jnp.concatenate(sums)  # (kw, c)
+
+        return total + lax.scan(row, None, jnp.arange(kd * kh))[1], None
+
+    total = jnp.zeros((kd * kh, kw, c), sum_type)
+    return lax.scan(block, total, jnp.arange(0, d, planes))[0].reshape(kd, kh, kw, c)
+
+
+def _out_shape(padded: Array, sizes: Sequence[int], stride: int) -> tuple[int, int, int, int, int]:
+    n, *extents, c = padded.shape
+    d, h, w = ((extent - size) // stride + 1 for extent, size in zip(extents, sizes, strict=True))
+    return n, d, h, w, c
+
+
+def _sum_type(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def divisor_up_to(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`, but at least 1."""
+    return max(i for i in range(1, n + 1) if n % i == 0 and i <= max(most, 1))
+
+
+def _products(rows: int) -> int:
+    """How many of `rows` to sum in one loop: a divisor within the limits if there is one."""
+    divisors = [i for i in range(1, min(rows, _MOST_PRODUCTS) + 1) if rows % i == 0]
+    return next((i for i in divisors if i >= _FEWEST_PRODUCTS), divisors[-1])

@@ -7,13 +7,18 @@ With p = k // 2 and zeros outside the volume:
     depthwise_down  y[i]               = b + sum_t x[2i + t - p] w[t]
     depthwise_up    y[2i + 1 + t - p] += x[i] w[t],  y starting from b
 
+A part of a volume gives the part of y that belongs to it when it comes with a halo: along the axes where `halo` is
+true, x holds the `*_halo(k)` neighbouring voxels before and after, and no zeros are put there.
+
 Plain autodiff of the fast CPU form costs ten times its forward, and of a dilated convolution gathers whole
 activations under a mesh; here every gradient is again one of the two sums of `ops.correlate`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,104 +26,146 @@ from jax import Array
 
 from mednext_jax.ops.correlate import Padding, correlate, kernel_gradient
 
+Halo = tuple[bool, bool, bool]
+NO_HALO: Halo = (False, False, False)
 _Saved = tuple[Array, Array, Array]
+_with_form = functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 
 
-@jax.custom_vjp
-def depthwise_conv(x: Array, kernel: Array, bias: Array) -> Array:
+def conv_halo(k: int) -> tuple[int, int]:
+    """Voxels before and after a part that `depthwise_conv` reads."""
+    return k // 2, k // 2
+
+
+def down_halo(k: int) -> tuple[int, int]:
+    """Voxels before and after a part of even extent that `depthwise_down` reads."""
+    return k // 2, k // 2 - 1
+
+
+def up_halo(k: int) -> tuple[int, int]:
+    """Voxels before and after a part that `depthwise_up` reads."""
+    return (k // 2 + 1) // 2, k // 2 // 2
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def depthwise_conv(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
     """Stride 1, 'same' extents: (n, d, h, w, c) -> (n, d, h, w, c)."""
-    return correlate(x, kernel, bias, 1, _same(kernel))
+    return correlate(x, kernel, bias, 1, _zeros(conv_halo(kernel.shape[0]), halo))
 
 
-def _conv_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, _Saved]:
-    return depthwise_conv(x, kernel, bias), (x, kernel, bias)
+def _conv_forward(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, _Saved]:
+    return depthwise_conv(x, kernel, bias, halo), (x, kernel, bias)
 
 
-def _conv_backward(saved: _Saved, g: Array) -> _Saved:
+def _conv_backward(halo: Halo, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
-    dx = correlate(g, kernel[::-1, ::-1, ::-1], None, 1, _same(kernel))
-    dw = kernel_gradient(x, g, kernel.shape[:3], 1, _same(kernel))
+    k = kernel.shape[0]
+    padding = _zeros(conv_halo(k), halo)
+    dx = correlate(g, kernel[::-1, ::-1, ::-1], None, 1, [(k - 1 - lo, k - 1 - hi) for lo, hi in padding])
+    dw = kernel_gradient(x, g, kernel.shape[:3], 1, padding)
     return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
 
 
 depthwise_conv.defvjp(_conv_forward, _conv_backward)
 
 
-@jax.custom_vjp
-def depthwise_down(x: Array, kernel: Array, bias: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def depthwise_down(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
     """Stride 2: (n, 2d, 2h, 2w, c) -> (n, d, h, w, c)."""
-    return correlate(x, kernel, bias, 2, _gather_padding(kernel, 0))
+    return correlate(x, kernel, bias, 2, _zeros(down_halo(kernel.shape[0]), halo))
 
 
-def _down_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, _Saved]:
-    return depthwise_down(x, kernel, bias), (x, kernel, bias)
+def _down_forward(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, _Saved]:
+    return depthwise_down(x, kernel, bias, halo), (x, kernel, bias)
 
 
-def _down_backward(saved: _Saved, g: Array) -> _Saved:
+def _down_backward(halo: Halo, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
-    dw = kernel_gradient(x, g, kernel.shape[:3], 2, _gather_padding(kernel, 0))
-    return _scatter(g, kernel, None, 0), dw.astype(kernel.dtype), _bias_gradient(g, bias)
+    padding = _zeros(down_halo(kernel.shape[0]), halo)
+    dx = _scatter(g, kernel, None, [lo for lo, _ in padding], x.shape[1:4])
+    dw = kernel_gradient(x, g, kernel.shape[:3], 2, padding)
+    return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
 
 
 depthwise_down.defvjp(_down_forward, _down_backward)
 
 
-@jax.custom_vjp
-def depthwise_up(x: Array, kernel: Array, bias: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def depthwise_up(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
     """Transposed, stride 2: (n, d, h, w, c) -> (n, 2d, 2h, 2w, c).
 
     Planes 1 .. 2n-1 of an axis are PyTorch's ConvTranspose3d(padding=k//2), of extent 2n-1; plane 0, where PyTorch
     pads zeros after the block, holds a partial sum that the caller masks.
     """
-    return _scatter(x, kernel, bias, 1)
+    origins, extents = _up_grid(x, kernel.shape[0], halo)
+    return _scatter(x, kernel, bias, origins, extents)
 
 
-def _up_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, _Saved]:
-    return depthwise_up(x, kernel, bias), (x, kernel, bias)
+def _up_forward(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, _Saved]:
+    return depthwise_up(x, kernel, bias, halo), (x, kernel, bias)
 
 
-def _up_backward(saved: _Saved, g: Array) -> _Saved:
+def _up_backward(halo: Halo, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
-    padding = _gather_padding(kernel, 1)
-    dw = kernel_gradient(g, x, kernel.shape[:3], 2, padding)
-    return correlate(g, kernel, None, 2, padding), dw.astype(kernel.dtype), _bias_gradient(g, bias)
+    k = kernel.shape[0]
+    origins, fine = _up_grid(x, k, halo)
+    coarse = x.shape[1:4]
+    padding = [(o, 2 * (m - 1) + k - n - o) for o, m, n in zip(origins, coarse, fine, strict=True)]
+    dw = kernel_gradient(g, x, kernel.shape[:3], stride=2, padding=padding, form=form)
+    dx = correlate(g, kernel, None, stride=2, padding=padding, form=form)
+    return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
 
 
 depthwise_up.defvjp(_up_forward, _up_backward)
 
 
-def _same(kernel: Array) -> Padding:
-    p = kernel.shape[0] // 2
-    return ((p, p),) * 3
+def _zeros(width: tuple[int, int], halo: Halo) -> Padding:
+    """Zeros of `width` (before, after) on the axes that come without a halo."""
+    return [(0, 0) if here else width for here in halo]
 
 
-def _gather_padding(kernel: Array, offset: int) -> Padding:
-    """Zeros around the fine grid such that correlation at stride 2 reads fine[2i + offset + t - p]."""
-    p = kernel.shape[0] // 2
-    return ((p - offset, p - 1 + offset),) * 3
+def _up_grid(x: Array, k: int, halo: Halo) -> tuple[list[int], list[int]]:
+    """For `_scatter`, by axis: how the fine grid of `depthwise_up` lies to x, and its extent."""
+    before, after = up_halo(k)
+    origins = [k // 2 - 1 + 2 * before * here for here in halo]
+    return origins, [2 * (n - (before + after) * here) for n, here in zip(x.shape[1:4], halo, strict=True)]
 
 
-def _scatter(coarse: Array, kernel: Array, bias: Array | None, offset: int) -> Array:
-    """fine[2i + offset + t - p] += coarse[i] w[t], on a grid of twice the extents.
+def _scatter(coarse: Array, kernel: Array, bias: Array | None, origins: Sequence[int], extents: Sequence[int]) -> Array:
+    """fine[2i + t - origin] += coarse[i] w[t], on a fine grid of `extents`.
 
-    By parity: fine[2m + q] only meets the taps t with t = q + p - offset (mod 2), so the fine grid is eight small
-    stride-1 correlations, interleaved. No product with a dilation zero, and under a mesh only halos move.
+    By parity: fine[2m + q] only meets the taps t with t = q + origin (mod 2), so the fine grid is eight small
+    stride-1 correlations, interleaved. No product with a dilation zero.
     """
-    k, p = kernel.shape[0], kernel.shape[0] // 2
-    n, d, h, w, c = coarse.shape
-    taps, pads = [], []
-    for parity in (0, 1):
-        shift = parity + p - offset
-        # fine[2m + q] = sum_t coarse[m + (shift - t) / 2] w[t]: with t descending, coarse indices ascend.
-        chosen = [t for t in range(k - 1, -1, -1) if (shift - t) % 2 == 0]
-        taps.append(slice(chosen[0], chosen[-1] - 1 if chosen[-1] else None, -2))
-        pads.append((-((shift - chosen[0]) // 2), (shift - chosen[-1]) // 2))
+    k = kernel.shape[0]
+    n, c = coarse.shape[0], coarse.shape[-1]
+    halves = [(extent + 1) // 2 for extent in extents]
+    taps: list[list[slice]] = []  # by axis, by parity
+    pads: list[list[tuple[int, int]]] = []
+    for origin, m, half in zip(origins, coarse.shape[1:4], halves, strict=True):
+        taps.append([])
+        pads.append([])
+        for parity in (0, 1):
+            shift = parity + origin
+            # fine[2j + q] = sum_t coarse[j + (shift - t) / 2] w[t]: with t descending, coarse indices ascend.
+            chosen = [t for t in range(k - 1, -1, -1) if (shift - t) % 2 == 0]
+            before = (chosen[0] - shift) // 2
+            taps[-1].append(slice(chosen[0], chosen[-1] - 1 if chosen[-1] else None, -2))
+            pads[-1].append((before, half - m + len(chosen) - 1 - before))
     phases = [
-        correlate(coarse, kernel[tuple(taps[q] for q in parities)], bias, 1, [pads[q] for q in parities])
+        correlate(
+            coarse,
+            kernel[tuple(taps[axis][q] for axis, q in enumerate(parities))],
+            bias,
+            1,
+            [pads[axis][q] for axis, q in enumerate(parities)],
+        )
         for parities in itertools.product((0, 1), repeat=3)
     ]
+    d, h, w = halves
     fine = jnp.stack(phases, axis=4).reshape(n, d, h, w, 2, 2, 2, c)
-    return fine.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(n, 2 * d, 2 * h, 2 * w, c)
+    fine = fine.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(n, 2 * d, 2 * h, 2 * w, c)
+    return fine[:, : extents[0], : extents[1], : extents[2]]
 
 
 def _bias_gradient(g: Array, bias: Array) -> Array:

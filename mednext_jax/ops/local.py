@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from mednext_jax.ops import depthwise, mlp, pointwise
+from mednext_jax.ops.correlate import Form
+from mednext_jax.ops.depthwise import NO_HALO, Halo
+from mednext_jax.ops.norm import WHOLE, Split
+
+_FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "shifts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +24,13 @@ class LocalOps:
     first for GPU kernels) or a volume spread over devices is another class with these methods.
     """
 
+    # "cpu", "gpu" or "tpu"; none is JAX's default backend. Only speed depends on it.
+    platform: str | None = None
+
+    @property
+    def _form(self) -> Form:
+        return _FORMS.get(self.platform or jax.default_backend(), "grouped")
+
     def enter(self, x: Array) -> Array:
         """(n, d, h, w, c) -> the layout of activations."""
         return x
@@ -26,14 +39,18 @@ class LocalOps:
         """The layout of activations -> (n, d, h, w, c)."""
         return x
 
-    def depthwise_conv(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return depthwise.depthwise_conv(x, kernel, bias)
+    def extents(self, x: Array) -> tuple[int, int, int]:
+        """(d, h, w) of the whole volume that `x` (n, d, h, w, c) is, or is a part of."""
+        return x.shape[1:4]
 
-    def depthwise_down(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return depthwise.depthwise_down(x, kernel, bias)
+    def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+        return depthwise.depthwise_conv(x, kernel, bias, halo)
 
-    def depthwise_up(self, x: Array, kernel: Array, bias: Array) -> Array:
-        return depthwise.depthwise_up(x, kernel, bias)
+    def depthwise_down(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+        return depthwise.depthwise_down(x, kernel, bias, halo)
+
+    def depthwise_up(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+        return depthwise.depthwise_up(x, kernel, bias, halo)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
         return pointwise.pointwise(x, kernel, bias, dtype=dtype)
@@ -45,6 +62,13 @@ class LocalOps:
         return pointwise.pointwise_up(x, kernel, bias)
 
     def norm_mlp(
-        self, u: Array, weights: mlp.MLPWeights, *, norm: str, residual: Array | None, front_void: bool = False
+        self,
+        u: Array,
+        weights: mlp.MLPWeights,
+        *,
+        norm: str,
+        residual: Array | None,
+        front_void: bool = False,
+        split: Split = WHOLE,
     ) -> Array:
-        return mlp.norm_mlp(u, weights, norm=norm, residual=residual, front_void=front_void)
+        return mlp.norm_mlp(u, weights, norm=norm, residual=residual, front_void=front_void, split=split)
