@@ -21,6 +21,7 @@ class Cases(Protocol):
 
     def shape(self, case: str) -> Sequence[int]: ...
     def foreground(self, case: str) -> Mapping[int, np.ndarray]: ...
+    def annotated(self, case: str) -> np.ndarray | None: ...
     def crop(self, case: str, start: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
@@ -51,7 +52,8 @@ class PatchSampler:
             forced = rng.random() < self.foreground_fraction
         else:
             forced = is_forced_foreground(row, self.batch_size, self.foreground_fraction)
-        voxel = pick_foreground(rng, self.cases.foreground(case)) if forced else None
+        voxels = self.cases.foreground(case) if forced else _all_annotated(self.cases.annotated(case))
+        voxel = pick_foreground(rng, voxels)
         start = crop_start(rng, self.cases.shape(case), self.read_size, self.patch_size, voxel)
         image, label = self.cases.crop(case, start, self.read_size)
         return {
@@ -60,6 +62,11 @@ class PatchSampler:
             "case": np.int32(index),
             "row": np.int32(row),
         }
+
+
+def _all_annotated(voxels: np.ndarray | None) -> Mapping[int, np.ndarray]:
+    """Where unforced crops may lie: anywhere (empty), but around annotated voxels if some are to be ignored."""
+    return {} if voxels is None else {0: voxels}
 
 
 def batches(

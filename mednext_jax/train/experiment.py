@@ -46,13 +46,12 @@ class Experiment:
         """Open the data set and build the rest; raises InputError when the two do not fit."""
         store = CaseStore.open(config.data)
         training_ids, validation_ids = fold_cases(store, config.fold)
-        labels, ignored = dict(store.meta["labels"]), store.meta.get("ignore_label")
-        classes = [value for value in labels.values() if value != ignored]
+        meta, labels = store.meta, _plain_labels(store)
         architecture = MedNeXtConfig.from_dict(
             {
                 **config.model.to_dict(),
-                "in_channels": len(store.meta["channel_names"]),
-                "num_classes": len(classes),
+                "in_channels": len(meta.channel_names),
+                "num_classes": len(labels),
             }
         )
         mesh = make_mesh(config.mesh.data, config.mesh.space)
@@ -64,8 +63,8 @@ class Experiment:
                 found=f"{config.batch_size} / {config.accumulate}",
                 mend="set config.mesh.data to fewer devices, or a larger config.batch_size",
             )
-        masked = bool(store.meta["use_mask_for_norm"])
-        augment = make_augment(config, mesh, labels=sorted(labels.values()), zero_outside=masked)
+        values = sorted(labels.values()) + ([] if meta.ignore_label is None else [meta.ignore_label])
+        augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
         net = MedNeXt(architecture)
 
         def apply(params: Any, image: jax.Array) -> Any:
@@ -87,19 +86,22 @@ class Experiment:
             store=store,
             architecture=architecture,
             mesh=mesh,
-            train_step=make_train_step(config, apply, augment, mesh, ignore_label=ignored),
-            validation_step=make_validation_step(config, apply, mesh, classes=len(classes), ignore_label=ignored),
+            train_step=make_train_step(config, apply, augment, mesh, ignore_label=meta.ignore_label),
+            validation_step=make_validation_step(
+                config, apply, mesh, classes=len(labels), ignore_label=meta.ignore_label
+            ),
             training=sampler,
             validation=dataclasses.replace(
                 sampler, ids=validation_ids, read_size=tuple(config.patch_size), stream=VALIDATION
             ),
             recipe=Recipe(
-                channel_names=tuple(store.meta["channel_names"]),
-                labels={name: value for name, value in labels.items() if value != ignored},
+                channel_names=meta.channel_names,
+                labels=labels,
                 patch_size=tuple(config.patch_size),
-                spacing=None if store.meta["spacing"] is None else tuple(store.meta["spacing"]),
-                normalisation=tuple(store.meta["normalisation"]),
-                use_mask_for_norm=masked,
+                spacing=meta.spacing,
+                normalisation=meta.normalisation,
+                use_mask_for_norm=meta.use_mask_for_norm,
+                intensity_properties=meta.intensity_properties,
                 mirror_axes=tuple(config.augment.mirror_axes),
             ),
         )
@@ -115,7 +117,9 @@ class Experiment:
                 params = MedNeXt(self.architecture).init(jax.random.key(config.seed), image)["params"]
             return new_state(params, make_optimiser(config), average=config.optimiser.ema > 0)
 
-        return jax.jit(init, out_shardings=whole)(start)
+        # Runs once: on a CPU, optimising a hundred random draws takes LLVM half a minute.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return jax.jit(init, out_shardings=whole, compiler_options=options)(start)
 
 
 def fold_cases(store: CaseStore, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -140,6 +144,19 @@ def fold_cases(store: CaseStore, fold: str) -> tuple[tuple[str, ...], tuple[str,
                 mend="prepare it again with other --splits",
             )
     return tuple(split["train"]), tuple(split["val"])
+
+
+def _plain_labels(store: CaseStore) -> dict[str, int]:
+    """Label name -> value; raises InputError for regions (unions of labels), which a softmax cannot tell apart."""
+    regions = [name for name, value in store.meta.labels.items() if isinstance(value, tuple)]
+    if regions:
+        raise InputError(
+            "The data set has region labels, which cannot be trained yet.",
+            file=store.path,
+            found=", ".join(regions),
+            mend="give each label one value",
+        )
+    return {name: int(value) for name, value in store.meta.labels.items() if isinstance(value, int)}
 
 
 def _weights_of(path: str, architecture: MedNeXtConfig) -> Any:

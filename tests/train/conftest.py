@@ -1,0 +1,64 @@
+"""A tiny prepared data set, written as `prepare` does."""
+
+import numpy as np
+import pytest
+
+from mednext_jax.io.case_store import CaseWriter
+from mednext_jax.io.prepared import PreparedMeta
+
+
+def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
+    """Noise with bright 3-voxel-wide bars, which are the label. `poison`: a case whose image holds a NaN voxel."""
+    rng = np.random.default_rng(0)
+    writer, ids = CaseWriter(path), [f"case_{i}" for i in range(cases)]
+    for case in ids:
+        label = np.zeros(shape, np.int16)
+        for _ in range(6):
+            z, y, x = (int(rng.integers(0, n - 13)) for n in shape)
+            label[z : z + 12, y : y + 3, x : x + 3] = 1
+        image = rng.normal(size=shape).astype(np.float32) + 3 * label
+        if case == poison:
+            image[:] = np.nan
+        writer.write_case(case, image[..., None], label, {1: np.argwhere(label == 1)}, {"key": case})
+    meta = PreparedMeta(
+        name="bars",
+        channel_names=("T2w",),
+        labels={"background": 0, "PVS": 1},
+        ignore_label=None,
+        regions_class_order=None,
+        spacing=(1.0, 1.0, 1.0),
+        normalisation=("zscore",),
+        use_mask_for_norm=False,
+        intensity_properties=None,
+        cases=tuple(ids),
+        subjects={case: case for case in ids},
+        sources={},
+        settings={},
+        versions={},
+    )
+    writer.finish(meta, [{"train": ids[1:], "val": ids[:1]}, {"train": ids[:-1], "val": ids[-1:]}])
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    return write_prepared(tmp_path_factory.mktemp("data") / "prepared")
+
+
+@pytest.fixture(scope="session")
+def tiny(prepared):
+    """A configuration that compiles and steps in seconds."""
+    from mednext_jax.model.config import MedNeXtConfig
+    from mednext_jax.train.config import architecture, default_config
+
+    config = default_config()
+    config.data = str(prepared)
+    network = MedNeXtConfig(base_channels=4, block_counts=(1,) * 9, deep_supervision=True)
+    config.model = architecture(network)
+    config.steps, config.steps_per_epoch, config.validation_steps = 6, 3, 2
+    config.patch_size = (32, 32, 32)
+    for name in ("rotation", "scaling", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma"):
+        config.augment[name] = 0.0
+    config.augment.inverted_gamma = 0.0
+    config.optimiser.learning_rate = 3e-3
+    return config
