@@ -12,11 +12,12 @@ cost a million files. Paths may be local or URLs that TensorStore knows (gs://, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class CaseStore:
             try:
                 image_crop[tuple(outside)], label_crop[tuple(outside)] = (future.result() for future in futures)
             except STORE_ERRORS as error:
-                raise self._broken(case, "image, label", str(error)) from error
+                raise self._broken(case, "image, label", _reason(error)) from error
         return image_crop, label_crop
 
     def read(self, case: str) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +148,7 @@ class CaseStore:
             try:
                 array = ts.open({"driver": "zarr3", "kvstore": _Files(self.path).spec(key)}, read=True).result()
             except STORE_ERRORS as error:
-                raise self._broken(case, name, str(error)) from error
+                raise self._broken(case, name, _reason(error)) from error
             if array.rank != axes or array.size > MAX_VOXELS * 16:
                 raise self._broken(case, name, f"an array of shape {array.shape}")
             self._arrays[key] = array
@@ -158,14 +159,14 @@ class CaseStore:
         try:
             return array.read().result()
         except STORE_ERRORS as error:
-            raise self._broken(case, name, str(error)) from error
+            raise self._broken(case, name, _reason(error)) from error
 
     def _broken(self, case: str, name: str, found: str) -> InputError:
         return InputError(
             f"A stored case cannot be read: {case}.",
             file=_Files(self.path).name(f"cases/{case}/{name}"),
             expected="what `mednext-jax prepare` wrote",
-            found=found.split(" [tensorstore_spec=")[0],
+            found=found,
             mend="remove the folder of this case and run `mednext-jax prepare` again; it redoes what is missing",
         )
 
@@ -229,9 +230,9 @@ class CaseWriter:
             for name, array in arrays.items():
                 self._write_array(f"{folder}/{name}", array)
             self._files.write(f"{folder}/case.json", json.dumps({**record, "foreground": counts}, indent=1))
-        except STORE_ERRORS as error:
+        except WorkError:
             self.remove_case(case)
-            raise WorkError(f"Case {case} cannot be written to {self._files.name(folder)}: {error}") from error
+            raise
 
     def remove_case(self, case: str) -> None:
         """Remove a case, complete or not."""
@@ -264,7 +265,8 @@ class CaseWriter:
             "fill_value": 0,
         }
         spec = {"driver": "zarr3", "kvstore": self._files.spec(name), "metadata": metadata}
-        ts.open(spec, create=True, delete_existing=True).result().write(array).result()
+        with self._files.changing(name):
+            ts.open(spec, create=True, delete_existing=True).result().write(array).result()
 
 
 class _Files:
@@ -286,8 +288,20 @@ class _Files:
     def name(self, name: str) -> str:
         return f"{self.root}/{name}"
 
+    @contextlib.contextmanager
+    def changing(self, name: str) -> Iterator[None]:
+        """What TensorStore raises becomes a WorkError: no space, no permission, something in the way."""
+        try:
+            yield
+        except STORE_ERRORS as error:
+            raise WorkError(f"{self.name(name)} cannot be written: {_reason(error)}") from error
+
     def read(self, name: str) -> bytes | None:
-        result = self._store.read(name).result()
+        try:
+            result = self._store.read(name).result()
+        except STORE_ERRORS as error:
+            found = _reason(error)
+            raise InputError("A place cannot be read.", file=self.name(name), found=found) from error
         return result.value if result.state == "value" else None
 
     def read_json(self, name: str) -> Any:
@@ -298,20 +312,27 @@ class _Files:
             return None
 
     def write(self, name: str, text: str) -> None:
-        self._store.write(name, text.encode()).result()
+        with self.changing(name):
+            self._store.write(name, text.encode()).result()
 
     def list(self, prefix: str) -> list[str]:
         keys = self._store.list(ts.KvStore.KeyRange(prefix, _after(prefix))).result()
         return sorted(key.decode() for key in keys)
 
     def remove(self, name: str) -> None:
-        self._store.write(name, None).result()
+        with self.changing(name):
+            self._store.write(name, None).result()
 
     def remove_folder(self, prefix: str) -> None:
         if self.local is not None:
             shutil.rmtree(self.local / prefix, ignore_errors=True)
         else:
             self._store.delete_range(ts.KvStore.KeyRange(prefix, _after(prefix))).result()
+
+
+def _reason(error: Exception) -> str:
+    """TensorStore's words without its specification of the array."""
+    return str(error).split(" [tensorstore_spec=")[0]
 
 
 def _after(prefix: str) -> str:

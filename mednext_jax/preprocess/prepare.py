@@ -63,7 +63,7 @@ def prepare(
     """
     raw = _read_dataset(Path(dataset), labels, suffix)
     spacing = _checked_spacing(spacing)
-    settings = {"spacing": spacing, "splits": splits}
+    settings = {"spacing": list(spacing) if isinstance(spacing, tuple) else spacing, "splits": splits}
     writer = _open_output(out, raw, settings)
     threads = threads or min(4, os.cpu_count() or 1)
     folds: list[Fold] = []
@@ -77,7 +77,7 @@ def prepare(
     warnings = [problem for report in reports for problem in report.problems]
     _say([*warnings, *subject_leaks(folds, raw.subjects)])
 
-    meta = _describe(raw, reports, settings, threads)
+    meta = _describe(raw, reports, spacing, settings, threads)
     keys = {report.id: _case_key(report, meta) for report in reports}
     there = writer.keys()
     todo = [case for case in raw.cases if there.get(case.id) != keys[case.id]]
@@ -155,10 +155,11 @@ def _open_output(out: str | os.PathLike, raw: RawDataset, settings: dict[str, An
     return writer
 
 
-def _describe(raw: RawDataset, reports: Sequence[CaseReport], settings: dict[str, Any], threads: int) -> PreparedMeta:
+def _describe(
+    raw: RawDataset, reports: Sequence[CaseReport], spacing: Any, settings: dict[str, Any], threads: int
+) -> PreparedMeta:
     """The description of the data set to be, from what verifying it found."""
     schemes = tuple(scheme_of(name) for name in raw.channel_names)
-    spacing = settings["spacing"]
     if spacing == "median":
         spacing = median_spacing([r.spacing for r in reports], [r.box_shape for r in reports])
     properties = None

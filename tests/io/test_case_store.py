@@ -1,0 +1,171 @@
+"""The store of prepared cases: crops with padding, damage found, nothing visible before it is complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from mednext_jax.errors import InputError, WorkError
+from mednext_jax.io.case_store import ANNOTATED, CaseStore, CaseWriter
+from mednext_jax.io.prepared import PreparedMeta
+
+pytestmark = pytest.mark.core
+
+META = PreparedMeta(
+    name="PVS",
+    channel_names=("T1w", "T2w"),
+    labels={"background": 0, "pvs": 1},
+    ignore_label=None,
+    regions_class_order=None,
+    spacing=(0.8, 0.8, 0.8),
+    normalisation=("zscore", "zscore"),
+    use_mask_for_norm=True,
+    intensity_properties=None,
+    cases=("a", "b"),
+    subjects={"a": "a", "b": "b"},
+    sources={"a": {"a.nii": "0"}, "b": {"b.nii": "1"}},
+    settings={"spacing": 0.8},
+    versions={},
+)
+FOLDS = [{"train": ["a"], "val": ["b"]}]
+
+
+def case(seed):
+    random = np.random.default_rng(seed)
+    image = random.normal(size=(40, 50, 33, 2)).astype(np.float32)
+    return image, (image[..., 0] > 2).astype(np.int16)
+
+
+def write(path):
+    writer = CaseWriter(path)
+    for seed, name in enumerate(META.cases):
+        image, label = case(seed)
+        writer.write_case(name, image, label, {1: np.argwhere(label == 1), 2: np.empty((0, 3))}, {"key": f"k{seed}"})
+    writer.finish(META, FOLDS)
+    return writer
+
+
+@pytest.fixture
+def store(tmp_path):
+    write(tmp_path / "prepared")
+    return CaseStore.open(tmp_path / "prepared")
+
+
+def test_what_is_written_is_read(store):
+    image, label = case(1)
+    assert store.meta == META and store.ids == ("a", "b") and store.splits == FOLDS
+    assert store.shape("b") == (40, 50, 33)
+    for stored, original in zip(store.read("b"), (image, label), strict=True):
+        assert stored.dtype == original.dtype
+        np.testing.assert_array_equal(stored, original)
+    foreground = store.foreground("b")
+    assert set(foreground) == {1} and store.annotated("b") is None
+    np.testing.assert_array_equal(foreground[1], np.argwhere(label == 1))
+
+
+@pytest.mark.parametrize("start", [(5, 6, 7), (-4, 30, 20), (-30, 0, 0), (39, 49, 32), (100, 0, 0), (-10, -10, -10)])
+def test_crops_are_padded_outside(store, start):
+    size = (24, 70, 20)
+    image, label = case(0)
+    padded_image = np.pad(image, ((100, 150),) * 3 + ((0, 0),))
+    padded_label = np.pad(label, 100, constant_values=-1)
+    padded_label = np.pad(padded_label, ((0, 50),) * 3, constant_values=-1)
+    box = tuple(slice(100 + s, 100 + s + n) for s, n in zip(start, size, strict=True))
+    got_image, got_label = store.crop("a", start, size)
+    assert got_image.shape == (*size, 2) and got_label.dtype == np.int16
+    np.testing.assert_array_equal(got_image, padded_image[box])
+    np.testing.assert_array_equal(got_label, padded_label[box])
+
+
+def test_a_store_travels_to_other_processes(store):
+    store.read("a")
+    again = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(again.read("a")[0], store.read("a")[0])
+    assert len(pickle.dumps(store)) < 4096
+
+
+def test_an_array_is_one_file(store, tmp_path):
+    folder = tmp_path / "prepared/cases/a/image"
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert sorted(files) == ["c/0/0/0/0", "zarr.json"]
+
+
+def test_flipped_bits_are_found(store, tmp_path):
+    path = tmp_path / "prepared/cases/a/image/c/0/0/0/0"
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="stored case cannot be read: a(.|\n)*prepare` again"):
+        store.read("a")
+    store.read("b")
+
+
+@pytest.mark.parametrize("gone", ["image/zarr.json", "label/zarr.json", "case.json"])
+def test_a_missing_part_of_a_case_is_named(store, tmp_path, gone):
+    (tmp_path / "prepared/cases/a" / gone).unlink()
+    with pytest.raises(InputError, match=r"cannot be read: a(.|\n)*cases/a/" + gone.split("/")[0]):
+        store.foreground("a")
+        store.read("a")
+
+
+def test_another_array_in_its_place_is_refused(store, tmp_path):
+    path = tmp_path / "prepared/cases/a/label/zarr.json"
+    content = json.loads(path.read_text())
+    content["shape"] = [2**20, 2**20, 2**20]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="an array of shape"):
+        store.read("a")
+
+
+def test_nothing_is_visible_before_finish(tmp_path):
+    writer = CaseWriter(tmp_path / "new")
+    assert not writer.started and writer.meta() is None and writer.keys() == {}
+    assert not (tmp_path / "new").exists()
+    writer.begin()
+    image, label = case(0)
+    writer.write_case("a", image, label, {ANNOTATED: np.argwhere(label == 0)[:7]}, {"key": "k"})
+    assert writer.started and writer.keys() == {"a": "k"}
+    with pytest.raises(InputError, match="no complete prepared data set"):
+        CaseStore.open(tmp_path / "new")
+    writer.finish(META, FOLDS)
+    store = CaseStore.open(tmp_path / "new")
+    assert store.annotated("a").shape == (7, 3) and store.foreground("a") == {}
+    assert not (tmp_path / "new" / "unfinished.json").exists()
+    writer.remove_case("a")
+    assert writer.keys() == {} and not (tmp_path / "new/cases/a").exists()
+
+
+def test_a_case_that_cannot_be_written_is_an_error_of_the_work(tmp_path):
+    writer = write(tmp_path / "prepared")
+    image, label = case(0)
+    (tmp_path / "prepared/cases/c").write_text("in the way")
+    with pytest.raises(WorkError, match="cases/c/case.json cannot be written"):
+        writer.write_case("c", image, label, {}, {"key": "k"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "zip"}, "another kind of file"),
+        ({"format_version": 2}, "another version"),
+        ({"colour": 1}, r"unknown: \['colour'\]"),
+        ({"labels": [1]}, "does not describe itself"),
+        (None, "not valid JSON"),
+    ],
+)
+def test_a_strange_description_is_refused(store, tmp_path, change, words):
+    path = tmp_path / "prepared/prepared.json"
+    path.write_text("{" if change is None else json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=words):
+        CaseStore.open(tmp_path / "prepared")
+
+
+def test_region_classes():
+    meta = dataclasses.replace(META, labels={"background": 0, "whole": (1, 2), "core": 2})
+    assert meta.classes == {1: (1, 2), 2: (2,)}
+    assert dataclasses.replace(META, labels={"b": 2, "background": 0, "a": 1}).classes == {1: (1,), 2: (2,)}
+    assert PreparedMeta.from_json(meta.to_json().encode(), "x") == meta

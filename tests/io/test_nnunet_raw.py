@@ -1,0 +1,149 @@
+"""nnU-Net raw data sets: both versions' keys, explicit lists, ignore and region labels, every problem reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from mednext_jax.errors import InputError
+from mednext_jax.io.nnunet_raw import read_nnunet_raw
+
+pytestmark = pytest.mark.core
+
+
+def change(root, **keys):
+    """Change keys of dataset.json; None removes one."""
+    file = root / "dataset.json"
+    content = json.loads(file.read_text()) | keys
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return root
+
+
+def test_version_2(raw_dataset):
+    root = raw_dataset(channels=2, name="PVS")
+    (root / "participants.tsv").write_text("participant_id\tsite\nsub-01\tB\nsub-00\tA\n")
+    dataset = read_nnunet_raw(root)
+    assert dataset.name == "PVS" and dataset.channel_names == ("T2w", "T2w") and not dataset.problems
+    assert dataset.labels == {"background": 0, "pvs": 1} and dataset.label_values == {0, 1}
+    assert [case.id for case in dataset.cases] == ["sub-00", "sub-01", "sub-02"]
+    assert [path.name for path in dataset.cases[0].images] == ["sub-00_0000.nii.gz", "sub-00_0001.nii.gz"]
+    assert dataset.participants == {
+        "sub-00": {"participant_id": "sub-00", "site": "A"},
+        "sub-01": {"participant_id": "sub-01", "site": "B"},
+        "sub-02": {},
+    }
+
+
+def test_version_1(raw_dataset):
+    root = change(
+        raw_dataset(),
+        channel_names=None,
+        file_ending=None,
+        modality={"0": "T2"},
+        labels={"0": "background", "1": "pvs"},
+        training=[{"image": f"./imagesTr/sub-0{i}.nii.gz", "label": f"./labelsTr/sub-0{i}.nii.gz"} for i in range(3)],
+    )
+    dataset = read_nnunet_raw(root)
+    assert dataset.channel_names == ("T2",) and dataset.labels == {"background": 0, "pvs": 1}
+    assert len(dataset.cases) == 3 and not dataset.problems
+    change(root, training=[{"image": "./imagesTr/sub-99.nii.gz"}])
+    assert [problem.what for problem in read_nnunet_raw(root).problems] == [
+        "Case sub-99 is listed in dataset.json but its files are not there."
+    ]
+
+
+def test_an_explicit_list_of_files(raw_dataset, monkeypatch):
+    root = raw_dataset(cases=("a", "b"))
+    shutil.move(root / "imagesTr", root / "scans")
+    monkeypatch.setenv("SCANS", "scans")
+    entry = {"images": ["$SCANS/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}
+    broken = {"images": ["scans/b_0000.nii.gz"], "label": "labelsTr/c.nii.gz"}
+    change(root, dataset={"A": entry, "B": broken, "C": {"images": []}}, numTraining=3)
+    dataset = read_nnunet_raw(root)
+    assert [case.id for case in dataset.cases] == ["A"] and dataset.cases[0].images[0].is_file()
+    assert [problem.what for problem in dataset.problems] == [
+        "A file of case B is missing.",
+        "Case 'C' of `dataset` is not understood.",
+    ]
+
+
+def test_ignore_label_and_regions(raw_dataset):
+    root = raw_dataset(labels={"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, regions_class_order=[1, 2])
+    dataset = read_nnunet_raw(root)
+    assert dataset.labels == {"background": 0, "whole": (1, 2), "core": (2,)}
+    assert dataset.ignore_label == 3 and dataset.regions_class_order == (1, 2)
+    assert dataset.label_values == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"background": 0, "pvs": 2}, "not consecutive"),
+        ({"pvs": 1}, "no background"),
+        ({"background": 0}, "no foreground"),
+        ({"background": 0, "pvs": "one"}, "'pvs' has no valid value"),
+        ({"background": 0, "pvs": 1, "other": 1}, "same value"),
+        ({"background": 0, "pvs": 2, "ignore": 1}, "ignore label is not the highest"),
+        ({"background": 0, "pvs": [1, 2]}, "class order"),
+        ([0, 1], "no background"),
+    ],
+)
+def test_labels_that_mean_nothing(raw_dataset, labels, words):
+    with pytest.raises(InputError, match=words):
+        read_nnunet_raw(raw_dataset(labels=labels))
+
+
+def test_every_problem_of_dataset_json_is_reported(raw_dataset):
+    root = change(raw_dataset(), numTraining=None, channel_names={"1": "T2w"}, file_ending=".mha")
+    with pytest.raises(InputError) as error:
+        read_nnunet_raw(root)
+    assert [problem.what for problem in error.value.problems] == [
+        "A key is missing in dataset.json.",
+        "The channels are not numbered 0, 1, ...",
+        "The file ending is not one of NIfTI.",
+    ]
+
+
+def test_every_problem_of_the_file_list_is_reported(raw_dataset):
+    root = raw_dataset(cases=("a", "b", "c", "d"), channels=2, numTraining=5)
+    (root / "imagesTr" / "a_0001.nii.gz").unlink()
+    (root / "labelsTr" / "b.nii.gz").unlink()
+    for channel in range(2):
+        (root / "imagesTr" / f"c_000{channel}.nii.gz").unlink()
+    (root / "imagesTr" / "notes.txt").write_text("")
+    dataset = read_nnunet_raw(root)
+    assert [case.id for case in dataset.cases] == ["d"]
+    assert [(problem.severity, problem.what) for problem in dataset.problems] == [
+        ("W", "A file in imagesTr is not a case and is left out."),
+        ("E", "Case a does not have every channel once."),
+        ("E", "Case b has no label map."),
+        ("E", "The label map of c has no image."),
+        ("E", "The number of training cases is not the one in dataset.json."),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"labels": NaN}'])
+def test_a_broken_dataset_json(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match="JSON|object"):
+        read_nnunet_raw(tmp_path)
+
+
+def test_a_missing_folder(raw_dataset):
+    root = raw_dataset()
+    shutil.rmtree(root / "labelsTr")
+    with pytest.raises(InputError, match="A folder of the data set is missing"):
+        read_nnunet_raw(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("name\tsite\na\tb\n", "no participant_id"), ("participant_id\na\na\n", "repeats a participant")],
+)
+def test_a_participants_table_that_cannot_be_used(raw_dataset, text, words):
+    root = raw_dataset()
+    (root / "participants.tsv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_nnunet_raw(root)
