@@ -29,7 +29,7 @@ class Blob:
 def draw_hyperintensities(
     rng: np.random.Generator, room: Room, template: Template, deformation: Deformation, strength: tuple[float, float]
 ) -> list[list[Blob]]:
-    """3 to 25 lesions, each of 3 to 6 overlapping soft ellipsoids of 1 to 4 mm, denser near the ventricles."""
+    """3 to 25 lesions, each of 4 to 8 overlapping soft ellipsoids of 1 to 5 mm, denser near the ventricles."""
     places = room.places(WHITE_MATTER, 2.0)
     places = rng.choice(places, min(4000, len(places)))
     voxels = np.rint(deformation.to_template(room.positions(places))).astype(int)
@@ -38,12 +38,12 @@ def draw_hyperintensities(
     weight = np.exp(-from_ventricle / 6) + 0.02
     lesions = []
     for place in rng.choice(places, int(3 * (26 / 3) ** rng.uniform()), p=weight / weight.sum()):
-        centre, size = room.positions(np.array([place]))[0], rng.uniform(1.0, 4.0)
+        centre, size = room.positions(np.array([place]))[0], rng.uniform(1.5, 4.5)
         value = rng.uniform(*strength)
         lesions.append(
             [
-                _blob(rng, centre + rng.normal(0, 0.8 * size, 3), size * rng.uniform(0.6, 1.2), 0.5, value)
-                for _ in range(rng.integers(3, 7))
+                _blob(rng, centre + rng.normal(0, 0.6 * size, 3), size * rng.uniform(0.6, 1.2), 1.0, value)
+                for _ in range(rng.integers(4, 9))
             ]
         )
     return lesions
