@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,51 @@ def scheme_of(channel_name: str) -> str:
     return SCHEME_OF_CHANNEL.get(channel_name.casefold(), "zscore")
 
 
+class Scaling(NamedTuple):
+    """What is done to a channel: clip to low and high, subtract mean, divide by deviation; masked: only in the mask."""
+
+    low: float
+    high: float
+    mean: float
+    deviation: float
+    masked: bool
+
+
+def find_scaling(
+    volume: np.ndarray,
+    schemes: Sequence[str],
+    mask: np.ndarray,
+    use_mask: bool,
+    intensity_properties: Sequence[Mapping[str, float]] | None = None,
+) -> list[Scaling]:
+    """The scaling of each channel of float32 (d, h, w, c).
+
+    "zscore": mean and population deviation of the channel, with `use_mask` over `mask` (d, h, w) only, and voxels
+    outside it stay exactly as they are, 0. "ct": clip to `percentile_00_5` and `percentile_99_5` of the training set,
+    then its `mean` and `std`. "none": as it is.
+    """
+    if len(schemes) != volume.shape[-1]:
+        raise ValueError(f"{len(schemes)} normalisation schemes for {volume.shape[-1]} channels")
+    scaling = []
+    for c, scheme in enumerate(schemes):
+        if scheme == "zscore":
+            values = volume[..., c][mask] if use_mask else volume[..., c]
+            mean, deviation = float(values.mean()), float(values.std())
+            scaling.append(Scaling(-np.inf, np.inf, mean, max(deviation, SMALLEST_DEVIATION), use_mask))
+        elif scheme == "ct":
+            if intensity_properties is None:
+                raise ValueError("scheme 'ct' needs the intensity properties of the training set")
+            low, high, mean, deviation = (
+                intensity_properties[c][key] for key in ("percentile_00_5", "percentile_99_5", "mean", "std")
+            )
+            scaling.append(Scaling(low, high, mean, max(deviation, SMALLEST_DEVIATION), False))
+        elif scheme == "none":
+            scaling.append(Scaling(-np.inf, np.inf, 0.0, 1.0, False))
+        else:
+            raise ValueError(f"unknown normalisation {scheme!r}; one of {', '.join(SCHEMES)}")
+    return scaling
+
+
 def normalise(
     volume: np.ndarray,
     schemes: Sequence[str],
@@ -24,28 +70,10 @@ def normalise(
     use_mask: bool,
     intensity_properties: Sequence[Mapping[str, float]] | None = None,
 ) -> np.ndarray:
-    """Normalise each channel of float32 (d, h, w, c); returns a new array.
-
-    "zscore": (x - mean) / standard deviation (population); with `use_mask` over `mask` (d, h, w) only, and voxels
-    outside it stay exactly as they are, 0. "ct": clip to `percentile_00_5` and `percentile_99_5` of the training set,
-    then its `mean` and `std`. "none": as it is.
-    """
-    if len(schemes) != volume.shape[-1]:
-        raise ValueError(f"{len(schemes)} normalisation schemes for {volume.shape[-1]} channels")
+    """Scale each channel of float32 (d, h, w, c) as `find_scaling` says; returns a new array."""
     result = np.array(volume, np.float32)
-    for c, scheme in enumerate(schemes):
-        channel = result[..., c]
-        if scheme == "zscore":
-            inside = mask if use_mask else ...
-            values = channel[inside]
-            channel[inside] = (values - values.mean()) / max(values.std(), SMALLEST_DEVIATION)
-        elif scheme == "ct":
-            if intensity_properties is None:
-                raise ValueError("scheme 'ct' needs the intensity properties of the training set")
-            known = intensity_properties[c]
-            np.clip(channel, known["percentile_00_5"], known["percentile_99_5"], out=channel)
-            channel -= known["mean"]
-            channel /= max(known["std"], SMALLEST_DEVIATION)
-        elif scheme != "none":
-            raise ValueError(f"unknown normalisation {scheme!r}; one of {', '.join(SCHEMES)}")
+    for c, known in enumerate(find_scaling(volume, schemes, mask, use_mask, intensity_properties)):
+        inside = mask if known.masked else ...
+        values = np.clip(result[..., c][inside], known.low, known.high)
+        result[..., c][inside] = (values - known.mean) / known.deviation
     return result
