@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 Form = Literal["blocks", "shifts", "grouped"]
+_FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "shifts", "gpu": "grouped"}
 Padding = Sequence[tuple[int, int]]
 
 # A block of planes, as float32 output: stays in the second-level cache.
@@ -33,12 +34,20 @@ _MOST_PRODUCTS = 49
 _FEWEST_PRODUCTS = 16
 
 
-def correlate(x: Array, kernel: Array, bias: Array | None, *, stride: int, padding: Padding, form: Form) -> Array:
+def form_for(platform: str | None = None) -> Form:
+    """The fast form on "cpu", "gpu" or "tpu"; none is JAX's default backend."""
+    return _FORMS[platform or jax.default_backend()]
+
+
+def correlate(
+    x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding, form: Form | None = None
+) -> Array:
     """`x` (n, d, h, w, c), `kernel` (kd, kh, kw, c), `bias` (c,) or none, `padding` (lo, hi) voxels an axis.
 
     Returns (n, d', h', w', c) in x's type; sums are float32.
     """
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    form = form or form_for()
+    padded = _pad(x, padding)
     kernel = kernel.astype(x.dtype)
     if bias is None:
         bias = jnp.zeros(x.shape[-1:], kernel.dtype)
@@ -51,14 +60,22 @@ def correlate(x: Array, kernel: Array, bias: Array | None, *, stride: int, paddi
     return _correlate_blocks(padded, kernel, bias, stride)
 
 
-def kernel_gradient(x: Array, g: Array, sizes: Sequence[int], *, stride: int, padding: Padding, form: Form) -> Array:
+def kernel_gradient(
+    x: Array, g: Array, sizes: Sequence[int], stride: int, padding: Padding, form: Form | None = None
+) -> Array:
     """`x` (n, d, h, w, c), `g` (n, d', h', w', c), kernel `sizes` (3,) -> (kd, kh, kw, c) float32."""
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    form = form or form_for()
+    padded = _pad(x, padding)
     if form == "blocks":
         return _kernel_gradient_blocks(padded, g, sizes, stride)
     kernel = jax.ShapeDtypeStruct((*sizes, x.shape[-1]), x.dtype)
     transpose = jax.linear_transpose(lambda k: _convolve(padded, k, stride), kernel)
     return transpose(g)[0].astype(_sum_type(x))
+
+
+def _pad(x: Array, padding: Padding) -> Array:
+    """Zeros around the volume; below 0, voxels of it are left out."""
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in padding), (0, 0, 0)))
 
 
 def _convolve(padded: Array, kernel: Array, stride: int) -> Array:
@@ -102,10 +119,11 @@ def _correlate_blocks(padded: Array, kernel: Array, bias: Array, stride: int) ->
             return _add_products(total, slab, taps, stride), None
 
         total = jnp.broadcast_to(bias.astype(sum_type), (n, planes, h, w, c))
-        total, _ = lax.scan(add, total, starts)
+        total, _ = lax.scan(add, varying_like(padded, total), starts)
         return lax.dynamic_update_slice_in_dim(out, total.astype(out.dtype), start, axis=1), None
 
-    return lax.scan(block, jnp.zeros(out_shape, padded.dtype), jnp.arange(0, d, planes))[0]
+    out = varying_like(padded, jnp.zeros(out_shape, padded.dtype))
+    return lax.scan(block, out, jnp.arange(0, d, planes))[0]
 
 
 def _kernel_gradient_blocks(padded: Array, g: Array, sizes: Sequence[int], stride: int) -> Array:
@@ -140,7 +158,7 @@ def _kernel_gradient_blocks(padded: Array, g: Array, sizes: Sequence[int], strid
 
         return total + lax.scan(row, None, jnp.arange(kd * kh))[1], None
 
-    total = jnp.zeros((kd * kh, kw, c), sum_type)
+    total = varying_like(padded, jnp.zeros((kd * kh, kw, c), sum_type))
     return lax.scan(block, total, jnp.arange(0, d, planes))[0].reshape(kd, kh, kw, c)
 
 
@@ -152,6 +170,12 @@ def _out_shape(padded: Array, sizes: Sequence[int], stride: int) -> tuple[int, i
 
 def _sum_type(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def varying_like(x: Array, initial: Array) -> Array:
+    """`initial`, the carry of a loop over parts of `x`, with the mesh axes over which x varies under `shard_map`."""
+    axes = tuple(jax.typeof(x).manual_axis_type.varying - jax.typeof(initial).manual_axis_type.varying)
+    return lax.pcast(initial, axes, to="varying") if axes else initial
 
 
 def divisor_up_to(n: int, most: int) -> int:

@@ -10,6 +10,8 @@ With p = k // 2 and zeros outside the volume:
 A part of a volume gives the part of y that belongs to it when it comes with a halo: along the axes where `halo` is
 true, x holds the `*_halo(k)` neighbouring voxels before and after, and no zeros are put there.
 
+`form` is that of `ops.correlate`; none is the one for JAX's default backend.
+
 Plain autodiff of the fast CPU form costs ten times its forward, and of a dilated convolution gathers whole
 activations under a mesh; here every gradient is again one of the two sums of `ops.correlate`.
 """
@@ -24,12 +26,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mednext_jax.ops.correlate import Padding, correlate, kernel_gradient
+from mednext_jax.ops.correlate import Form, Padding, correlate, kernel_gradient
 
 Halo = tuple[bool, bool, bool]
 NO_HALO: Halo = (False, False, False)
 _Saved = tuple[Array, Array, Array]
-_with_form = functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+_operation = functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 
 
 def conv_halo(k: int) -> tuple[int, int]:
@@ -47,72 +49,72 @@ def up_halo(k: int) -> tuple[int, int]:
     return (k // 2 + 1) // 2, k // 2 // 2
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def depthwise_conv(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+@_operation
+def depthwise_conv(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO, form: Form | None = None) -> Array:
     """Stride 1, 'same' extents: (n, d, h, w, c) -> (n, d, h, w, c)."""
-    return correlate(x, kernel, bias, 1, _zeros(conv_halo(kernel.shape[0]), halo))
+    return correlate(x, kernel, bias, 1, _zeros(conv_halo(kernel.shape[0]), halo), form)
 
 
-def _conv_forward(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, _Saved]:
-    return depthwise_conv(x, kernel, bias, halo), (x, kernel, bias)
+def _conv_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form | None) -> tuple[Array, _Saved]:
+    return depthwise_conv(x, kernel, bias, halo, form), (x, kernel, bias)
 
 
-def _conv_backward(halo: Halo, saved: _Saved, g: Array) -> _Saved:
+def _conv_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
     k = kernel.shape[0]
     padding = _zeros(conv_halo(k), halo)
-    dx = correlate(g, kernel[::-1, ::-1, ::-1], None, 1, [(k - 1 - lo, k - 1 - hi) for lo, hi in padding])
-    dw = kernel_gradient(x, g, kernel.shape[:3], 1, padding)
+    dx = correlate(g, kernel[::-1, ::-1, ::-1], None, 1, [(k - 1 - lo, k - 1 - hi) for lo, hi in padding], form)
+    dw = kernel_gradient(x, g, kernel.shape[:3], 1, padding, form)
     return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
 
 
 depthwise_conv.defvjp(_conv_forward, _conv_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def depthwise_down(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+@_operation
+def depthwise_down(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO, form: Form | None = None) -> Array:
     """Stride 2: (n, 2d, 2h, 2w, c) -> (n, d, h, w, c)."""
-    return correlate(x, kernel, bias, 2, _zeros(down_halo(kernel.shape[0]), halo))
+    return correlate(x, kernel, bias, 2, _zeros(down_halo(kernel.shape[0]), halo), form)
 
 
-def _down_forward(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, _Saved]:
-    return depthwise_down(x, kernel, bias, halo), (x, kernel, bias)
+def _down_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form | None) -> tuple[Array, _Saved]:
+    return depthwise_down(x, kernel, bias, halo, form), (x, kernel, bias)
 
 
-def _down_backward(halo: Halo, saved: _Saved, g: Array) -> _Saved:
+def _down_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
     padding = _zeros(down_halo(kernel.shape[0]), halo)
-    dx = _scatter(g, kernel, None, [lo for lo, _ in padding], x.shape[1:4])
-    dw = kernel_gradient(x, g, kernel.shape[:3], 2, padding)
+    dx = _scatter(g, kernel, None, [lo for lo, _ in padding], x.shape[1:4], form)
+    dw = kernel_gradient(x, g, kernel.shape[:3], 2, padding, form)
     return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
 
 
 depthwise_down.defvjp(_down_forward, _down_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def depthwise_up(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+@_operation
+def depthwise_up(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO, form: Form | None = None) -> Array:
     """Transposed, stride 2: (n, d, h, w, c) -> (n, 2d, 2h, 2w, c).
 
     Planes 1 .. 2n-1 of an axis are PyTorch's ConvTranspose3d(padding=k//2), of extent 2n-1; plane 0, where PyTorch
     pads zeros after the block, holds a partial sum that the caller masks.
     """
     origins, extents = _up_grid(x, kernel.shape[0], halo)
-    return _scatter(x, kernel, bias, origins, extents)
+    return _scatter(x, kernel, bias, origins, extents, form)
 
 
-def _up_forward(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, _Saved]:
-    return depthwise_up(x, kernel, bias, halo), (x, kernel, bias)
+def _up_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form | None) -> tuple[Array, _Saved]:
+    return depthwise_up(x, kernel, bias, halo, form), (x, kernel, bias)
 
 
-def _up_backward(halo: Halo, saved: _Saved, g: Array) -> _Saved:
+def _up_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
     k = kernel.shape[0]
     origins, fine = _up_grid(x, k, halo)
     coarse = x.shape[1:4]
     padding = [(o, 2 * (m - 1) + k - n - o) for o, m, n in zip(origins, coarse, fine, strict=True)]
-    dw = kernel_gradient(g, x, kernel.shape[:3], stride=2, padding=padding, form=form)
-    dx = correlate(g, kernel, None, stride=2, padding=padding, form=form)
+    dw = kernel_gradient(g, x, kernel.shape[:3], 2, padding, form)
+    dx = correlate(g, kernel, None, 2, padding, form)
     return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
 
 
@@ -131,7 +133,14 @@ def _up_grid(x: Array, k: int, halo: Halo) -> tuple[list[int], list[int]]:
     return origins, [2 * (n - (before + after) * here) for n, here in zip(x.shape[1:4], halo, strict=True)]
 
 
-def _scatter(coarse: Array, kernel: Array, bias: Array | None, origins: Sequence[int], extents: Sequence[int]) -> Array:
+def _scatter(
+    coarse: Array,
+    kernel: Array,
+    bias: Array | None,
+    origins: Sequence[int],
+    extents: Sequence[int],
+    form: Form | None,
+) -> Array:
     """fine[2i + t - origin] += coarse[i] w[t], on a fine grid of `extents`.
 
     By parity: fine[2m + q] only meets the taps t with t = q + origin (mod 2), so the fine grid is eight small
@@ -159,6 +168,7 @@ def _scatter(coarse: Array, kernel: Array, bias: Array | None, origins: Sequence
             bias,
             1,
             [pads[axis][q] for axis, q in enumerate(parities)],
+            form,
         )
         for parities in itertools.product((0, 1), repeat=3)
     ]

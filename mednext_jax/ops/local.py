@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from mednext_jax.ops import depthwise, mlp, pointwise
-from mednext_jax.ops.correlate import Form
+from mednext_jax.ops.correlate import Form, form_for
 from mednext_jax.ops.depthwise import NO_HALO, Halo
 from mednext_jax.ops.norm import WHOLE, Split
-
-_FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "shifts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +22,15 @@ class LocalOps:
     first for GPU kernels) or a volume spread over devices is another class with these methods.
     """
 
+    # The axes d, h, w of activations.
+    space_axes: ClassVar[tuple[int, int, int]] = (1, 2, 3)
+
     # "cpu", "gpu" or "tpu"; none is JAX's default backend. Only speed depends on it.
     platform: str | None = None
 
     @property
     def _form(self) -> Form:
-        return _FORMS.get(self.platform or jax.default_backend(), "grouped")
+        return form_for(self.platform)
 
     def enter(self, x: Array) -> Array:
         """(n, d, h, w, c) -> the layout of activations."""
@@ -40,17 +41,18 @@ class LocalOps:
         return x
 
     def extents(self, x: Array) -> tuple[int, int, int]:
-        """(d, h, w) of the whole volume that `x` (n, d, h, w, c) is, or is a part of."""
-        return x.shape[1:4]
+        """(d, h, w) of the whole volume that the network's input `x` (n, d, h, w, c) is, or is a part of."""
+        _, d, h, w, _ = x.shape
+        return d, h, w
 
     def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return depthwise.depthwise_conv(x, kernel, bias, halo)
+        return depthwise.depthwise_conv(x, kernel, bias, halo, self._form)
 
     def depthwise_down(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return depthwise.depthwise_down(x, kernel, bias, halo)
+        return depthwise.depthwise_down(x, kernel, bias, halo, self._form)
 
     def depthwise_up(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return depthwise.depthwise_up(x, kernel, bias, halo)
+        return depthwise.depthwise_up(x, kernel, bias, halo, self._form)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
         return pointwise.pointwise(x, kernel, bias, dtype=dtype)
@@ -71,4 +73,12 @@ class LocalOps:
         front_void: bool = False,
         split: Split = WHOLE,
     ) -> Array:
-        return mlp.norm_mlp(u, weights, norm=norm, residual=residual, front_void=front_void, split=split)
+        return mlp.norm_mlp(
+            u,
+            weights,
+            norm=norm,
+            residual=residual,
+            front_void=front_void,
+            in_chunks=self._form == "blocks",
+            split=split,
+        )

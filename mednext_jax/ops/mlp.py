@@ -11,7 +11,15 @@ from jax import Array, lax
 
 from mednext_jax.ops.correlate import divisor_up_to
 from mednext_jax.ops.gelu import gelu
-from mednext_jax.ops.norm import behind_front_planes, global_response_norm, layer_norm, moments, standardise
+from mednext_jax.ops.norm import (
+    WHOLE,
+    Split,
+    behind_front_planes,
+    global_response_norm,
+    layer_norm,
+    moments,
+    standardise,
+)
 from mednext_jax.ops.pointwise import pointwise
 
 # A chunk of the expanded tensor, as float32: stays in the caches of a CPU.
@@ -39,22 +47,24 @@ def norm_mlp(
     residual: Array | None,
     front_void: bool,
     in_chunks: bool,
+    split: Split = WHOLE,
 ) -> Array:
     """`u` (n, d, h, w, c), the depthwise convolution's output -> (n, d, h, w, e), plus `residual` of that shape.
 
     `front_void` (up blocks): plane 0 of each axis is outside the block; it counts in no statistic and comes out 0.
     `in_chunks`: some voxels at a time, so that the expanded tensor is never whole, in the backward pass neither: more
     than twice as fast on a CPU. Not with global response normalisation, which needs it whole.
+    `split`: the mesh axes over which the volume is split, inside `shard_map`.
     """
-    keep = behind_front_planes(u) if front_void else None
-    statistics = moments(u, keep) if norm == "group" else None
+    keep = behind_front_planes(u, split) if front_void else None
+    statistics = moments(u, keep, split) if norm == "group" else None
     inside = residual if keep is None else None
     rows = math.prod(u.shape[1:4])
     chunk = divisor_up_to(rows, _CHUNK_BYTES // (4 * weights.expand_bias.size))
     if in_chunks and weights.grn_gamma is None and chunk < rows:
         y = _chunked(u, weights, statistics, inside, chunk)
     else:
-        y = _whole(u, weights, statistics, inside, keep)
+        y = _whole(u, weights, statistics, inside, keep, split)
     if keep is None:
         return y
     return jnp.where(keep, y if residual is None else y + residual, 0)
@@ -66,6 +76,7 @@ def _whole(
     statistics: tuple[Array, Array] | None,
     residual: Array | None,
     keep: Array | None = None,
+    split: Split = WHOLE,
 ) -> Array:
     """`u` (..., c) -> (..., e); `statistics` broadcast against it, none for layer norm."""
     if statistics is None:
@@ -74,7 +85,7 @@ def _whole(
         h = standardise(u, *statistics, weights.norm_scale, weights.norm_bias)
     h = gelu(pointwise(h.astype(u.dtype), weights.expand_kernel, weights.expand_bias))
     if weights.grn_gamma is not None and weights.grn_beta is not None:
-        h = global_response_norm(h, weights.grn_gamma, weights.grn_beta, keep)
+        h = global_response_norm(h, weights.grn_gamma, weights.grn_beta, keep, split)
     y = pointwise(h, weights.compress_kernel, weights.compress_bias)
     return y if residual is None else y + residual
 
@@ -88,14 +99,14 @@ def _chunked(
 ) -> Array:
     """`_whole` for `chunk` voxels of one sample at a time."""
 
-    def split(x: Array) -> Array:
+    def pieces(x: Array) -> Array:
         return x.reshape(-1, chunk, x.shape[-1])
 
     chunks_each = math.prod(u.shape[1:4]) // chunk
     if statistics is not None:
         mean, variance = (jnp.repeat(s.reshape(-1, 1, s.shape[-1]), chunks_each, axis=0) for s in statistics)
         statistics = mean, variance
-    operands = split(u), statistics, None if residual is None else split(residual)
+    operands = pieces(u), statistics, None if residual is None else pieces(residual)
 
     @jax.checkpoint
     def one(u: Array, statistics: tuple[Array, Array] | None, residual: Array | None) -> Array:

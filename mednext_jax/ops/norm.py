@@ -29,7 +29,7 @@ def behind_front_planes(x: Array, split: Split = WHOLE) -> Array:
 
 def moments(x: Array, keep: Array | None = None, split: Split = WHOLE) -> tuple[Array, Array]:
     """Mean and biased variance over the voxels in `keep` (all); `x` (n, d, h, w, c) -> (n, 1, 1, 1, c) twice."""
-    x = x.astype(jnp.float32)
+    x = _floats(x)
     extents = [n * (lax.axis_size(name) if name else 1) for n, name in zip(x.shape[1:4], split, strict=True)]
     count = math.prod(extents if keep is None else [extent - 1 for extent in extents])
     mean = _total(_masked(x, keep), split) / count

@@ -12,7 +12,7 @@ def pointwise(x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None =
         x,
         kernel.astype(x.dtype),
         (((x.ndim - 1,), (0,)), ((), ())),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     return (y + bias).astype(dtype or x.dtype)
 
