@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -44,7 +46,7 @@ def gather_fold(partial: Array, offset: int) -> Array:
     return _gather(partial.sum(0), 2, offset - p + LEAD)
 
 
-def _spread(kernel: Array, rows: int, columns: int, tap_of, dtype: jnp.dtype) -> Array:  # type: ignore[no-untyped-def]
+def _spread(kernel: Array, rows: int, columns: int, tap_of: Callable[[Array, Array], Array], dtype: jnp.dtype) -> Array:
     k = kernel.shape[0]
     tap = tap_of(jnp.arange(rows)[:, None], jnp.arange(columns)[None, :])  # (rows, columns)
     spread = kernel[:, :, jnp.clip(tap, 0, k - 1)]  # (k, k, rows, columns, c)
@@ -53,7 +55,7 @@ def _spread(kernel: Array, rows: int, columns: int, tap_of, dtype: jnp.dtype) ->
 
 
 def _gather(products: Array, stride: int, first: int) -> Array:
-    """`products` (c, k, k, i, o) holds window^T output; tap t of the kernel is the diagonal i = stride o + first + t."""
+    """`products` (c, k, k, i, o) is window^T output; tap t is the sum of the diagonal i = stride o + first + t."""
     k = products.shape[1]
     o = jnp.arange(products.shape[-1])
     taps = [products[..., stride * o + first + t, o].sum(-1) for t in range(k)]

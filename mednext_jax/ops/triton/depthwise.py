@@ -74,9 +74,7 @@ def correlate_kernel(
     """
     P: tl.constexpr = K // 2
     WINDOW: tl.constexpr = (LW // 4) * 4  # the window starts where 8-byte loads can
-    WHOLE: tl.constexpr = (
-        (W % 8 == 0) & (H % BH == 0) & (D % BD == 0) & (((W // 8) * (H // BH) * (D // BD)) % 16 == 0)
-    )
+    WHOLE: tl.constexpr = (W % 8 == 0) & (H % BH == 0) & (D % BD == 0) & (((W // 8) * (H // BH) * (D // BD)) % 16 == 0)
     CENTRED: tl.constexpr = (LD == -P) & (LH == -P) & (LW == -P)
     program = tl.program_id(0)
     c = tl.program_id(1)
@@ -291,6 +289,4 @@ def kernel_gradient_kernel(
     for k in tl.static_range(K * ROWS):
         kh = kh0 + k % ROWS
         index = ((program * C + c) * K + k // ROWS) * K + kh
-        tl.store(
-            partial + index * 128 + i[:, None] * 8 + o[None, :], sums[k], mask=(kh < K) & (o >= 0)[None, :]
-        )
+        tl.store(partial + index * 128 + i[:, None] * 8 + o[None, :], sums[k], mask=(kh < K) & (o >= 0)[None, :])
