@@ -35,6 +35,7 @@ def predict(
     part: tuple[int, int] = (1, 1),
     *,
     tile_batch: int | None = None,
+    skip_background: bool = False,
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
@@ -63,6 +64,7 @@ def predict(
         tta=tta,
         step=step,
         tile_batch=tile_batch,
+        skip_background=skip_background,
     )
     scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
     for path in [*table_paths(output, part), *(output / p for s in scans for p in (s.mask, s.probability))]:
@@ -91,7 +93,7 @@ def _stream(predictor: Predictor, scans: Sequence[Scan], write) -> Iterator[tupl
 
     def finish(scan: Scan, inferred) -> _Done:
         result = predictor.finish(inferred)
-        return _Done(write(scan, result), result.seconds["network"])
+        return _Done(write(scan, result), result.seconds["device"])
 
     todo = iter(scans)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:

@@ -14,12 +14,15 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError
-from mednext_jax.inference.sliding_window import Network, Window, foreground_probabilities, sliding_window
+from mednext_jax.inference.on_device import Boxed, segment
+from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import Model, load_models
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.preprocess.pipeline import Preprocessed, preprocess_scan, restore
+from mednext_jax.preprocess.crop import nonzero_box, nonzero_region
+from mednext_jax.preprocess.normalise import find_scaling
+from mednext_jax.preprocess.pipeline import place_scan
 
 Scan = str | os.PathLike | nib.Nifti1Image
 # Recipe fields that decide what the network sees and what its output means: one ensemble, one recipe.
@@ -31,10 +34,20 @@ SHARED_FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A scan that was read and preprocessed, and how to get back to its grid."""
+    """A scan that was read, and the box of it that goes to the device."""
 
-    case: Preprocessed
+    boxed: Boxed
     grid: Grid
+    seconds: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmented:
+    """Label (d, h, w) uint8 and foreground probability float32 of the box, back from the device."""
+
+    label: np.ndarray
+    probability: np.ndarray
+    loaded: Loaded
     seconds: dict[str, float]
 
 
@@ -58,6 +71,8 @@ class Predictor:
     threshold: a voxel is foreground if its foreground probability is above; None takes the recipe's (0.5 equals the
     argmax of two classes); with three or more classes None is the argmax.
     tile_batch: tiles computed at once; None chooses by device and patch.
+    skip_background: leave out tiles without a non-zero voxel of the scan. Their answer is taken to be background, and
+    voxels that they would have shared with computed tiles change a little.
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -69,6 +84,7 @@ class Predictor:
         tta: bool = True,
         threshold: float | None = None,
         tile_batch: int | None = None,
+        skip_background: bool = False,
     ):
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
         self.models = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
@@ -90,6 +106,7 @@ class Predictor:
             self.recipe.average,
             tile_batch or _default_tile_batch(self.recipe.patch_size),
         )
+        self.skip_background = skip_background
         self._networks = [Network(_apply(_for_device(m.config)), jax.device_put(m.params)) for m in self.models]
 
     def __call__(self, scan: Scan | Sequence[Scan]) -> Result:
@@ -100,7 +117,7 @@ class Predictor:
         return self.finish(self.infer(self.load(scan)))
 
     def load(self, scan: Scan | Sequence[Scan]) -> Loaded:
-        """The host's first part: read, turn, crop, normalise, resample."""
+        """The host's first part: read, turn, find the non-zero box and the intensity scaling."""
         start = time.perf_counter()
         channels = [scan] if isinstance(scan, Scan) else list(scan)
         names = self.recipe.channel_names
@@ -117,48 +134,42 @@ class Predictor:
         if not np.isfinite(volume).all():
             raise InputError("The image has voxels that are not finite.", expected="finite intensities")
         read = time.perf_counter()
-        case = preprocess_scan(
-            volume,
-            spacing,
-            target_spacing=self.recipe.spacing,
-            normalisation=self.recipe.normalisation,
-            use_mask_for_norm=self.recipe.use_mask_for_norm,
-            crop_to_nonzero=self.recipe.crop_to_nonzero,
-            intensity_properties=self.recipe.intensity_properties,
+        boxed = self._box(volume, spacing)
+        return Loaded(boxed, grid, {"read": read - start, "prepare": time.perf_counter() - read})
+
+    def infer(self, loaded: Loaded) -> Segmented:
+        """The device's part, from the box to the box (`segment`); back on the host when it returns."""
+        start = time.perf_counter()
+        label, probability = segment(
+            loaded.boxed, self._networks, self.window, self.threshold, skip_background=self.skip_background
         )
-        return Loaded(case, grid, {"read": read - start, "preprocess": time.perf_counter() - read})
+        return Segmented(label, probability, loaded, {**loaded.seconds, "device": time.perf_counter() - start})
 
-    def infer(self, loaded: Loaded) -> tuple[Loaded, np.ndarray]:
-        """The device's part: evidence (d, h, w, num_classes - 1) on the preprocessed grid."""
+    def finish(self, segmented: Segmented) -> Result:
+        """The host's last part: from the box to the scan's grid, as images."""
         start = time.perf_counter()
-        evidence = sliding_window(self.window, self._networks, loaded.case.volume)
-        seconds = {**loaded.seconds, "network": time.perf_counter() - start}
-        return dataclasses.replace(loaded, seconds=seconds), evidence
+        grid, placed = segmented.loaded.grid, segmented.loaded.boxed.properties
+        box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
+        images = []
+        for array in (segmented.label, segmented.probability):
+            whole = np.zeros(placed.shape, array.dtype)
+            whole[box] = array
+            images.append(image_like(from_volume(whole, grid), grid, array.dtype))
+        return Result(images[0], images[1], {**segmented.seconds, "finish": time.perf_counter() - start})
 
-    def finish(self, inferred: tuple[Loaded, np.ndarray]) -> Result:
-        """The host's last part: back to the scan's grid, threshold, images."""
-        loaded, evidence = inferred
-        start = time.perf_counter()
-        outside = -np.inf if self.window.average == "logits" else 0.0  # probability 0
-        whole = restore(evidence, loaded.case.properties, fill=outside)
-        classes = np.asarray(foreground_probabilities(whole, self.window.average))
-        mask, probability = decide(classes, self.threshold)
-        images = [
-            image_like(from_volume(array, loaded.grid), loaded.grid, dtype)
-            for array, dtype in ((mask, np.uint8), (probability, np.float32))
-        ]
-        return Result(images[0], images[1], {**loaded.seconds, "restore": time.perf_counter() - start})
-
-
-def decide(classes: np.ndarray, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Label (d, h, w) uint8 and foreground probability from the probabilities (d, h, w, n) of n foreground classes.
-
-    threshold: a voxel is foreground, of its most probable class, if the foreground's probability is above; None is the
-    argmax over background and classes (a tie is background).
-    """
-    probability = np.clip(classes.sum(-1), 0, 1)
-    foreground = classes.max(-1) > 1 - probability if threshold is None else probability > threshold
-    return np.where(foreground, classes.argmax(-1) + 1, 0).astype(np.uint8), probability
+    def _box(self, volume: np.ndarray, spacing: Sequence[float]) -> Boxed:
+        recipe = self.recipe
+        needs_filled = recipe.use_mask_for_norm and "zscore" in recipe.normalisation
+        mask, box = nonzero_region(volume) if needs_filled else nonzero_box(volume)
+        if not recipe.crop_to_nonzero:
+            d, h, w = volume.shape[:3]
+            whole = np.zeros((d, h, w), bool)
+            whole[box] = mask
+            mask, box = whole, (slice(0, d), slice(0, h), slice(0, w))
+        scaling = find_scaling(
+            volume[box], recipe.normalisation, mask, recipe.use_mask_for_norm, recipe.intensity_properties
+        )
+        return Boxed(volume[box], mask, scaling, place_scan(volume.shape[:3], box, spacing, recipe.spacing))
 
 
 @functools.cache

@@ -49,7 +49,7 @@ class Window:
     mirror_axes: tuple[int, ...] = (0, 1, 2)
     average: str = "logits"
     tile_batch: int = 1
-    bucket: int = 32
+    bucket: int = 64
 
     @property
     def background(self) -> float:
@@ -71,7 +71,7 @@ def sliding_window(
         [max(s, p) for s, p in zip(spatial, window.patch_size, strict=True)], window.patch_size, window.step
     )
     if keep is not None:
-        starts = _starts_with(keep, starts, before, window.patch_size)
+        starts = starts_with(keep, starts, before, window.patch_size)
     shape = tiles.bucket_shape(spatial, window.patch_size, window.bucket)
     inside = tuple(slice(b, b + s) for b, s in zip(before, spatial, strict=True))
     stored = np.zeros((*shape, volume.shape[3]), np.float32)
@@ -105,7 +105,7 @@ def foreground_probabilities(evidence: jax.Array | np.ndarray, average: str) -> 
     return jax.nn.softmax(jnp.concatenate([background, evidence], -1), -1)[..., 1:]
 
 
-def _starts_with(keep: np.ndarray, starts: np.ndarray, before: list[int], patch: tuple[int, ...]) -> np.ndarray:
+def starts_with(keep: np.ndarray, starts: np.ndarray, before: list[int], patch: tuple[int, ...]) -> np.ndarray:
     """The starts of those tiles that hold a true voxel of `keep` (d, h, w), which lies at `before` in the volume."""
     chosen = []
     for start in starts:

@@ -104,7 +104,7 @@ def test_three_shapes_one_compile():
         traces.append(x.shape)
         return network(params, x)
 
-    window = sw.Window(PATCH, mirror_axes=(), tile_batch=2)
+    window = sw.Window(PATCH, mirror_axes=(), tile_batch=2, bucket=32)
     before = sw._add_tiles._cache_size()
     sw.sliding_window(window, networks(BINARY, counted), scan((30, 24, 19)))
     first = len(traces)

@@ -1,0 +1,187 @@
+"""The compiled steps around the sliding window: scale and resample before it, resample back and decide after it.
+
+A scan crosses to the device once, cut to its non-zero box and stored in a bucket shape, and its mask and probability
+come back once. What differs between scans of one bucket are arguments: extents, intensity scaling, and the resampling
+matrices, whose rows and columns beyond the true extents are zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mednext_jax.inference.sliding_window import (
+    Network,
+    Window,
+    foreground_probabilities,
+    starts_with,
+    window_on_device,
+)
+from mednext_jax.inference.tiles import bucket_shape, pad_to_patch, tile_starts
+from mednext_jax.ops.resample import find_thick_axis, nearest_index, resize_matrix
+from mednext_jax.preprocess.normalise import Scaling
+from mednext_jax.preprocess.pipeline import Properties
+
+Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxed:
+    """The non-zero box of a scan and how it is to be scaled.
+
+    volume: float32 (d, h, w, c). region: boolean (d, h, w), the non-zero mask (its holes filled if a channel is scaled
+    in it only). scaling: one a channel. properties: where the box lies.
+    """
+
+    volume: np.ndarray
+    region: np.ndarray
+    scaling: list[Scaling]
+    properties: Properties
+
+
+def segment(
+    boxed: Boxed,
+    networks: Sequence[Network],
+    window: Window,
+    threshold: float | None,
+    *,
+    skip_background: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label (d, h, w) uint8 and foreground probability float32 of the box, on the scan's own voxels.
+
+    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding. skip_background: tiles
+    without a voxel of `region` are not computed; what no tile covers is background.
+    """
+    placed = boxed.properties
+    inner, outer = placed.resampled_shape, placed.box_shape
+    before = [b for b, _ in pad_to_patch(inner, window.patch_size)]
+    spatial = [max(n, p) for n, p in zip(inner, window.patch_size, strict=True)]
+    starts = tile_starts(spatial, window.patch_size, window.step)
+    if skip_background:
+        grid = np.ix_(*(nearest_index(n, m) for n, m in zip(outer, inner, strict=True)))
+        starts = starts_with(boxed.region[grid], starts, before, window.patch_size)
+    bucket = bucket_shape(inner, window.patch_size, window.bucket)
+
+    if inner == outer:  # the box is stored where the padded volume needs it; otherwise the matrices move it there
+        origin, stored, resampling = before, bucket, _Resampling()
+    else:
+        origin, stored = [0, 0, 0], bucket_shape(outer, (1, 1, 1), window.bucket)
+        resampling = _Resampling.between(placed, before, stored, bucket)
+    masked = any(scaling.masked for scaling in boxed.scaling)
+    ready = _make_ready(
+        _store(boxed.volume, stored, origin),
+        _store(boxed.region, stored, origin) if masked else None,
+        np.array(boxed.scaling, np.float32),
+        np.array([origin, outer]),
+        np.array([before, inner]),
+        resampling.there,
+        resampling.thick_axis,
+    )
+    evidence = window_on_device(window, networks, ready, starts)
+    label, probability = _decide_on_device(evidence, resampling.back, threshold, window.average)
+    inside = tuple(slice(o, o + n) for o, n in zip(origin, outer, strict=True))
+    return np.asarray(label)[inside], np.asarray(probability)[inside]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resampling:
+    """Matrices from the stored box to the network's volume and back, one an axis; None where the grids are the same.
+
+    thick_axis: resampled with nearest neighbour after the slices across it (on the way there; the way back is linear,
+    without a clip, and its order does not matter).
+    """
+
+    there: Matrices | None = None
+    back: Matrices | None = None
+    thick_axis: int | None = None
+
+    @classmethod
+    def between(
+        cls, placed: Properties, before: Sequence[int], stored: Sequence[int], bucket: Sequence[int]
+    ) -> _Resampling:
+        thick = find_thick_axis(placed.spacing, placed.resampled_spacing)
+        thick_back = find_thick_axis(placed.resampled_spacing, placed.spacing)
+        there, back = [], []
+        for axis in range(3):
+            n, m, b = placed.box_shape[axis], placed.resampled_shape[axis], before[axis]
+            forward = resize_matrix(n, m, 0 if axis == thick else 3)
+            backward = resize_matrix(m, n, 0 if axis == thick_back else 1)
+            there.append(_placed(forward, (bucket[axis], stored[axis]), (b, 0)))
+            back.append(_placed(backward, (stored[axis], bucket[axis]), (0, b)))
+        return cls((there[0], there[1], there[2]), (back[0], back[1], back[2]), thick)
+
+
+def decide(classes: jax.Array, threshold: float | None) -> tuple[jax.Array, jax.Array]:
+    """Label (...) uint8 and foreground probability from the probabilities (..., n) of n foreground classes.
+
+    threshold: a voxel is foreground, of its most probable class, if the foreground's probability is above; None is the
+    argmax over background and classes (a tie is background).
+    """
+    probability = jnp.clip(classes.sum(-1), 0, 1)
+    foreground = classes.max(-1) > 1 - probability if threshold is None else probability > threshold
+    return jnp.where(foreground, classes.argmax(-1) + 1, 0).astype(jnp.uint8), probability
+
+
+@functools.partial(jax.jit, static_argnames="thick_axis")
+def _make_ready(volume, region, scaling, box, inner, matrices, thick_axis):
+    """The network's volume (D, H, W, c) from the stored box: scaled, resampled with order 3, zeros around.
+
+    scaling: (c, 5) as `Scaling`. box, inner: (2, 3) origin and extent of the box in what is stored, and in the result.
+    """
+    inside = _inside(volume.shape, box)
+    low, high, mean, deviation, masked = scaling.T
+    scaled = (jnp.clip(volume, low, high) - mean) / deviation
+    if region is not None:
+        scaled = jnp.where(region[..., None] | (masked == 0), scaled, volume)
+    if matrices is None:
+        return jnp.where(inside, scaled, 0)
+    flat = tuple(axis for axis in range(3) if axis != thick_axis)
+    lowest = scaled.min(flat, keepdims=True, where=inside, initial=jnp.inf)
+    highest = scaled.max(flat, keepdims=True, where=inside, initial=-jnp.inf)
+    y = scaled
+    for axis in flat:
+        y = _along(y, matrices[axis], axis)
+    y = jnp.clip(y, lowest, highest)  # as scikit-image; each slice by itself across a thick axis
+    if thick_axis is not None:
+        y = _along(jnp.where(jnp.isfinite(y), y, 0), matrices[thick_axis], thick_axis)
+    return jnp.where(_inside(y.shape, inner), y, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("threshold", "average"))
+def _decide_on_device(evidence, matrices, threshold, average):
+    """Label and foreground probability on the stored box, from evidence on the network's volume."""
+    for axis in range(0 if matrices is None else 3):
+        evidence = _along(evidence, matrices[axis], axis)
+    return decide(foreground_probabilities(evidence, average), threshold)
+
+
+def _along(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
+    # Highest precision: TF32 and bfloat16 products would cost 1e-3.
+    return jnp.moveaxis(jnp.tensordot(matrix, x, (1, axis), precision=lax.Precision.HIGHEST), 0, axis)
+
+
+def _inside(shape: Sequence[int], box: jax.Array) -> jax.Array:
+    """Boolean (D, H, W, 1): the voxels of a box given by its origin and extent (2, 3)."""
+    d, h, w = (
+        (jnp.arange(n) >= o) & (jnp.arange(n) < o + e) for n, o, e in zip(shape[:3], box[0], box[1], strict=True)
+    )
+    return d[:, None, None, None] & h[:, None, None] & w[:, None]
+
+
+def _store(array: np.ndarray, shape: Sequence[int], origin: Sequence[int]) -> np.ndarray:
+    stored = np.zeros((*shape, *array.shape[3:]), array.dtype)
+    stored[tuple(slice(o, o + n) for o, n in zip(origin, array.shape[:3], strict=True))] = array
+    return stored
+
+
+def _placed(matrix: np.ndarray, shape: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
+    """A float32 matrix of `shape` that holds `matrix` at `corner` and zeros elsewhere."""
+    placed = np.zeros(shape, np.float32)
+    placed[corner[0] : corner[0] + matrix.shape[0], corner[1] : corner[1] + matrix.shape[1]] = matrix
+    return placed
