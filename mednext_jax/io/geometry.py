@@ -16,6 +16,8 @@ SPACING_TOLERANCE = 1e-3
 THICK_SLICES = 3.0
 # A network of 16-fold pooling sees less than two bottleneck voxels along a shorter axis.
 FEW_VOXELS = 32
+MILLIMETRES = 2
+UNITS = {1: "metre", 3: "micrometre"}
 
 
 def grid_problems(
@@ -79,9 +81,10 @@ def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
                 _mm(pixdim),
                 "the affine's is used",
             )
-        unit = header.get_xyzt_units()[0]
-        if unit not in ("mm", "unknown"):
-            warn("The unit of the scan is not mm.", "mm", unit, "the affine is taken as mm")
+        unit = int(header["xyzt_units"]) & 7  # nibabel's own reader fails on codes that NIfTI does not define
+        if unit not in (0, MILLIMETRES):
+            found_unit = UNITS.get(unit, f"the unknown unit code {unit}")
+            warn("The unit of the scan is not mm.", "mm", found_unit, "the affine is taken as mm")
     cosines = image.affine[:3, :3] / sizes
     shear = np.abs(cosines.T @ cosines - np.eye(3)).max()
     if shear > 1e-3:
@@ -114,9 +117,11 @@ def _warner(found: list[Problem], file: object) -> Callable[[str, object, object
 
 def _qform(header: nib.Nifti1Header) -> tuple[np.ndarray | None, int]:
     try:
-        return header.get_qform(), int(header["qform_code"])
+        with np.errstate(all="ignore"):
+            qform = header.get_qform()
     except (ValueError, nib.spatialimages.HeaderDataError):  # quaternions longer than 1
         return None, 0
+    return (qform if np.isfinite(qform).all() else None), int(header["qform_code"])
 
 
 def _mm(sizes: np.ndarray) -> str:

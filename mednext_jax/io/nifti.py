@@ -214,10 +214,11 @@ def _read_array(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
     if len(declared.shape) != 3:
         raise _not_3d(path, declared.shape)
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise not_nifti(path, type(image).__name__)
-        array = np.asanyarray(image.dataobj)
+        with np.errstate(all="ignore"):  # what a damaged header or scale makes of the numbers is judged below
+            image = nib.load(path)
+            if not isinstance(image, nib.Nifti1Image):
+                raise not_nifti(path, type(image).__name__)
+            array = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         raise damaged(path, str(error) or type(error).__name__) from error
     _usable_affine(image)
@@ -227,7 +228,8 @@ def _read_array(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
 
 def _usable_affine(image: nib.Nifti1Image) -> np.ndarray:
     affine = np.asarray(image.affine, np.float64)
-    sizes = nib.affines.voxel_sizes(affine) if np.isfinite(affine).all() else np.zeros(3)
+    with np.errstate(over="ignore"):
+        sizes = nib.affines.voxel_sizes(affine) if np.isfinite(affine).all() else np.zeros(3)
     if not (np.all(sizes >= VOXEL_SIZE_RANGE[0]) and np.all(sizes <= VOXEL_SIZE_RANGE[1])):
         raise InputError(
             "The voxel size is not one of a scan in mm.",

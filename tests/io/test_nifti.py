@@ -10,10 +10,11 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.geometry import scan_warnings
 from mednext_jax.io.nifti import (
     from_volume,
     grid_of,
@@ -249,6 +250,25 @@ def test_a_hostile_header_takes_no_memory(tmp_path, dims, compressed):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**20
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_header_with_any_bytes_is_read_and_written_or_refused(tmp_path, changes):
+    path = tmp_path / "a.nii"
+    save(path)
+    data = bytearray(path.read_bytes())
+    for position, value in changes:
+        data[position] = value
+    path.write_bytes(data)
+    try:
+        image = read_scan(path)
+    except InputError:
+        return
+    scan_warnings(image, path)
+    volume, _, grid = to_volume(image)
+    write_like(tmp_path / "b.nii", from_volume(volume[..., 0], grid) > 30, grid, np.uint8)
+    np.testing.assert_array_equal(nib.load(tmp_path / "b.nii").affine, image.affine)
 
 
 def test_label_maps_are_integers(tmp_path):

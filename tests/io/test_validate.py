@@ -141,4 +141,6 @@ def test_odd_grids_are_warnings():
     assert whats(scan(np.diag([1, 1, 4, 1]), qform=0))[-1] == "The slices are thick."
     assert whats(scan(shape=(40, 20, 40))) == ["The scan is small."]
     assert whats(micrometres) == ["The unit of the scan is not mm."]
+    micrometres.header["xyzt_units"] = 7
+    assert whats(micrometres) == ["The unit of the scan is not mm."]
     assert whats(not_a_rotation) == ["The qform is not a rotation; it is not used."]
