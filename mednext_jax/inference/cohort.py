@@ -71,7 +71,7 @@ def predict(
         refuse_existing(path)
 
     settings = describe_run(predictor, inputs, part)
-    log = _Log(len(scans), f"{len(predictor.models)} model{'s' * (len(predictor.models) > 1)}, {settings['device']}")
+    log = _Log(len(scans), f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}, {settings['device']}")
     try:
         for scan, outcome in _stream(predictor, scans, lambda s, result: write_scan(output, s, result, settings)):
             log.take(scan, outcome)

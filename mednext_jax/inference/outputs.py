@@ -76,9 +76,9 @@ def write_tables(
 def describe_run(predictor: Predictor, inputs: Path, part: tuple[int, int]) -> dict[str, Any]:
     """How the outputs came about: models with their checksums, settings, software, device."""
     models = []
-    for model in predictor.models:
-        stored = {} if model.path is None else read_json(model.path / DESCRIPTION)
-        models.append({"path": str(model.path), "sha256": stored.get("weights", {}).get("sha256")})
+    for path in predictor.paths:
+        stored = {} if path is None else read_json(path / DESCRIPTION)
+        models.append({"path": str(path), "sha256": stored.get("weights", {}).get("sha256")})
     return {
         "inputs": inputs.resolve().as_posix(),
         "models": models,

@@ -73,6 +73,7 @@ class Predictor:
     tile_batch: tiles computed at once; None chooses by device and patch.
     skip_background: leave out tiles without a non-zero voxel of the scan. Their answer is taken to be background, and
     voxels that they would have shared with computed tiles change a little.
+    Attributes: paths (of the models; None for one in memory), recipe, threshold, window, skip_background.
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -87,17 +88,18 @@ class Predictor:
         skip_background: bool = False,
     ):
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
-        self.models = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
-        if not self.models:
+        loaded = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
+        if not loaded:
             raise InputError("No model was named.", expected="at least one model directory")
         if not 0 < step <= 1:
             raise InputError("The tile step is not a part of the patch.", expected="above 0, at most 1", found=step)
         if threshold is not None and not 0 <= threshold < 1:
             raise InputError("The threshold is not a probability.", expected="from 0 to below 1", found=threshold)
-        _require_one_recipe(self.models)
-        self.recipe = self.models[0].recipe
+        _require_one_recipe(loaded)
+        self.paths = [model.path for model in loaded]
+        self.recipe = loaded[0].recipe
         self.threshold = threshold
-        if threshold is None and self.models[0].config.num_classes == 2:
+        if threshold is None and loaded[0].config.num_classes == 2:
             self.threshold = self.recipe.threshold
         self.window = Window(
             self.recipe.patch_size,
@@ -107,7 +109,7 @@ class Predictor:
             tile_batch or _default_tile_batch(self.recipe.patch_size),
         )
         self.skip_background = skip_background
-        self._networks = [Network(_apply(_for_device(m.config)), jax.device_put(m.params)) for m in self.models]
+        self._networks = [Network(_apply(_for_device(m.config)), jax.device_put(m.params)) for m in loaded]
 
     def __call__(self, scan: Scan | Sequence[Scan]) -> Result:
         """Segment one scan: a NIfTI file or nibabel image, or a list of them, one a channel.

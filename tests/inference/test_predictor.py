@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
+from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
 from mednext_jax.inference.predictor import Predictor
@@ -112,6 +113,31 @@ def test_the_compiled_steps_are_those_of_preprocess_scan_and_restore(variant, by
     assert np.ptp(expected) > 0.2
     # 2e-4: a random network enlarges the 4e-7 by which float32 matrix products differ
     np.testing.assert_allclose(np.asarray(result.probability.dataobj), expected, atol=2e-4)
+
+
+def test_three_shapes_one_compile(models, save_scan, tmp_path):
+    """All programs, the network's and those around it, serve every scan of the bucket; with resampling or without."""
+    programs = (sw._add_tiles, sw._accumulators, sw._average, on_device._make_ready, on_device._decide_on_device)
+    predictor = Predictor(models[0], tta=False)
+    counts = []
+    for i, shape in enumerate([(24, 22, 20), (17, 30, 19), (33, 20, 40)]):
+        predictor(save_scan(tmp_path / f"{i}.nii.gz", shape))
+        counts.append([program._cache_size() for program in programs])
+    assert counts[0] == counts[1] == counts[2] and min(counts[0]) > 0
+
+
+def test_skipping_background(models, predictor, save_scan, tmp_path):
+    """Two far corners of a dark scan: the tiles between are left out, those with a bright voxel stay as they are."""
+    path = save_scan(tmp_path / "a.nii.gz", (56, 16, 16))
+    image = nib.load(path)
+    array = np.asarray(image.dataobj).copy()
+    array[12:44] = 0
+    image = nib.Nifti1Image(array, image.affine)
+    full, part = predictor(image), Predictor(models[0], tta=False, skip_background=True)(image)
+    full, part = (np.asarray(result.probability.dataobj) for result in (full, part))
+    assert (part[24:32] < 1e-10).all() and (full[24:32] > 1e-3).any()
+    np.testing.assert_allclose(part[:8], full[:8], atol=1e-5)
+    np.testing.assert_allclose(part[-8:], full[-8:], atol=1e-5)
 
 
 def test_an_image_in_memory_is_a_scan_too(predictor, save_scan, tmp_path):
