@@ -100,7 +100,6 @@ def correlate_kernel(
     shift = tl.zeros((16, 8), tl.float32)
     total = tl.zeros((16, 8), tl.float32)
     squares = tl.zeros((16, 8), tl.float32)
-    count = tl.zeros((16, 8), tl.float32)
     if not ADD:
         offset = tl.load(bias + c)
 
@@ -146,7 +145,6 @@ def correlate_kernel(
                     apart = value - shift
                     if not WHOLE:
                         apart = tl.where(ok, apart, 0.0)
-                        count += tl.where(ok, 1.0, 0.0)
                     total += apart
                     squares += apart * apart
                 pointer = out + ((d0 + done) * (H * W))[:, None] + b * W
@@ -162,8 +160,9 @@ def correlate_kernel(
         ring = turned
 
     if not ADD:
-        if WHOLE:
-            count = tl.full((16, 8), BD * BH, tl.float32)
+        planes = tl.minimum(tl.maximum(D - d0, 0), BD)
+        lines = tl.minimum(tl.maximum(H - h0, 0), BH)
+        count = tl.where(wo < W, (planes * lines)[:, None], 0).to(tl.float32)
         store_moments(moments, (n * C + c) * tl.num_programs(0) + program, count, shift, total, squares)
 
 

@@ -64,7 +64,6 @@ def gather_kernel(
     shift = tl.zeros((16, 8), tl.float32)
     total = tl.zeros((16, 8), tl.float32)
     squares = tl.zeros((16, 8), tl.float32)
-    count = tl.zeros((16, 8), tl.float32)
     if FORWARD:
         offset = tl.load(bias + c)
 
@@ -108,7 +107,6 @@ def gather_kernel(
                     apart = value - shift
                     if not WHOLE:
                         apart = tl.where(ok, apart, 0.0)
-                        count += tl.where(ok, 1.0, 0.0)
                     total += apart
                     squares += apart * apart
                 pointer = out + ((d0 + done) * (H * W))[:, None] + b * W
@@ -124,8 +122,9 @@ def gather_kernel(
         ring = turned
 
     if FORWARD:
-        if WHOLE:
-            count = tl.full((16, 8), BD * BH, tl.float32)
+        planes = tl.minimum(tl.maximum(D - d0, 0), BD)
+        lines = tl.minimum(tl.maximum(H - h0, 0), BH)
+        count = tl.where(wo < W, (planes * lines)[:, None], 0).to(tl.float32)
         store_moments(moments, (n * C + c) * tl.num_programs(0) + program, count, shift, total, squares)
 
 
@@ -175,7 +174,6 @@ def scatter_kernel(
     shift = tl.zeros((16, 16), tl.float32)
     total = tl.zeros((16, 16), tl.float32)
     squares = tl.zeros((16, 16), tl.float32)
-    count = tl.zeros((16, 16), tl.float32)
     if FORWARD:
         offset = tl.load(bias + c)
 
@@ -222,7 +220,6 @@ def scatter_kernel(
                     if r == 0:
                         shift = tl.where(done == 0, ring[2 * ROWS - 1] + offset, shift)
                     apart = tl.where(ok, value - shift, 0.0)
-                    count += tl.where(ok, 1.0, 0.0)
                     total += apart
                     squares += apart * apart
                 pointer = out + (d * (4 * H * W))[:, None] + (r % ROWS) * (2 * W)
@@ -238,6 +235,9 @@ def scatter_kernel(
         ring = turned
 
     if FORWARD:
+        planes = tl.maximum(tl.minimum(2 * (d0 + BD), 2 * D) - tl.maximum(2 * d0, 1), 0)
+        lines = tl.maximum(tl.minimum(2 * (h0 + BH), 2 * H) - tl.maximum(2 * h0, 1), 0)
+        count = tl.where((wo > 0) & (wo < 2 * W), (planes * lines)[:, None], 0).to(tl.float32)
         store_moments(moments, (n * C + c) * tl.num_programs(0) + program, count, shift, total, squares)
 
 
