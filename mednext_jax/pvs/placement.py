@@ -74,7 +74,10 @@ class Room:
 
     def __init__(self, regions: np.ndarray, grid: Grid):
         self.regions, self.grid = regions, grid
-        self.depth = ndimage.distance_transform_edt(regions > 0, sampling=grid.spacing).astype(np.float32)
+        self.depth = np.zeros(regions.shape, np.float32)  # mm to the edge of all regions together
+        for extent in ndimage.find_objects((regions > 0).astype(np.uint8)):
+            box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in extent)  # a rim of background is the edge
+            self.depth[box] = ndimage.distance_transform_edt(regions[box] > 0, sampling=grid.spacing)
         self._taken = np.zeros((0, 3))
         self._radius = np.zeros(0)
 
@@ -171,6 +174,8 @@ def _place(
 ) -> Tube | None:
     if not len(inner):
         return None
+    flat = Tube(np.zeros(3), np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), length, width, width * taper, bend)
+    arc = flat.points(_STEP_MM)[:, :2]
     for _ in range(_ROUNDS):
         middle = room.positions(rng.choice(inner, _CANDIDATES))
         middle += rng.uniform(-0.5, 0.5, middle.shape) * room.grid.spacing
@@ -181,14 +186,12 @@ def _place(
         # Set off half the bend to one side, so that the tube as a whole points along `direction`.
         setting_off = np.cos(bend / 2) * direction - np.sin(bend / 2) * across
         towards = np.sin(bend / 2) * direction + np.cos(bend / 2) * across
-        shape = {"length": length, "width": width, "tip_width": width * taper, "bend": bend}
-        at_zero = [Tube(np.zeros(3), d, t, **shape) for d, t in zip(setting_off, towards, strict=True)]
-        lines = np.stack([tube.points(_STEP_MM) for tube in at_zero])  # (candidates, n, 3)
-        start = middle - lines[:, lines.shape[1] // 2]
+        lines = arc @ np.stack([setting_off, towards], 1)  # (candidates, n, 3)
+        start = middle - lines[:, len(arc) // 2]
         lines += start[:, None]
         for k in np.flatnonzero(room.fits(lines, region, _MARGIN_MM)):
             if room.free(lines[k], width / 2, _GAP_MM):
-                return dataclasses.replace(at_zero[k], start=start[k])
+                return dataclasses.replace(flat, start=start[k], direction=setting_off[k], towards=towards[k])
     return None
 
 
