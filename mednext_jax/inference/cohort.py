@@ -134,7 +134,7 @@ class _Log:
         self.count, self.start, self.busy = count, time.perf_counter(), 0.0
         self.rows: list[dict[str, Any]] = []
         self.failures: list[tuple[Scan, Exception]] = []
-        print(f"{count} scan{'s' * (count != 1)}, {how}", flush=True)
+        print(f"{count} scan{'s' * (count != 1)}, {how}; the first scan of a size waits for the compiler", flush=True)
 
     def take(self, scan: Scan, outcome: _Done | Exception) -> None:
         if isinstance(outcome, Exception):
