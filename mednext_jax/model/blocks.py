@@ -15,15 +15,25 @@ from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 
 
+def half_width(shape: tuple[int, ...], transposed: bool) -> float:
+    """PyTorch's default initialisation of a convolution is U(-b, b), kernel and bias; b for a kernel of `shape`.
+
+    b = 1 / sqrt(fan_in). For transposed convolutions PyTorch takes the output channels (a group) for fan_in's channels.
+    """
+    if len(shape) == 4:  # depthwise (k, k, k, c): one channel a group, transposed or not
+        return math.prod(shape[:3]) ** -0.5
+    return shape[1 if transposed else 0] ** -0.5
+
+
 class ConvWeights(nn.Module):
-    """Kernel and bias of one convolution; PyTorch's default initialisation, U(-b, b) with b = 1 / sqrt(fan_in)."""
+    """Kernel of `shape` and bias of one convolution, initialised as in PyTorch."""
 
     shape: tuple[int, ...]
-    fan_in: int
+    transposed: bool = False
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
-        init = _uniform(1 / math.sqrt(self.fan_in))
+        init = _uniform(half_width(self.shape, self.transposed))
         return self.param("kernel", init, self.shape), self.param("bias", init, self.shape[-1:])
 
 
@@ -52,15 +62,14 @@ class _Block(nn.Module):
 
     def depthwise_weights(self) -> tuple[Array, Array]:
         k = self.kernel_size
-        # The transposed convolution's fan-in is the same: PyTorch takes out channels / groups = 1.
-        return ConvWeights((k, k, k, self.in_channels), k**3, name="conv1")()
+        return ConvWeights((k, k, k, self.in_channels), name="conv1")()
 
     def mlp_weights(self) -> MLPWeights:
         hidden = self.expansion * self.in_channels
         weights = MLPWeights(
             *NormWeights(self.in_channels, name="norm")(),
-            *ConvWeights((self.in_channels, hidden), self.in_channels, name="conv2")(),
-            *ConvWeights((hidden, self.out_channels), hidden, name="conv3")(),
+            *ConvWeights((self.in_channels, hidden), name="conv2")(),
+            *ConvWeights((hidden, self.out_channels), name="conv3")(),
         )
         if not self.grn:
             return weights
@@ -85,7 +94,7 @@ class MedNeXtDownBlock(_Block):
         u = checkpoint_name(self.ops.depthwise_down(x, *self.depthwise_weights()), "dw")
         weights, beside = self.mlp_weights(), None
         if self.residual:
-            res_conv = ConvWeights((self.in_channels, self.out_channels), self.in_channels, name="res_conv")
+            res_conv = ConvWeights((self.in_channels, self.out_channels), name="res_conv")
             beside = self.ops.pointwise_down(x, *res_conv())
         return self.ops.norm_mlp(u, weights, norm=self.norm, residual=beside)
 
@@ -102,8 +111,7 @@ class MedNeXtUpBlock(_Block):
         u = checkpoint_name(self.ops.depthwise_up(x, *self.depthwise_weights()), "dw")
         weights, beside = self.mlp_weights(), None
         if self.residual:
-            # Transposed: PyTorch's fan-in is the number of output channels.
-            res_conv = ConvWeights((self.in_channels, self.out_channels), self.out_channels, name="res_conv")
+            res_conv = ConvWeights((self.in_channels, self.out_channels), transposed=True, name="res_conv")
             beside = self.ops.pointwise_up(x, *res_conv())
         return self.ops.norm_mlp(u, weights, norm=self.norm, residual=beside, front_void=True)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mednext_jax.errors import InputError
-from mednext_jax.model.blocks import ConvWeights, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
+from mednext_jax.model.blocks import ConvWeights, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock, half_width
 from mednext_jax.model.config import EXTENT_MULTIPLE, LEVELS, STAGES, MedNeXtConfig
 from mednext_jax.ops.local import LocalOps
 
@@ -38,7 +40,7 @@ class MedNeXt(nn.Module):
         channels = config.stage_channels
 
         x = ops.enter(x.astype(config.dtype))
-        x = ops.pointwise(x, *ConvWeights((config.in_channels, channels[0]), config.in_channels, name="stem")())
+        x = ops.pointwise(x, *ConvWeights((config.in_channels, channels[0]), name="stem")())
         skips = []
         for level in range(LEVELS):
             x = Stage(config, ops, level, config.encoder_kernel_size, name=f"enc_block_{level}")(x)
@@ -72,6 +74,17 @@ class MedNeXt(nn.Module):
             for level, feature in enumerate(features)
         )
 
+    @nn.nowrap
+    def init(self, rngs: Array | dict[str, Array], *args: Any, **kwargs: Any) -> Any:
+        """init(key, x) -> {"params": ...}, PyTorch's default initialisation; of `x` only shape and type matter.
+
+        Flax would draw each of the hundreds of arrays by itself, and compiling that takes half a minute.
+        """
+        shapes = jax.eval_shape(functools.partial(super().init, **kwargs), rngs, *args)
+        leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+        key = rngs["params"] if isinstance(rngs, dict) else rngs
+        return jax.tree.unflatten(tree, _draw(key, tuple((_names(path), leaf.shape) for path, leaf in leaves)))
+
 
 class Stage(nn.Module):
     """The blocks of one of the nine stages, named "0", "1", ... as in PyTorch's nn.Sequential."""
@@ -104,8 +117,7 @@ class OutBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # Transposed: PyTorch's fan-in is the number of classes.
-        weights = ConvWeights((self.in_channels, self.num_classes), self.num_classes, name="conv_out")()
+        weights = ConvWeights((self.in_channels, self.num_classes), transposed=True, name="conv_out")()
         return self.ops.leave(self.ops.pointwise(x, *weights, dtype=jnp.float32))
 
 
@@ -133,3 +145,25 @@ def _check_input(x: Array, extents: Sequence[int], config: MedNeXtConfig) -> Non
             found=extents,
             mend="pad or crop the input; `Predictor` does it by itself",
         )
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(part.key for part in path)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw(key: Array, leaves: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]) -> list[Array]:
+    """Values of parameters given as (path, shape)."""
+    shapes = dict(leaves)
+    numbers = jax.random.uniform(key, (sum(math.prod(shape) for shape in shapes.values()),), jnp.float32, -1, 1)
+    values, start = [], 0
+    for path, shape in leaves:
+        *module, name = path
+        if (*module, "kernel") in shapes:
+            transposed = module[-1] == "conv_out" or (module[-1] == "res_conv" and module[-2].startswith("up_"))
+            part = numbers[start : start + math.prod(shape)].reshape(shape)
+            values.append(part * half_width(shapes[(*module, "kernel")], transposed))
+            start += math.prod(shape)
+        else:
+            values.append(jnp.full(shape, 1.0 if name == "scale" else 0.0))
+    return values

@@ -12,6 +12,7 @@ Which form is fast depends on the device, by a factor of ten to a hundred:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from jax import Array, lax
 
 Form = Literal["blocks", "shifts", "grouped"]
 _FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "shifts", "gpu": "grouped"}
-Padding = Sequence[tuple[int, int]]
+Padding = tuple[tuple[int, int], ...]
 
 # A block of planes, as float32 output: stays in the second-level cache.
 _BLOCK_BYTES = 2**21
@@ -39,6 +40,8 @@ def form_for(platform: str | None = None) -> Form:
     return _FORMS[platform or jax.default_backend()]
 
 
+# Compiled functions, so that the many blocks of one shape are traced once.
+@functools.partial(jax.jit, static_argnames=("stride", "padding", "form"))
 def correlate(
     x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding, form: Form | None = None
 ) -> Array:
@@ -60,8 +63,9 @@ def correlate(
     return _correlate_blocks(padded, kernel, bias, stride)
 
 
+@functools.partial(jax.jit, static_argnames=("sizes", "stride", "padding", "form"))
 def kernel_gradient(
-    x: Array, g: Array, sizes: Sequence[int], stride: int, padding: Padding, form: Form | None = None
+    x: Array, g: Array, sizes: tuple[int, ...], stride: int, padding: Padding, form: Form | None = None
 ) -> Array:
     """`x` (n, d, h, w, c), `g` (n, d', h', w', c), kernel `sizes` (3,) -> (kd, kh, kw, c) float32."""
     form = form or form_for()

@@ -63,7 +63,7 @@ def _conv_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _S
     x, kernel, bias = saved
     k = kernel.shape[0]
     padding = _zeros(conv_halo(k), halo)
-    dx = correlate(g, kernel[::-1, ::-1, ::-1], None, 1, [(k - 1 - lo, k - 1 - hi) for lo, hi in padding], form)
+    dx = correlate(g, kernel[::-1, ::-1, ::-1], None, 1, tuple((k - 1 - lo, k - 1 - hi) for lo, hi in padding), form)
     dw = kernel_gradient(x, g, kernel.shape[:3], 1, padding, form)
     return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
 
@@ -112,7 +112,7 @@ def _up_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _Sav
     k = kernel.shape[0]
     origins, fine = _up_grid(x, k, halo)
     coarse = x.shape[1:4]
-    padding = [(o, 2 * (m - 1) + k - n - o) for o, m, n in zip(origins, coarse, fine, strict=True)]
+    padding = tuple((o, 2 * (m - 1) + k - n - o) for o, m, n in zip(origins, coarse, fine, strict=True))
     dw = kernel_gradient(g, x, kernel.shape[:3], 2, padding, form)
     dx = correlate(g, kernel, None, 2, padding, form)
     return dx, dw.astype(kernel.dtype), _bias_gradient(g, bias)
@@ -123,7 +123,7 @@ depthwise_up.defvjp(_up_forward, _up_backward)
 
 def _zeros(width: tuple[int, int], halo: Halo) -> Padding:
     """Zeros of `width` (before, after) on the axes that come without a halo."""
-    return [(0, 0) if here else width for here in halo]
+    return tuple((0, 0) if here else width for here in halo)
 
 
 def _up_grid(x: Array, k: int, halo: Halo) -> tuple[list[int], list[int]]:
@@ -167,7 +167,7 @@ def _scatter(
             kernel[tuple(taps[axis][q] for axis, q in enumerate(parities))],
             bias,
             1,
-            [pads[axis][q] for axis, q in enumerate(parities)],
+            tuple(pads[axis][q] for axis, q in enumerate(parities)),
             form,
         )
         for parities in itertools.product((0, 1), repeat=3)

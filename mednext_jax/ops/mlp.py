@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ class MLPWeights(NamedTuple):
     grn_beta: Array | None = None  # (r,)
 
 
+# Compiled, so that the many blocks of one shape are traced once.
+@functools.partial(jax.jit, static_argnames=("norm", "front_void", "in_chunks", "split"))
 def norm_mlp(
     u: Array,
     weights: MLPWeights,
