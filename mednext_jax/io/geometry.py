@@ -73,7 +73,7 @@ def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
             if apart > 1e-3 * sizes.min():
                 mend = "the sform is used"
                 warn("Sform and qform disagree.", "the same", f"up to {apart:.3g} mm apart", mend)
-        pixdim = np.array(header["pixdim"][1:4], float)
+        pixdim = np.array(header["pixdim"].tolist()[1:4])
         if not np.allclose(pixdim, sizes, rtol=SPACING_TOLERANCE):
             warn(
                 "The voxel size of the header is not that of the affine.",
