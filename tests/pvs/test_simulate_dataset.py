@@ -197,6 +197,7 @@ def test_both_contrasts_show_the_same_brain_and_spaces(wide_tubes):
         ({"subjects": 2.5}, "subjects"),
         ({"sites": 0}, "sites"),
         ({"seed": -1}, "seed"),
+        ({"workers": 0}, "workers"),
         ({"voxel_size": 0.3}, "voxel size"),
         ({"voxel_size": float("nan")}, "voxel size"),
     ],
