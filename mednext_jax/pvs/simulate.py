@@ -40,7 +40,8 @@ def simulate_dataset(
     labelsTr/CASE.nii.gz (uint8), regions/CASE.nii.gz + regions.json (1 white matter, 2 basal ganglia),
     participants.tsv (a row a subject) and truth.tsv (a row a perivascular space, mm).
     The same seed gives the same bytes, and a subject does not depend on how many others there are.
-    voxel_size: mm, of the first site. workers: threads, each of about 0.6 GiB at 1 mm and 1.7 at 0.7 mm; default up to 4.
+    voxel_size: mm, of the first site.
+    workers: threads, each of about 0.6 GiB at 1 mm and 1.7 GiB at 0.7 mm; default up to 4.
     progress: called with (subjects done, subjects); default a bar on a terminal.
     Raises InputError if an argument is wrong, `out` holds something already, or the template packages are missing.
     """
