@@ -41,7 +41,7 @@ def simulate_dataset(
     participants.tsv (a row a subject) and truth.tsv (a row a perivascular space, mm).
     The same seed gives the same bytes, and a subject does not depend on how many others there are.
     voxel_size: mm, of the first site.
-    workers: threads, each of about 0.6 GiB at 1 mm and 1.7 GiB at 0.7 mm; default up to 4.
+    workers: threads, each of about 0.5 GiB at 1 mm and 1.1 GiB at 0.7 mm; default up to 4.
     progress: called with (subjects done, subjects); default a bar on a terminal.
     Raises InputError if an argument is wrong, `out` holds something already, or the template packages are missing.
     """
