@@ -59,8 +59,8 @@ class PatchSampler:
         return {
             "image": image,  # (d, h, w, c) float32
             "label": label,  # (d, h, w) int16
-            "case": np.int32(index),
-            "row": np.int32(row),
+            "case": np.asarray(index, np.int32),
+            "row": np.asarray(row, np.int32),
         }
 
 
@@ -74,20 +74,20 @@ def batches(
     first_step: int,
     last_step: int,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    part: tuple[int, int] = (0, 1),
     threads: int = 4,
 ) -> Iterator[Batch]:
-    """This process's rows of the global batches `first_step` ... `last_step - 1`, read ahead by threads.
+    """Part k of n of the global batches `first_step` ... `last_step - 1`, with `part` = (k, n), read ahead by threads.
 
-    Process p of n holds the contiguous rows p*B/n ... (p+1)*B/n - 1, as the devices of the mesh do, so the global
-    batch is the same for every n and the step is the whole state of the data: nothing else is checkpointed.
+    It is the contiguous rows k*B/n ... (k+1)*B/n - 1, as the devices of the mesh hold them, so the global batch is
+    the same for every n and the step is the whole state of the data: nothing else is checkpointed.
     """
-    local = sampler.batch_size // process_count
+    k, n = part
+    local = sampler.batch_size // n
 
     def element(index: int) -> Batch:
         step, row = divmod(int(index), local)
-        return sampler(step, process_index * local + row)
+        return sampler(step, k * local + row)
 
     data = grain.MapDataset.range(first_step * local, last_step * local).map(element).batch(local)
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))

@@ -10,32 +10,34 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError
 
-AXES = ("data", "space")
+AXES = ("data", "space", "height")
 
 
-def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes ("data", "space"): samples over `data`, slabs of depth over `space`.
+def make_mesh(data: int = -1, space: int = 1, height: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes ("data", "space", "height"): samples, and of each sample slabs of depth and of height.
 
-    `data=-1` takes every device that `space` leaves. Axis types are Auto: the compiler places what the
-    shardings of the inputs leave open. Raises InputError when the devices cannot be laid out so.
+    `data=-1` takes every device that the others leave. Devices of one sample are neighbours in `devices`, so they
+    are of one host where it has enough. Axis types are Auto: the compiler places what the shardings of the inputs
+    leave open. Raises InputError when the devices cannot be laid out so.
     """
     devices = list(jax.devices() if devices is None else devices)
-    if space < 1 or len(devices) % space:
+    volume = space * height
+    if space < 1 or height < 1 or len(devices) % volume:
         raise InputError(
-            "config.mesh.space does not divide the number of devices.",
+            "config.mesh.space * config.mesh.height does not divide the number of devices.",
             expected=f"a divisor of {len(devices)}",
-            found=space,
+            found=f"{space} * {height}",
         )
     if data == -1:
-        data = len(devices) // space
-    if data < 1 or data * space > len(devices):
+        data = len(devices) // volume
+    if data < 1 or data * volume > len(devices):
         raise InputError(
             "config.mesh asks for more devices than there are.",
-            expected=f"data * space <= {len(devices)} (data = -1 takes all)",
-            found=f"{data} * {space}",
+            expected=f"data * space * height <= {len(devices)} (data = -1 takes all)",
+            found=f"{data} * {space} * {height}",
         )
-    grid = np.asarray(devices[: data * space]).reshape(data, space)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+    grid = np.asarray(devices[: data * volume]).reshape(data, space, height)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -46,3 +48,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def over_samples(mesh: Mesh) -> NamedSharding:
     """The first axis of a batch is split over `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def rows_of_process(mesh: Mesh, process: int) -> tuple[int, int]:
+    """(k, n): `process` reads the k-th of n equal, contiguous parts of each batch, those that its devices hold.
+
+    Processes whose devices share the samples of a batch read the same part. Raises InputError when the processes
+    hold unequal parts, or this one none.
+    """
+    rows: dict[int, set[int]] = {p: set() for p in range(1 + max(device.process_index for device in mesh.devices.flat))}
+    for row, devices in enumerate(mesh.devices):
+        for device in devices.flat:
+            rows[device.process_index].add(row)
+    mine = sorted(rows.get(process, ()))
+    parts = mesh.devices.shape[0] // max(len(mine), 1)
+    equal = len({len(held) for held in rows.values()}) == 1 and mesh.devices.shape[0] % max(len(mine), 1) == 0
+    if not mine or not equal or mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
+        raise InputError(
+            "config.mesh does not give every process the same share of a batch.",
+            expected="space * height to be a multiple or a divisor of a process's devices, and no device left out",
+            found=f"mesh {dict(mesh.shape)}; rows of each process: "
+            + ", ".join(str(len(held)) for held in list(rows.values())[:8]),
+            mend="set config.mesh.data = -1, and config.mesh.space to a power of two",
+        )
+    return mine[0] // len(mine), parts

@@ -21,7 +21,7 @@ def spread(config: MedNeXtConfig, mesh: Mesh, ops: LocalOps | None = None) -> Ap
     """`apply(params, x)`: the network's logits of x (n, d, h, w, c) with every device computing its part.
 
     The first axis of `mesh` splits n; the second d and the third, if there is one, h. `ops` are the operations of
-    one device. Logits lie on the mesh as `volume_spec` says; deep supervision's coarse ones may be whole on every
+    one device. Logits lie on the mesh as `over_volumes` says; deep supervision's coarse ones may be whole on every
     device of a volume. Numbers and gradients are those of one device but for the order of float32 sums.
     Raises InputError, when called, for an x that the mesh does not divide.
     """
@@ -31,7 +31,7 @@ def spread(config: MedNeXtConfig, mesh: Mesh, ops: LocalOps | None = None) -> Ap
         return lambda params, x: alone.apply({"params": params}, x)
 
     def apply(params: Any, x: jax.Array) -> Any:
-        check_divides(mesh, x.shape[:4])
+        check_divides(config, mesh, x.shape)
         layout = layout_of(config, mesh, x.shape[1:4])
         net = MedNeXt(config, ShardedOps(layout=layout, local=local))
         heads = tuple(_spec(mesh, layout, level) for level in range(LEVELS + 1))
@@ -50,11 +50,12 @@ def spread(config: MedNeXtConfig, mesh: Mesh, ops: LocalOps | None = None) -> Ap
 
 def layout_of(config: MedNeXtConfig, mesh: Mesh, extents: Sequence[int]) -> Layout:
     """How the volumes of a batch with these (d, h, w) lie on `mesh`, level by level."""
-    names = (*mesh.axis_names[1:], None, None)[:3]
-    sizes = (*mesh.axis_sizes[1:], 1, 1)[:3]
-    names = tuple(name if size > 1 else None for name, size in zip(names, sizes, strict=True))
+    d, h, w = extents
+    parts = [(name, size) for name, size in mesh.shape.items() if name != mesh.axis_names[0]]
+    (space, spaces), (height, heights) = (*parts, (None, 1), (None, 1))[:2]
     radius = max(config.encoder_kernel_size, config.decoder_kernel_size) // 2
-    return Layout(tuple(extents), names, sizes, radius)
+    names = (space if spaces > 1 else None, height if heights > 1 else None, None)
+    return Layout((d, h, w), names, (spaces, heights, 1), radius)
 
 
 def over_volumes(mesh: Mesh) -> NamedSharding:
@@ -62,26 +63,27 @@ def over_volumes(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
 
 
-def check_divides(mesh: Mesh, shape: Sequence[int]) -> None:
-    """Raise InputError unless the mesh divides a batch of volumes of `shape` (n, d, h, w).
+def check_divides(config: MedNeXtConfig, mesh: Mesh, shape: Sequence[int]) -> None:
+    """Raise InputError unless a batch of volumes of `shape` (n, d, h, w) can be split over `mesh`.
 
-    Each part must have an even number of planes, at least 2: one level at least is computed on the parts.
+    At full resolution each part must have an even number of planes and those of a halo.
     """
-    samples, *volume = mesh.axis_sizes
+    samples = mesh.axis_sizes[0]
     if shape[0] % samples:
         raise InputError(
             "The mesh does not divide the batch.",
-            expected=f"a multiple of {samples} samples (config.mesh.data)",
+            expected=f"a multiple of {samples} (config.mesh.data) samples at a time",
             found=shape[0],
-            mend="set config.mesh.data to a divisor of the batch, or a larger batch",
+            mend="set config.mesh.data to a divisor of it, or a larger config.batch_size",
         )
-    for name, extent, parts in zip("dh", shape[1:], volume, strict=False):
-        if extent % (2 * parts):
+    layout = layout_of(config, mesh, shape[1:4])
+    for axis, found, name, parts in zip("dhw", layout.split(0), layout.names, layout.sizes, strict=True):
+        if found != name:
             raise InputError(
-                f"The mesh does not divide the patch along {name}.",
-                expected=f"a multiple of {2 * parts} planes: {parts} parts, each of an even number",
-                found=extent,
-                mend="use fewer devices for one patch (config.mesh.space), or a larger patch",
+                f"The mesh does not divide the patch along {axis}.",
+                expected=f"{parts} parts (config.mesh.{name}) with an even number of planes, at least {layout.radius}",
+                found=f"{shape['dhw'.index(axis) + 1]} planes",
+                mend=f"lower config.mesh.{name}, or use a larger patch",
             )
 
 

@@ -86,8 +86,9 @@ def default_config() -> ConfigDict:
     c.augment.mirror_axes = (0, 1, 2)  # each flipped with probability 0.5; also the axes of test-time mirroring
 
     c.mesh = ConfigDict()
-    c.mesh.data = -1  # devices that share the samples of a batch; -1: all that `space` leaves
+    c.mesh.data = -1  # devices that share the samples of a batch; -1: all that the other two leave
     c.mesh.space = 1  # devices that share the depth of one patch
+    c.mesh.height = 1  # devices that share its height, besides
     c.threads = 4  # host threads that read and crop
 
     c.checkpoint = ConfigDict()
@@ -107,11 +108,11 @@ def architecture(model: MedNeXtConfig) -> ConfigDict:
 def small_objects(config: ConfigDict) -> ConfigDict:
     """Switch augmentation to what leaves structures of 1 to 3 voxels visible; changes and returns `config`.
 
-    nnU-Net's blur of up to 1 voxel, halved resolution and shrinking by 1.4 can erase such a structure while its
-    label stays.
+    nnU-Net's blur leaves a sixth of a line one voxel wide, its loss of resolution (nearest neighbour) and its
+    shrinking by 1.4 drop such lines altogether, while their label stays.
     """
-    config.augment.blur_range = (0.3, 0.6)
-    config.augment.low_resolution_range = (0.8, 1.0)
+    config.augment.blur_range = (0.3, 0.5)
+    config.augment.low_resolution = 0.0
     config.augment.scaling_range = (0.7, 1.1)
     return config
 
@@ -268,7 +269,8 @@ def check_config(config: ConfigDict) -> None:
         "different axes among 0, 1, 2",
     )
     check("mesh.data", lambda v: v == -1 or v >= 1, "-1 or a number of devices")
-    positive_integer("mesh.space")
+    for field in ("mesh.space", "mesh.height"):
+        positive_integer(field)
     check("checkpoint.minutes", lambda v: v > 0, "minutes above 0")
     try:
         MedNeXtConfig.from_dict(dict(config.model))

@@ -19,7 +19,8 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import load_model
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.model.recipe import Recipe
-from mednext_jax.parallel.mesh import make_mesh, replicated
+from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
+from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
@@ -39,6 +40,7 @@ class Experiment:
     validation_step: Callable[[Any, dict[str, jax.Array]], Metrics]
     training: PatchSampler
     validation: PatchSampler
+    reads: tuple[int, int]  # (k, n): this process reads the k-th of n parts of each batch
     recipe: Recipe
 
     @classmethod
@@ -54,22 +56,11 @@ class Experiment:
                 "num_classes": len(labels),
             }
         )
-        mesh = make_mesh(config.mesh.data, config.mesh.space)
-        part = config.batch_size // config.accumulate
-        if part % mesh.shape["data"]:
-            raise InputError(
-                "config.batch_size cannot be split over the devices.",
-                expected=f"batch_size / accumulate to be a multiple of {mesh.shape['data']} (config.mesh.data)",
-                found=f"{config.batch_size} / {config.accumulate}",
-                mend="set config.mesh.data to fewer devices, or a larger config.batch_size",
-            )
+        mesh = make_mesh(config.mesh.data, config.mesh.space, config.mesh.height)
+        check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted(labels.values()) + ([] if meta.ignore_label is None else [meta.ignore_label])
         augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
-        net = MedNeXt(architecture)
-
-        def apply(params: Any, image: jax.Array) -> Any:
-            return net.apply({"params": params}, image)
-
+        apply = spread(architecture, mesh)
         sampler = PatchSampler(
             cases=store,
             ids=training_ids,
@@ -94,6 +85,7 @@ class Experiment:
             validation=dataclasses.replace(
                 sampler, ids=validation_ids, read_size=tuple(config.patch_size), stream=VALIDATION
             ),
+            reads=rows_of_process(mesh, jax.process_index()),
             recipe=Recipe(
                 channel_names=meta.channel_names,
                 labels=labels,

@@ -122,8 +122,7 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
         experiment.training,
         first,
         config.steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        part=experiment.reads,
         threads=config.threads,
     )
     ready = to_devices(read, over_samples(experiment.mesh))
@@ -196,8 +195,7 @@ def _validate(experiment: Experiment, state: TrainState, epoch: int) -> tuple[fl
         experiment.validation,
         first,
         first + config.validation_steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        part=experiment.reads,
         threads=config.threads,
     )
     results = [

@@ -26,6 +26,9 @@ class Cases:
     def foreground(self, case):
         return {1: np.argwhere(self.labels[case] == 1)}
 
+    def annotated(self, case):
+        return None
+
     def crop(self, case, start, size):
         image = np.zeros((*size, 1), np.float32)
         label = np.full(size, -1, np.int16)
@@ -43,9 +46,7 @@ def sampler():
 
 def global_batches(sampler, first, last, processes):
     """The batches that `processes` processes make together."""
-    each = [
-        batches(sampler, first, last, process_index=p, process_count=processes, threads=3) for p in range(processes)
-    ]
+    each = [batches(sampler, first, last, part=(p, processes), threads=3) for p in range(processes)]
     parts = [list(itertools.islice(it, last - first)) for it in each]
     return [
         {name: np.concatenate([part[s][name] for part in parts]) for name in parts[0][s]} for s in range(last - first)
