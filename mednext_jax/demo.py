@@ -24,6 +24,7 @@ def run_demo(workdir: Path) -> dict:
     from mednext_jax.inference.cohort import predict
     from mednext_jax.preprocess.prepare import prepare
     from mednext_jax.pvs.picture import draw_comparison
+    from mednext_jax.pvs.placement import PvsDistribution
     from mednext_jax.pvs.simulate import simulate_dataset
     from mednext_jax.train.loop import run
     from mednext_jax.train.recipes import demo
@@ -31,8 +32,10 @@ def run_demo(workdir: Path) -> dict:
     refuse_existing(workdir)
     start = time.perf_counter()
     with _stage(1, f"simulate {TRAINING_SUBJECTS} + {HELD_OUT_SUBJECTS} subjects in a template brain"):
-        simulate_dataset(workdir / "simulated", subjects=TRAINING_SUBJECTS, contrast="T2w", seed=0)
-        simulate_dataset(workdir / "held_out", subjects=HELD_OUT_SUBJECTS, contrast="T2w", seed=1)
+        # So few subjects, so short a training: each brain carries many PVS.
+        pvs = PvsDistribution(white_matter=(150, 400), basal_ganglia=(10, 60))
+        simulate_dataset(workdir / "simulated", TRAINING_SUBJECTS, "T2w", seed=0, pvs=pvs)
+        simulate_dataset(workdir / "held_out", HELD_OUT_SUBJECTS, "T2w", seed=1, pvs=pvs)
     with _stage(2, "prepare: verify, crop, normalise, split"):
         prepare(workdir / "simulated", workdir / "prepared", spacing=None, splits="kfold:4")
     with _stage(3, "train a small MedNeXt"):

@@ -61,10 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--contrast", choices=("T1w", "T2w"), required=True)
     simulate.add_argument("--sites", type=int, default=1, metavar="K", help="simulated scanners (default: 1)")
     simulate.add_argument("--seed", type=int, default=0, metavar="S")
+    simulate.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="of the first site (default: 1)")
 
     prepare = command("prepare", _prepare, "verify a data set, resample and normalise it, make splits")
     prepare.add_argument("dataset", type=Path, metavar="DATASET")
-    prepare.add_argument("--out", type=Path, required=True, metavar="PREPARED")
+    prepare.add_argument("--out", required=True, metavar="PREPARED", help="a new folder, or a gs:// or s3:// address")
     prepare.add_argument(
         "--spacing",
         type=_spacing,
@@ -74,9 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--splits", default="kfold:5", help="kfold:K, loso:COLUMN, stratified:COLUMN or a splits_final.json"
     )
-    prepare.add_argument(
-        "--labels", type=Path, default=None, help="derivatives folder with the labels of a BIDS data set"
-    )
+    prepare.add_argument("--labels", type=Path, default=None, help="derivatives folder with a BIDS data set's labels")
+    prepare.add_argument("--suffix", default=None, metavar="T2w", help="which scans of a BIDS data set")
 
     train = command("train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value")
     train.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
     predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
     predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
+    predict.add_argument("--skip-background", action="store_true", help="leave out tiles where the scan is all zero")
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
 
     evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
@@ -141,8 +142,10 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.demo import run_demo
 
+    use_compilation_cache()
     run_demo(options.workdir)
 
 
@@ -155,25 +158,37 @@ def _simulate(options: argparse.Namespace) -> None:
         contrast=options.contrast,
         sites=options.sites,
         seed=options.seed,
+        voxel_size=options.voxel_size,
     )
 
 
 def _prepare(options: argparse.Namespace) -> None:
     from mednext_jax.preprocess.prepare import prepare
 
-    prepare(options.dataset, options.out, spacing=options.spacing, splits=options.splits, labels=options.labels)
+    prepare(
+        options.dataset,
+        options.out,
+        spacing=options.spacing,
+        splits=options.splits,
+        labels=options.labels,
+        suffix=options.suffix,
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
+    from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.train.config import load_config
     from mednext_jax.train.loop import run
 
+    use_compilation_cache()
     run(load_config(options.config, options.overrides), options.workdir)
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.inference.cohort import predict
 
+    use_compilation_cache()
     predict(
         options.input,
         options.output,
@@ -182,6 +197,7 @@ def _predict(options: argparse.Namespace) -> None:
         tta=options.tta,
         step=options.step,
         part=options.part,
+        skip_background=options.skip_background,
     )
 
 

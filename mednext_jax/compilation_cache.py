@@ -1,0 +1,31 @@
+"""Compiled programs kept on disk, so that the second start of a command does not compile again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+
+def use_compilation_cache() -> None:
+    """Keep what XLA compiles under ~/.cache/mednext_jax; JAX_COMPILATION_CACHE_DIR names another folder.
+
+    A home folder may be shared by machines with other processors, and a program compiled for one may crash another:
+    each kind of processor has its own sub-folder.
+    """
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(root / "mednext_jax" / "xla" / _processor()))
+
+
+def _processor() -> str:
+    """The machine's architecture and a hash of what its processor can do."""
+    abilities = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+        abilities = next((line for line in lines if line.lower().startswith(("flags", "features"))), abilities)
+    return f"{platform.machine()}-{hashlib.sha256(abilities.encode()).hexdigest()[:12]}"
