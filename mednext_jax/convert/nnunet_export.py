@@ -59,7 +59,7 @@ def write_v1(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str
             }
             save(checkpoint, fold / "model_final_checkpoint.model")
             # plans file, fold, output, data, batch dice, stage, unpack, deterministic, fp16
-            init = ("plans.pkl", number, None, None, False, 0, True, False, True)
+            init = ("plans.pkl", number, fold.name, "", False, 0, True, False, True)
             info = OrderedDict(init=init, name=trainer, plans=plans)
             info["class"] = f"<class 'nnunet_mednext.training.network_training.MedNeXt.{trainer}'>"
             _pickle(info, fold / "model_final_checkpoint.model.pkl")
