@@ -37,7 +37,7 @@ def make_schedule(config: ConfigDict) -> Schedule:
     def schedule(step: jax.Array | int) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         if o.schedule == "poly":
-            factor = (1 - jnp.floor(step / config.steps_per_epoch) / epochs) ** o.power
+            factor = ((epochs - jnp.floor(step / config.steps_per_epoch)) / epochs) ** o.power
         elif o.schedule == "cosine":
             done = (step - warmup) / max(1, config.steps - warmup)
             factor = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))

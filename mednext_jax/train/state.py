@@ -27,6 +27,9 @@ class TrainState(NamedTuple):
 
 def new_state(params: Any, optimiser: optax.GradientTransformation, *, average: bool) -> TrainState:
     """The state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
+
+    def zero() -> jax.Array:  # one buffer each: the state is donated
+        return jnp.zeros((), jnp.int32)
+
     copy = jax.tree.map(jnp.copy, params) if average else None
-    return TrainState(zero, params, optimiser.init(params), copy, zero, zero)
+    return TrainState(zero(), params, optimiser.init(params), copy, zero(), zero())

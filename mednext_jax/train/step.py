@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -62,7 +61,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         image, label = augment(key, batch["row"], batch["image"], batch["label"])
         loss, gradient = loss_and_gradient(state.params, image, label)
-        norm = optax.global_norm(gradient)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         rate = schedule(state.step)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)

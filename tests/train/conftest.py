@@ -41,6 +41,11 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
 
 
 @pytest.fixture(scope="session")
+def write_data():
+    return write_prepared
+
+
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     return write_prepared(tmp_path_factory.mktemp("data") / "prepared")
 
@@ -49,7 +54,7 @@ def prepared(tmp_path_factory):
 def tiny(prepared):
     """A configuration that compiles and steps in seconds."""
     from mednext_jax.model.config import MedNeXtConfig
-    from mednext_jax.train.config import architecture, default_config
+    from mednext_jax.train.config import AUGMENT_PROBABILITIES, architecture, default_config
 
     config = default_config()
     config.data = str(prepared)
@@ -57,8 +62,7 @@ def tiny(prepared):
     config.model = architecture(network)
     config.steps, config.steps_per_epoch, config.validation_steps = 6, 3, 2
     config.patch_size = (32, 32, 32)
-    for name in ("rotation", "scaling", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma"):
+    for name in AUGMENT_PROBABILITIES:
         config.augment[name] = 0.0
-    config.augment.inverted_gamma = 0.0
     config.optimiser.learning_rate = 3e-3
     return config

@@ -1,0 +1,105 @@
+"""The augmentation policy: what is drawn from what, how often, and that parts can be switched off."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mednext_jax.data import transforms
+from mednext_jax.data.augment import augment_sample, make_augment, read_size
+from mednext_jax.parallel.mesh import make_mesh
+from mednext_jax.train.config import AUGMENT_PROBABILITIES, default_config, small_objects
+
+pytestmark = pytest.mark.core
+
+PATCH = (16, 16, 16)
+
+
+def a_config(**augment):
+    config = default_config()
+    config.patch_size = PATCH
+    for name in AUGMENT_PROBABILITIES:
+        config.augment[name] = 0.0
+    config.augment.mirror_axes = ()
+    for name, value in augment.items():
+        config.augment[name] = value
+    return config
+
+
+def a_sample(size=PATCH):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(*size, 1)).astype(np.float32)
+    return image, (image[..., 0] > 1).astype(np.int16)
+
+
+def many(config, count, size=PATCH):
+    """Augmented images of one sample under `count` keys."""
+    image, label = a_sample(size)
+    one = functools.partial(augment_sample, config=config, labels=(0, 1))
+    keys = jax.random.split(jax.random.key(0), count)
+    return image, label, *jax.jit(jax.vmap(lambda key: one(key, jnp.asarray(image), jnp.asarray(label))))(keys)
+
+
+def test_everything_off_changes_nothing():
+    image, label, images, labels = many(a_config(), 3)
+    assert read_size(a_config()) == PATCH
+    np.testing.assert_array_equal(images, np.broadcast_to(image, images.shape))
+    np.testing.assert_array_equal(labels, np.broadcast_to(label, labels.shape))
+
+
+@pytest.mark.parametrize("name", ["noise", "brightness", "contrast", "gamma", "inverted_gamma"])
+def test_transforms_are_drawn_with_their_probability(name):
+    image, label, images, labels = many(a_config(**{name: 0.3}), 300)
+    changed = np.mean([not np.array_equal(each, image) for each in np.asarray(images)])
+    assert abs(changed - 0.3) < 0.106  # four standard deviations
+    np.testing.assert_array_equal(labels, np.broadcast_to(label, labels.shape))
+
+
+def test_mirroring_flips_image_and_label_together_on_the_named_axes():
+    image, label, images, labels = many(a_config(mirror_axes=(0, 2)), 40)
+    seen = set()
+    for each, mark in zip(np.asarray(images), np.asarray(labels), strict=True):
+        for axes in ((), (0,), (2,), (0, 2)):
+            if np.array_equal(each, np.flip(image, axes)):
+                np.testing.assert_array_equal(mark, np.flip(label, axes))
+                seen.add(axes)
+    assert seen == {(), (0,), (2,), (0, 2)}
+
+
+def test_zero_outside_clears_the_image_where_the_label_is_minus_one():
+    image, label = a_sample()
+    label[:5] = -1
+    config = a_config(brightness=1.0)
+    found, _ = jax.jit(functools.partial(augment_sample, config=config, labels=(0, 1), zero_outside=True))(
+        jax.random.key(0), image + 10, label
+    )
+    assert float(jnp.abs(found[:5]).max()) == 0
+    assert float(jnp.abs(found[5:]).min()) > 0
+
+
+def test_small_objects_preset_keeps_a_line_of_one_voxel_visible():
+    line = jnp.zeros((16, 16, 16, 1)).at[:, 8, 8].set(1)
+    left = []
+    for config in (small_objects(default_config()), default_config()):
+        left.append(float(transforms.blur(line, jnp.full((1, 3), config.augment.blur_range[1])).max()))
+    assert left[0] > 0.5 and left[1] < 0.2
+    assert small_objects(default_config()).augment.low_resolution == 0
+    assert float(transforms.low_resolution(line, jnp.full(1, 0.5)).max()) == 0  # why it is off
+
+
+def test_a_sample_is_augmented_alike_in_any_batch():
+    config = a_config(rotation=0.5, brightness=0.5, mirror_axes=(0, 1, 2))
+    size = read_size(config)
+    augment = jax.jit(make_augment(config, make_mesh(devices=jax.devices()[:1]), labels=(0, 1)))
+    image, label = a_sample(size)
+    images, labels = np.stack([image] * 4), np.stack([label] * 4)
+    key, rows = jax.random.key(3), np.arange(4, dtype=np.int32)
+    whole = augment(key, rows, images, labels)
+    part = augment(key, rows[2:], images[2:], labels[2:])
+    for a, b in zip(whole, part, strict=True):
+        # One program per batch size: the compiler may fuse otherwise.
+        np.testing.assert_allclose(np.asarray(a)[2:], b, atol=1e-5)
+    assert not np.array_equal(whole[0][0], whole[0][1])
+    assert whole[0].shape == (4, *PATCH, 1)

@@ -1,0 +1,190 @@
+"""A whole run: its files, resuming after real kills bit for bit, and what it refuses."""
+
+import copy
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mednext_jax.errors import InputError, WorkError
+from mednext_jax.model.directory import load_model
+from mednext_jax.train.loop import run
+
+pytestmark = pytest.mark.core
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Compiled programs are shared between the runs and processes of this file."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    values = (str(tmp_path_factory.mktemp("compiled")), 0.0)
+    for name, value in zip(names, values, strict=True):
+        jax.config.update(name, value)
+    yield {name.upper(): str(value) for name, value in zip(names, values, strict=True)}
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    config = copy.deepcopy(tiny)
+    config.steps, config.steps_per_epoch, config.validation_steps = STEPS, 8, 1
+    config.checkpoint.steps = 5
+    config.optimiser.ema = 0.9
+    return config
+
+
+@pytest.fixture(scope="module")
+def straight(config, compiled_once, tmp_path_factory):
+    """A run without interruption."""
+    workdir = tmp_path_factory.mktemp("straight")
+    assert run(config, workdir) == workdir / "model"
+    return workdir
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def exact(rows):
+    """The columns that do not measure time."""
+    timed = ("seconds", "samples_per_second", "data_wait")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+
+
+def test_a_run_leaves_a_model_its_configuration_and_tables(straight, config):
+    model = load_model(straight / "model")
+    assert model.recipe.channel_names == ("T2w",)
+    assert model.recipe.patch_size == config.patch_size
+    assert model.provenance["steps"] == STEPS
+    assert model.provenance["config"]["optimiser"]["name"] == "adamw"
+    assert json.loads((straight / "config.json").read_text())["batch_size"] == config.batch_size
+    assert [int(row["step"]) for row in table(straight / "steps.csv")] == list(range(1, STEPS + 1))
+    epochs = table(straight / "metrics.csv")
+    assert [int(row["epoch"]) for row in epochs] == [1, 2, 3]
+    assert float(epochs[-1]["train_loss"]) < float(epochs[0]["train_loss"])
+
+
+def test_a_finished_run_is_left_alone(straight, config, capsys):
+    before = (straight / "steps.csv").read_bytes()
+    assert run(config, straight) == straight / "model"
+    assert "finished" in capsys.readouterr().out
+    assert (straight / "steps.csv").read_bytes() == before
+
+
+def wait_for_rows(path, count, process):
+    for _ in range(3000):
+        if path.is_file() and len(table(path)) >= count:
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("the process makes no steps")
+
+
+def test_stopped_and_killed_runs_continue_bit_for_bit(straight, config, compiled_once, tmp_path):
+    """SIGTERM after some steps, then SIGKILL after some more, then to the end: as if nothing had happened."""
+    values, workdir = tmp_path / "config.json", tmp_path / "run"
+    values.write_text(config.to_json())
+    command = [sys.executable, str(Path(__file__).with_name("run_training.py")), str(values), str(workdir)]
+
+    def start():
+        return subprocess.Popen(
+            command, env={**os.environ, **compiled_once}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    process = start()
+    wait_for_rows(workdir / "steps.csv", 3, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "the same command continues" in output
+    stopped_at = len(table(workdir / "steps.csv"))
+    assert 3 <= stopped_at < STEPS
+
+    process = start()
+    wait_for_rows(workdir / "steps.csv", max(stopped_at, 11) + 1, process)
+    process.kill()
+    process.communicate()
+    assert not (workdir / "model").exists()
+
+    assert run(config, workdir) == workdir / "model"
+    assert table(workdir / "steps.csv") == table(straight / "steps.csv")
+    assert exact(table(workdir / "metrics.csv")) == exact(table(straight / "metrics.csv"))
+    expected, found = load_model(straight / "model").params, load_model(workdir / "model").params
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_another_configuration_does_not_continue_a_run(config, tmp_path, compiled_once):
+    short = copy.deepcopy(config)
+    short.steps = 2
+    run(short, tmp_path / "run")
+    (tmp_path / "run" / "model").rename(tmp_path / "model")
+    longer = copy.deepcopy(config)
+    longer.steps = 3
+    other = copy.deepcopy(longer)
+    other.model.base_channels, other.seed = 8, 1
+    with pytest.raises(InputError, match="config.seed, config.model|config.model, config.seed"):
+        run(other, tmp_path / "run")
+    run(longer, tmp_path / "run")  # more steps are not another run
+    assert len(table(tmp_path / "run" / "steps.csv")) == 3
+
+
+def test_three_steps_that_are_not_finite_stop_the_run_and_name_the_cases(config, tmp_path, compiled_once, write_data):
+    bad = copy.deepcopy(config)
+    bad.data = str(write_data(tmp_path / "prepared", cases=2, poison="case_1"))
+    with pytest.raises(WorkError, match="case_1"):
+        run(bad, tmp_path / "run")
+    assert [int(row["skipped"]) for row in table(tmp_path / "run" / "steps.csv")] == [1, 2, 3]
+    assert (tmp_path / "run" / "checkpoints" / "4").is_dir() or (tmp_path / "run" / "checkpoints" / "3").is_dir()
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_fine_tuning_starts_from_the_weights_of_a_model(straight, config, tmp_path, compiled_once):
+    tuned = copy.deepcopy(config)
+    tuned.start_from, tuned.steps, tuned.optimiser.learning_rate = str(straight / "model"), 1, 1e-9
+    tuned.optimiser.ema = 0.0
+    run(tuned, tmp_path / "run")
+    expected, found = load_model(straight / "model").params, load_model(tmp_path / "run" / "model").params
+    # One update of AdamW moves a weight by at most the learning rate, about.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), found, expected)
+
+    tuned.model.base_channels = 8
+    with pytest.raises(InputError, match="base_channels"):
+        run(tuned, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": "/nowhere"}, "prepare"),
+        ({"fold": "2"}, "0 to 1"),
+        ({"steps": 0}, "config.steps"),
+        ({"batch_size": 0}, "config.batch_size"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(config, tmp_path, changes, words):
+    wrong = copy.deepcopy(config)
+    wrong.update(changes)
+    with pytest.raises(InputError) as error:
+        run(wrong, tmp_path / "run")
+    assert words in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_something_else_is_not_used(config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("text")
+    with pytest.raises(InputError, match="exists"):
+        run(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
