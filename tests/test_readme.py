@@ -1,0 +1,97 @@
+"""Every command and the Python of the README run, on a small data set and few steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mednext_jax import main as command_line
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+# The README's values, made small: what is left of a command stays as it is written there.
+SMALLER = {
+    "--subjects 20": "--subjects 2 --voxel-size 2",
+    "--sites 3": "--sites 2",
+    "--spacing 0.8": "--spacing none",
+    "--splits kfold:5": "--splits kfold:2",
+    "configs/": f"{ROOT}/configs/",
+}
+TINY_TRAINING = (
+    "--config.patch_size=(16,16,16) --config.batch_size=1 --config.steps=2 --config.steps_per_epoch=2 "
+    "--config.validation_steps=1 --config.model.base_channels=2 --config.model.expansion_ratios=(1,1,1,1,1,1,1,1,1) "
+    "--config.model.block_counts=(1,1,1,1,1,1,1,1,1) --config.model.encoder_kernel_size=3 "
+    "--config.model.decoder_kernel_size=3 --config.model.dtype=float32"
+)
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def commands():
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("mednext-jax ")]
+
+
+def run(command, capsys):
+    for written, smaller in SMALLER.items():
+        command = command.replace(written, smaller)
+    if " train " in command:
+        command += " " + TINY_TRAINING
+    status = command_line.main(shlex.split(command)[1:])
+    captured = capsys.readouterr()
+    assert status == 0, f"{command}\n{captured.out}\n{captured.err}"
+    return captured.out
+
+
+def starting(prefix):
+    found = [line for line in commands() if line.startswith(prefix)]
+    assert found, prefix
+    return found
+
+
+def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for prefix in ("mednext-jax simulate", "mednext-jax prepare", "mednext-jax train"):
+        for command in starting(prefix):
+            run(command, capsys)
+    for command in starting("mednext-jax predict -i dataset"):
+        run(command, capsys)
+    for command in starting("mednext-jax evaluate"):
+        assert "white matter" in run(command, capsys)
+    # The lab with a model: the same commands on plain scans.
+    shutil.copytree("fold-0/model", "model")
+    Path("scans").mkdir()
+    shutil.copy(sorted(Path("dataset/imagesTr").iterdir())[0], "scans/sub-01_T2w.nii.gz")
+    for command in starting("mednext-jax predict -i scans"):
+        run(command, capsys)
+    assert nib.load("segmented/sub-01_T2w_mask.nii.gz").get_data_dtype() == np.uint8
+    (python,) = blocks("python")[:1]
+    space: dict = {}
+    exec(compile(python, "README.md", "exec"), space)
+    assert [head.shape[1] for head in space["logits"]] == [32, 16, 8, 4, 2]
+    assert space["result"].mask.shape == nib.load("scans/sub-01_T2w.nii.gz").shape
+
+
+def test_the_readme_s_conversions(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    for name in ("model_final_checkpoint.model", "model_final_checkpoint.model.pkl"):
+        shutil.copy(ROOT / "tests" / "data" / "torch_files" / name, name)
+    for command in commands():
+        if command.startswith(("mednext-jax info", "mednext-jax convert")):
+            run(command, capsys)
+    assert Path("weights.pt").is_file()
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
