@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# The functions below are Triton, which shares Python's syntax but not its types.
 """Depthwise k x k x k correlation at stride 1 on tensor cores, and its kernel gradient; channels first.
 
 The rows of a channel are cut along w into tiles of 8 outputs. Such a tile needs a window of 16 inputs, and one row of

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# The functions below are Triton, which shares Python's syntax but not its types.
 """Norm affine, expand, GELU, compress and residual in one pass over memory, and the backward pass; channels first.
 
 Per voxel, with the instance norm folded into a scale a and a shift b per sample and channel:

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# The functions below are Triton, which shares Python's syntax but not its types.
 """Depthwise correlation at stride 2, its transpose, and their kernel gradient, on tensor cores; channels first.
 
 Fine grids have twice the extents of coarse ones. With p = k // 2 and `OFFSET` 0 (down block) or 1 (up block):

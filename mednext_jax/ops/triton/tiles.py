@@ -1,0 +1,45 @@
+"""Which tile sizes each kernel runs with.
+
+`TILES` is written by tools/tune_kernels.py on a GPU; tests compile every entry for sm_90 and fail on a register spill.
+Depthwise kernels are looked up by the size of the kernel and of the (coarse) grid: the entry of the largest extent that
+is not above the grid's. The fused norm and MLP is looked up by its channels in and out; where it has no entry, plain
+matrix products through memory are as fast or the channels are not a power of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mednext_jax.ops.triton.table import TILES
+
+
+def depthwise_tiles(kernel: str, k: int, extents: Sequence[int]) -> dict[str, int]:
+    """The tile sizes of a depthwise `kernel` with k taps an axis, for outputs (or coarse voxels) of `extents` (3,).
+
+    "planes" and "rows" never exceed the extents, and "planes" divides the depth as evenly as it can.
+    """
+    entries = {extent: tiles for (name, taps, extent), tiles in TILES.items() if name == kernel and taps == k}
+    largest = min(extents)
+    extent = max((e for e in entries if e <= largest), default=min(entries))
+    tiles = dict(entries[extent])
+    depth = extents[0]
+    chunks = -(-depth // min(tiles["planes"], depth))
+    tiles["planes"] = -(-depth // chunks)
+    tiles["rows"] = min(tiles["rows"], extents[1])
+    return tiles
+
+
+def has_kernel_size(k: int) -> bool:
+    """Whether the table has depthwise kernels with k taps an axis."""
+    return any(name == "correlate" and taps == k for name, taps, _ in TILES)
+
+
+def mlp_tiles(kernel: str, channels: int, out_channels: int, hidden: int) -> dict[str, int] | None:
+    """The tile sizes of a fused MLP `kernel`; None where it should not run.
+
+    An entry's "most" is the largest hidden width that it takes (its sums stay in registers).
+    """
+    entry = TILES.get((kernel, channels, out_channels))
+    if entry is None or hidden % entry["hidden"] or hidden > entry.get("most", hidden):
+        return None
+    return {name: size for name, size in entry.items() if name != "most"}
