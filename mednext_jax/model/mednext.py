@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from mednext_jax.errors import InputError
@@ -83,7 +85,7 @@ class MedNeXt(nn.Module):
         shapes = jax.eval_shape(functools.partial(super().init, **kwargs), rngs, *args)
         leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
         key = rngs["params"] if isinstance(rngs, dict) else rngs
-        return jax.tree.unflatten(tree, _draw(key, tuple((_names(path), leaf.shape) for path, leaf in leaves)))
+        return jax.tree.unflatten(tree, _draw(key, [(_names(path), leaf.shape) for path, leaf in leaves]))
 
 
 class Stage(nn.Module):
@@ -151,19 +153,25 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(part.key for part in path)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _draw(key: Array, leaves: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]) -> list[Array]:
+def _draw(key: Array, leaves: list[tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Array]:
     """Values of parameters given as (path, shape)."""
     shapes = dict(leaves)
-    numbers = jax.random.uniform(key, (sum(math.prod(shape) for shape in shapes.values()),), jnp.float32, -1, 1)
-    values, start = [], 0
-    for path, shape in leaves:
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    numbers: Any = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1, 1)
+    if not isinstance(numbers, jax.core.Tracer):
+        numbers = np.asarray(numbers)  # cut on the host: nothing to compile
+    values = []
+    for (path, shape), part in zip(leaves, _cut(numbers, sizes), strict=True):
         *module, name = path
-        if (*module, "kernel") in shapes:
-            transposed = module[-1] == "conv_out" or (module[-1] == "res_conv" and module[-2].startswith("up_"))
-            part = numbers[start : start + math.prod(shape)].reshape(shape)
-            values.append(part * half_width(shapes[(*module, "kernel")], transposed))
-            start += math.prod(shape)
-        else:
+        kernel = shapes.get((*module, "kernel"))
+        if kernel is None:
             values.append(jnp.full(shape, 1.0 if name == "scale" else 0.0))
+        else:
+            transposed = module[-1] == "conv_out" or (module[-1] == "res_conv" and module[-2].startswith("up_"))
+            values.append(jnp.asarray(part.reshape(shape) * np.float32(half_width(kernel, transposed))))
     return values
+
+
+def _cut(numbers: Any, sizes: list[int]) -> list[Any]:
+    ends = list(itertools.accumulate(sizes))
+    return [numbers[end - size : end] for end, size in zip(ends, sizes, strict=True)]
