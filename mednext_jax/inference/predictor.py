@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 import nibabel as nib
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError
 from mednext_jax.inference.on_device import Boxed, segment
@@ -70,7 +71,8 @@ class Predictor:
     step: distance of tiles as a fraction of the patch. tta: average over mirrors (the recipe's `mirror_axes`).
     threshold: a voxel is foreground if its foreground probability is above; None takes the recipe's (0.5 equals the
     argmax of two classes); with three or more classes None is the argmax.
-    tile_batch: tiles computed at once; None chooses by device and patch.
+    tile_batch: tiles computed at once by a device; None chooses by device and patch.
+    devices: those that share the tiles of a scan; None takes all of this process.
     skip_background: leave out tiles without a non-zero voxel of the scan. Their answer is taken to be background, and
     voxels that they would have shared with computed tiles change a little.
     Attributes: paths (of the models; None for one in memory), recipe, threshold, window, skip_background.
@@ -85,6 +87,7 @@ class Predictor:
         tta: bool = True,
         threshold: float | None = None,
         tile_batch: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
         skip_background: bool = False,
     ):
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
@@ -101,15 +104,18 @@ class Predictor:
         self.threshold = threshold
         if threshold is None and loaded[0].config.num_classes == 2:
             self.threshold = self.recipe.threshold
+        devices = jax.local_devices() if devices is None else devices
         self.window = Window(
             self.recipe.patch_size,
             step,
             tuple(self.recipe.mirror_axes) if tta else (),
             self.recipe.average,
             tile_batch or _default_tile_batch(self.recipe.patch_size),
+            mesh=None if len(devices) == 1 else Mesh(np.array(devices), ("tiles",)),
         )
         self.skip_background = skip_background
-        self._networks = [Network(_apply(_for_device(m.config)), jax.device_put(m.params)) for m in loaded]
+        place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
+        self._networks = [Network(_apply(_for_device(m.config)), jax.device_put(m.params, place)) for m in loaded]
 
     def __call__(self, scan: Scan | Sequence[Scan]) -> Result:
         """Segment one scan: a NIfTI file or nibabel image, or a list of them, one a channel.

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.inference import tiles
 
@@ -41,7 +42,8 @@ class Window:
     patch_size: voxels (d, h, w). step: distance of tiles as a fraction of the patch.
     mirror_axes: axes (0, 1, 2 = d, h, w) mirrored in all combinations and averaged; () switches this off.
     average: 'logits' as nnU-Net v2, or 'softmax' as v1, over mirrors, tiles and networks.
-    tile_batch: tiles computed at once. bucket: volumes are stored in multiples of this, to share programs.
+    tile_batch: tiles computed at once by a device. bucket: volumes are stored in multiples of this, to share programs.
+    mesh: of one axis, the devices that share the tiles and the depth of the evidence; None is one device.
     """
 
     patch_size: tuple[int, int, int]
@@ -50,6 +52,12 @@ class Window:
     average: str = "logits"
     tile_batch: int = 1
     bucket: int = 64
+    mesh: Mesh | None = None
+
+    @property
+    def tiles_at_once(self) -> int:
+        """Tiles computed at once by all devices."""
+        return self.tile_batch * (1 if self.mesh is None else self.mesh.size)
 
     @property
     def background(self) -> float:
@@ -87,13 +95,13 @@ def window_on_device(window: Window, networks: Sequence[Network], volume: jax.Ar
     """
     shape = volume.shape[:3]
     capacity = len(tiles.tile_starts(shape, window.patch_size, window.step))  # the same for the whole bucket
-    capacity = -(-capacity // window.tile_batch) * window.tile_batch
+    capacity = -(-capacity // window.tiles_at_once) * window.tiles_at_once
     table = np.zeros((capacity, 3), np.int32)
     table[: len(starts)] = starts
     total, weight = _accumulators(window, *networks[0], volume)
     for apply, params in networks:
         total, weight = _add_tiles(window, apply, params, volume, table, np.int32(len(starts)), total, weight)
-    return _average(window, total, weight)
+    return _average(window, total, weight, shape[0])
 
 
 def foreground_probabilities(evidence: jax.Array | np.ndarray, average: str) -> jax.Array:
@@ -148,32 +156,64 @@ def _mirrored_evidence(window: Window, apply: Callable, params: Params, x: jax.A
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _accumulators(window: Window, apply: Callable, params: Params, volume: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Zeros (D, H, W, num_classes - 1) and (D, H, W, 1); with a mesh split along D, which it then divides."""
     tile = jax.ShapeDtypeStruct((1, *window.patch_size, volume.shape[3]), jnp.float32)
     channels = jax.eval_shape(functools.partial(_evidence, window, apply), params, tile).shape[-1]
-    return jnp.zeros((*volume.shape[:3], channels)), jnp.zeros((*volume.shape[:3], 1))
+    parts = 1 if window.mesh is None else window.mesh.size
+    shape = (-(-volume.shape[0] // parts) * parts, *volume.shape[1:3])
+    zeros = jnp.zeros((*shape, channels)), jnp.zeros((*shape, 1))
+    if window.mesh is None:
+        return zeros
+    return lax.with_sharding_constraint(zeros, NamedSharding(window.mesh, PartitionSpec(window.mesh.axis_names[0])))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(6, 7))
 def _add_tiles(window, apply, params, volume, table, count, total, weight):
     """Add Gaussian-weighted evidence of the first `count` tiles of `table` (n, 3) to `total`, and the weights."""
-    batch, patch = window.tile_batch, window.patch_size
+    add = functools.partial(_add_tiles_here, window, apply)
+    if window.mesh is not None:
+        part, whole = PartitionSpec(window.mesh.axis_names[0]), PartitionSpec()
+        in_specs = (whole, whole, whole, whole, part, part)
+        add = jax.shard_map(add, mesh=window.mesh, in_specs=in_specs, out_specs=part, check_vma=False)
+    return add(params, volume, table, count, total, weight)
+
+
+def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
+    """What one device does: its share of the tiles, and of every tile the planes that lie in its slab of depth.
+
+    Tiles are added in the order of the table on any number of devices, so that the sums are the same.
+    """
+    batch, patch, at_once = window.tile_batch, window.patch_size, window.tiles_at_once
     profiles = [tiles.gaussian_profile(p) for p in patch]
     gaussian = profiles[0][:, None, None, None] * profiles[1][:, None, None] * profiles[2][:, None]
+    axis = None if window.mesh is None else window.mesh.axis_names[0]
+    # With margins of a patch around the slab any tile has a place: what is not the slab's falls into them.
+    planes, margin = total.shape[0], 0 if axis is None else patch[0]
+    here = 0 if axis is None else lax.axis_index(axis)
+    slab_start = here * planes - margin
 
-    def one_batch(i, sums):
-        starts = lax.dynamic_slice(table, (i * batch, 0), (batch, 3))
-        corners = [(*starts[b], 0) for b in range(batch)]
-        x = jnp.stack([lax.dynamic_slice(volume, c, (*patch, volume.shape[3])) for c in corners])
+    def one_round(i, sums):
+        starts = lax.dynamic_slice(table, (i * at_once + here * batch, 0), (batch, 3))
+        x = jnp.stack([lax.dynamic_slice(volume, (*starts[b], 0), (*patch, volume.shape[3])) for b in range(batch)])
         evidence = _mirrored_evidence(window, apply, params, x)  # (batch, d, h, w, channels)
-        total, weight = sums
-        for b, corner in enumerate(corners):
-            tile_weight = gaussian * (i * batch + b < count)  # the table's unused rows count nothing
-            total = _add_at(total, corner, evidence[b] * tile_weight)
-            weight = _add_at(weight, corner, tile_weight)
-        return total, weight
+        if axis is not None:
+            evidence = lax.all_gather(evidence, axis, tiled=True)  # (at_once, d, h, w, channels)
 
+        def add_one(b, sums):
+            total, weight = sums
+            index = i * at_once + b
+            d, h, w = table[index]
+            corner = (jnp.clip(d - slab_start, 0, planes + 2 * margin - patch[0]), h, w, 0)
+            tile_weight = gaussian * (index < count)  # the table's unused rows count nothing
+            return _add_at(total, corner, evidence[b] * tile_weight), _add_at(weight, corner, tile_weight)
+
+        return lax.fori_loop(0, at_once, add_one, sums)
+
+    widths = ((margin, margin), (0, 0), (0, 0), (0, 0))
+    sums = jnp.pad(total, widths), jnp.pad(weight, widths)
     # The trip count is a value, not a shape: volumes of one bucket differ in tiles and share the program.
-    return lax.fori_loop(0, (count + batch - 1) // batch, one_batch, (total, weight))
+    total, weight = lax.fori_loop(0, (count + at_once - 1) // at_once, one_round, sums)
+    return total[margin : margin + planes], weight[margin : margin + planes]
 
 
 def _add_at(array, corner, tile):
@@ -181,6 +221,7 @@ def _add_at(array, corner, tile):
     return lax.dynamic_update_slice(array, here + tile, corner)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _average(window, total, weight):
-    return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), window.background)
+@functools.partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
+def _average(window, total, weight, planes):
+    average = jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), window.background)
+    return average[:planes]

@@ -1,0 +1,138 @@
+"""On any mesh the network, its gradients and a training step are those of one device."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mednext_jax.errors import InputError
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.ops.local import LocalOps
+from mednext_jax.parallel.mesh import make_mesh
+from mednext_jax.parallel.network import layout_of, over_volumes, spread
+from mednext_jax.train.config import default_config
+from mednext_jax.train.loss import segmentation_loss
+from mednext_jax.train.optimiser import make_optimiser
+
+pytestmark = pytest.mark.core
+
+# The form with the shortest programs; which one a device runs does not change how they exchange.
+OPS = LocalOps(platform="gpu")
+SMALL = MedNeXtConfig(base_channels=4, block_counts=(1,) * 9, deep_supervision=True)
+NETWORKS = {
+    "k3": SMALL,
+    "k5 grn": MedNeXtConfig.from_dict(
+        {**SMALL.to_dict(), "grn": True, "encoder_kernel_size": 5, "decoder_kernel_size": 5}
+    ),
+    "S k3": MedNeXtConfig.variant("S", kernel_size=3, base_channels=8, deep_supervision=True),
+    "S k5 grn": MedNeXtConfig.variant("S", kernel_size=5, base_channels=8, deep_supervision=True, grn=True),
+}
+MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)]
+
+
+def batch(size=32, samples=8):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(samples, size, size, size, 1)).astype(np.float32)
+    return jnp.asarray(image), jnp.asarray(rng.random((samples, size, size, size)) < 0.2, jnp.int32)
+
+
+@functools.cache
+def parameters(name):
+    """Initial weights, with noise so that nothing is zero or one by construction."""
+    params = MedNeXt(NETWORKS[name], OPS).init(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def training_step(name, mesh):
+    """(params, image, label) -> loss, gradient, new params; Dice over the whole batch."""
+    config = default_config()
+    optimiser = make_optimiser(config)
+    terms = config.loss.to_dict() | {"batch_dice": True}
+    apply = spread(NETWORKS[name], mesh, OPS)
+
+    def step(params, image, label):
+        loss, gradient = jax.value_and_grad(lambda p: segmentation_loss(apply(p, image), label, terms))(params)
+        updates, _ = optimiser.update(gradient, optimiser.init(params), params)
+        return loss, gradient, jax.tree.map(lambda p, u: p - 3e-4 * u, params, updates)
+
+    whole, parts = jax.NamedSharding(mesh, jax.P()), over_volumes(mesh)
+    return jax.jit(step, in_shardings=(whole, parts, parts), out_shardings=whole)
+
+
+@functools.cache
+def on_one_device(name):
+    return jax.device_get(training_step(name, make_mesh(devices=jax.devices()[:1]))(parameters(name), *batch()))
+
+
+def distance(ours, theirs):
+    """The largest over the arrays of |ours - theirs| / |theirs|, and |theirs| of all as a floor times 1e-3.
+
+    The floor is for gradients that are zero but for rounding: of the biases in front of a norm.
+    """
+    pairs = list(zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True))
+    floor = 1e-3 * math.sqrt(sum(float(np.sum(np.square(b))) for _, b in pairs))
+    return max(float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), floor) for a, b in pairs)
+
+
+def check_equals_one_device(name, shape):
+    mesh = make_mesh(*shape)
+    loss, gradient, params = jax.device_get(training_step(name, mesh)(parameters(name), *batch()))
+    loss_1, gradient_1, params_1 = on_one_device(name)
+    errors = abs(loss - loss_1) / loss_1, distance(gradient, gradient_1), distance(params, params_1)
+    print(f"{name} on {shape}: loss {errors[0]:.1e}, gradient {errors[1]:.1e}, params {errors[2]:.1e}")
+    # Float32 sums over other groups of voxels.
+    assert max(errors) < 1e-5
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_k5_with_grn_and_deep_supervision(shape):
+    check_equals_one_device("k5 grn", shape)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1)])
+def test_k3(shape):
+    check_equals_one_device("k3", shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["S k3", "S k5 grn"])
+@pytest.mark.parametrize("shape", MESHES)
+def test_variant(name, shape):
+    check_equals_one_device(name, shape)
+
+
+def test_levels_are_split_while_a_part_holds_the_planes_of_a_halo():
+    config = MedNeXtConfig.variant("S", kernel_size=5)
+    layout = layout_of(config, make_mesh(1, 4, 2), (64, 32, 64))
+    assert [layout.split(level)[:2] for level in range(5)] == [
+        ("space", "height"),  # 16 planes of depth, 16 of height
+        ("space", "height"),
+        ("space", "height"),  # 4 and 4
+        ("space", "height"),  # 2 and 2
+        (None, None),  # 1 and 1
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "shape", "named"),
+    [
+        pytest.param((8, 1, 1), (4, 32, 32, 32, 1), "does not divide the batch", id="batch"),
+        pytest.param((1, 8, 1), (1, 16, 16, 16, 1), "even number of planes", id="two planes would be one"),
+        pytest.param((1, 5, 1), (1, 32, 32, 32, 1), "along d", id="fifths"),
+        pytest.param((1, 1, 6), (1, 32, 32, 32, 1), "along h", id="sixths of the height"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_before_compiling(mesh, shape, named):
+    devices = jax.devices()[: math.prod(mesh)]
+    apply = spread(NETWORKS["k5 grn"], make_mesh(*mesh, devices=devices), OPS)
+    with pytest.raises(InputError, match=named):
+        jax.eval_shape(apply, parameters("k5 grn"), jax.ShapeDtypeStruct(shape, jnp.float32))
