@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -75,11 +74,6 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
-
-
-def abstract(state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """`state` (arrays or shapes) as shapes with `sharding`, to restore into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -100,18 +100,23 @@ class Experiment:
 
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `start_from`."""
-        config, whole = self.config, replicated(self.mesh)
+        config = self.config
         start = _weights_of(config.start_from, self.architecture) if config.start_from else None
-
-        def init(params: Any) -> TrainState:
-            if params is None:
-                image = jnp.zeros((1, 16, 16, 16, self.architecture.in_channels))
-                params = MedNeXt(self.architecture).init(jax.random.key(config.seed), image)["params"]
-            return new_state(params, make_optimiser(config), average=config.optimiser.ema > 0)
-
         # Runs once: on a CPU, optimising a hundred random draws takes LLVM half a minute.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return jax.jit(init, out_shardings=whole, compiler_options=options)(start)
+        return jax.jit(self._init, out_shardings=replicated(self.mesh), compiler_options=options)(start)
+
+    def state_like(self) -> TrainState:
+        """Shapes, types and shardings of the state, to restore a checkpoint into."""
+        whole = replicated(self.mesh)
+        shapes = jax.eval_shape(self._init, None)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+
+    def _init(self, params: Any) -> TrainState:
+        if params is None:
+            image = jnp.zeros((1, 16, 16, 16, self.architecture.in_channels))
+            params = MedNeXt(self.architecture).init(jax.random.key(self.config.seed), image)["params"]
+        return new_state(params, make_optimiser(self.config), average=self.config.optimiser.ema > 0)
 
 
 def fold_cases(store: CaseStore, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -21,8 +21,8 @@ from mednext_jax.data.pipeline import batches, to_devices
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.model.directory import save_model
-from mednext_jax.parallel.mesh import over_samples, replicated
-from mednext_jax.train.checkpoint import Checkpoints, abstract, plain
+from mednext_jax.parallel.mesh import over_samples
+from mednext_jax.train.checkpoint import Checkpoints, plain
 from mednext_jax.train.config import check_config
 from mednext_jax.train.experiment import Experiment
 from mednext_jax.train.log import EPOCH_COLUMNS, STEP_COLUMNS, Progress, Stopwatch, Table
@@ -81,8 +81,7 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
             found=f"{name} = {asked[name]}"[:500],
             mend="use the run's own configuration, or another --workdir",
         )
-    like = abstract(jax.eval_shape(experiment.first_state), replicated(experiment.mesh))
-    return checkpoints.restore(step, like)
+    return checkpoints.restore(step, experiment.state_like())
 
 
 def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, workdir: Path) -> TrainState:
