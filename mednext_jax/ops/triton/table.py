@@ -107,7 +107,7 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("mlp_weights", 64, 64): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3, "programs": 33},
     ("mlp_weights", 128, 128): {"voxels": 32, "hidden": 64, "warps": 8, "stages": 3, "programs": 4},
     ("mlp_weights", 32, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 66},
-    ("mlp_weights", 64, 128): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3, "programs": 16},
+    ("mlp_weights", 64, 128): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 16},
     ("mlp_weights", 64, 32): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3, "programs": 132},
     ("mlp_weights", 128, 64): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3, "programs": 66},
     ("mlp_input", 32, 32): {"voxels": 128, "hidden": 32, "warps": 4, "stages": 2},

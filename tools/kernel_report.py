@@ -1,0 +1,135 @@
+"""Compile the kernels of a MedNeXt for sm_90, with or without a GPU, and report registers, spills and shared memory.
+
+    python tools/kernel_report.py --variant L --kernel-size 5 --patch 128
+
+Exits with 1 if a kernel spills registers or needs more shared memory than a Hopper has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mednext_jax.model.config import MedNeXtConfig
+from tools.gpu_cases import cases
+
+TARGET = GPUTarget("cuda", 90, 32)
+SHARED_BYTES = 227 * 1024
+_TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """One kernel with its argument types and constants, as JAX would call it."""
+
+    kernel: Any = dataclasses.field(compare=False)
+    name: str
+    types: tuple[str, ...]
+    constants: tuple[tuple[str, int], ...]
+    warps: int
+    stages: int
+
+    def __str__(self) -> str:
+        constants = " ".join(f"{name}={value}" for name, value in self.constants)
+        return f"{self.name} warps={self.warps} stages={self.stages} {constants}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    seconds: float
+
+
+def launches(function: Any, *arguments: Any) -> list[Launch]:
+    """The distinct kernel launches of a JAX function for arguments of these shapes; nothing runs."""
+    found: dict[Launch, None] = {}
+    for equation in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
+        if equation.primitive.name == "triton_kernel_call":
+            found[_launch(equation)] = None
+    return list(found)
+
+
+def compile_launch(launch: Launch) -> Report:
+    start = time.perf_counter()
+    names = launch.kernel.arg_names
+    constants = dict(launch.constants)
+    pointers = dict(zip(names, launch.types, strict=False))
+    signature = {name: "constexpr" if name in constants else pointers[name] for name in names}
+    divisible = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants}
+    source = ASTSource(launch.kernel, signature, {(names.index(n),): v for n, v in constants.items()}, divisible)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    compiled = triton.compile(source, target=TARGET, options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        tool = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
+        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", usage)
+    if match is None:
+        raise RuntimeError(f"cuobjdump said nothing of registers: {usage[:500]}")
+    registers, stack, local = map(int, match.groups())
+    return Report(registers, stack + local, compiled.metadata.shared, time.perf_counter() - start)
+
+
+def _launch(equation: Any) -> Launch:
+    params = dict(equation.params)
+    kernel = params["fn"]
+    constants = tuple((name, params[name]) for name in kernel.arg_names if name in params)
+    types = tuple(_TYPES[str(v.aval.dtype)] for v in (*equation.invars, *equation.outvars))
+    return Launch(kernel, kernel.__name__, types, constants, params["num_warps"], params["num_stages"])
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="L", choices=list("SBML"))
+    parser.add_argument("--kernel-size", type=int, default=5)
+    parser.add_argument("--patch", type=int, nargs="+", default=[128], help="extents: one, or d h w")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--only", default="", help="kernels whose name contains this")
+    options = parser.parse_args()
+    extents = tuple(options.patch * 3)[:3]
+    config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size)
+    found: dict[Launch, None] = {}
+    for case in cases(config, extents, options.batch):
+        found.update(dict.fromkeys(launches(case.forward_and_backward, *case.arguments())))
+    bad = 0
+    for launch in found:
+        if options.only not in launch.name:
+            continue
+        report = compile_launch(launch)
+        wrong = report.spilled_bytes > 0 or report.shared_bytes > SHARED_BYTES
+        bad += wrong
+        print(
+            f"{'BAD ' if wrong else 'ok  '} {report.registers:3d} registers, {report.spilled_bytes:4d} B spilled, "
+            f"{report.shared_bytes:6d} B shared, {report.seconds:5.1f} s  {launch}",
+            flush=True,
+        )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
