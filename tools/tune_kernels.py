@@ -42,22 +42,20 @@ GAIN = 0.98  # a change must beat the present by this factor: less is noise
 def used_entries(case: Case) -> list[Key]:
     """The table's entries that a block's forward and backward look up."""
     seen: dict[Key, None] = {}
+    original = tiles.entry
 
-    class Recorder(dict):  # type: ignore[type-arg]
-        def items(self) -> Any:
-            return super().items()
+    def entry(*key: Any) -> Tiles | None:
+        found = original(*key)
+        if found is not None:
+            seen[key] = None
+        return found
 
-        def get(self, key: Key, default: Any = None) -> Any:
-            if super().get(key) is not None:
-                seen[key] = None
-            return super().get(key, default)
-
-    original = tiles.TILES
-    tiles.TILES = Recorder(original)
+    tiles.entry = entry
+    jax.clear_caches()
     try:
         jax.eval_shape(case.forward_and_backward, *case.arguments())
     finally:
-        tiles.TILES = original
+        tiles.entry = original
     return list(seen)
 
 

@@ -70,7 +70,7 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("scatter", 3, 8): {"planes": 4, "rows": 1, "stages": 3},
     ("scatter", 3, 16): {"planes": 16, "rows": 1, "stages": 3},
     ("scatter", 3, 32): {"planes": 32, "rows": 1, "stages": 3},
-    ("scatter", 5, 8): {"planes": 4, "rows": 1, "stages": 3},
+    ("scatter", 5, 8): {"planes": 4, "rows": 1, "stages": 1},
     ("scatter", 5, 16): {"planes": 16, "rows": 1, "stages": 3},
     ("scatter", 5, 32): {"planes": 32, "rows": 1, "stages": 3},
     # Transposed stride 2, gradient of a down block's input.
@@ -109,7 +109,7 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("mlp_weights", 32, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 66},
     ("mlp_weights", 64, 128): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 16},
     ("mlp_weights", 64, 32): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3, "programs": 132},
-    ("mlp_weights", 128, 64): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3, "programs": 66},
+    ("mlp_weights", 128, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 66},
     ("mlp_input", 32, 32): {"voxels": 128, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp_input", 64, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3},
     ("mlp_input", 128, 128): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 2},

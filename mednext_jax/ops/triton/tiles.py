@@ -13,15 +13,19 @@ from collections.abc import Sequence
 from mednext_jax.ops.triton.table import TILES
 
 
+def entry(kernel: str, first: int, second: int) -> dict[str, int] | None:
+    """The table's entry; every look-up ends here."""
+    return TILES.get((kernel, first, second))
+
+
 def depthwise_tiles(kernel: str, k: int, extents: Sequence[int]) -> dict[str, int]:
     """The tile sizes of a depthwise `kernel` with k taps an axis, for outputs (or coarse voxels) of `extents` (3,).
 
     "planes" and "rows" never exceed the extents, and "planes" divides the depth as evenly as it can.
     """
-    entries = {extent: tiles for (name, taps, extent), tiles in TILES.items() if name == kernel and taps == k}
-    largest = min(extents)
-    extent = max((e for e in entries if e <= largest), default=min(entries))
-    tiles = dict(entries[extent])
+    known = [extent for name, taps, extent in TILES if name == kernel and taps == k]
+    extent = max((e for e in known if e <= min(extents)), default=min(known))
+    tiles = dict(entry(kernel, k, extent) or {})
     depth = extents[0]
     chunks = -(-depth // min(tiles["planes"], depth))
     tiles["planes"] = -(-depth // chunks)
@@ -39,7 +43,7 @@ def mlp_tiles(kernel: str, channels: int, out_channels: int, hidden: int) -> dic
 
     An entry's "most" is the largest hidden width that it takes (its sums stay in registers).
     """
-    entry = TILES.get((kernel, channels, out_channels))
-    if entry is None or hidden % entry["hidden"] or hidden > entry.get("most", hidden):
+    tiles = entry(kernel, channels, out_channels)
+    if tiles is None or hidden % tiles["hidden"] or hidden > tiles.get("most", hidden):
         return None
-    return {name: size for name, size in entry.items() if name != "most"}
+    return tiles

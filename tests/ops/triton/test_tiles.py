@@ -1,0 +1,64 @@
+"""The tile table and the choice between kernels and XLA."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.triton import _refusal, best_ops
+from mednext_jax.ops.triton.table import TILES
+from mednext_jax.ops.triton.tiles import depthwise_tiles, has_kernel_size, mlp_tiles
+
+DEPTHWISE = sorted({(name, k) for name, k, _ in TILES if not name.startswith("mlp")})
+
+
+@pytest.mark.parametrize("name, k", DEPTHWISE)
+def test_every_extent_gets_tiles_that_fit_it(name: str, k: int) -> None:
+    for extent in (1, 2, 3, 5, 6, 8, 10, 12, 20, 24, 48, 80, 96, 128, 160, 192, 320):
+        tiles = depthwise_tiles(name, k, (extent, extent, extent))
+        assert 1 <= tiles["planes"] <= extent
+        assert 1 <= tiles["rows"] <= extent
+
+
+def test_planes_divide_the_depth_evenly() -> None:
+    assert depthwise_tiles("correlate", 5, (96, 96, 96))["planes"] == 48
+
+
+def test_tiles_follow_the_smallest_extent() -> None:
+    assert depthwise_tiles("correlate", 5, (128, 128, 8))["rows"] == TILES["correlate", 5, 8]["rows"]
+
+
+def test_fused_mlp_only_where_the_table_has_it() -> None:
+    assert mlp_tiles("mlp", 32, 32, 96) == TILES["mlp", 32, 32]
+    assert mlp_tiles("mlp", 512, 512, 4096) is None
+    assert mlp_tiles("mlp", 32, 32, 100) is None  # the hidden units of a tile do not divide it
+    assert mlp_tiles("mlp_back", 32, 32, 128) is None  # its sums would not stay in registers
+
+
+def test_two_step_backward_has_both_steps() -> None:
+    for name, c, e in TILES:
+        if name == "mlp_weights":
+            assert ("mlp_input", c, e) in TILES
+
+
+def test_published_kernel_sizes_have_tiles() -> None:
+    assert has_kernel_size(3)
+    assert has_kernel_size(5)
+    assert not has_kernel_size(9)
+
+
+class Device:
+    device_kind = "NVIDIA A100"
+    compute_capability = "8.0"
+
+
+def test_refusals_say_why() -> None:
+    assert "float32" in (_refusal(Device(), "float32", "group", False) or "")
+    assert "instance norm" in (_refusal(Device(), "bfloat16", "layer", False) or "")
+    assert "8.0" in (_refusal(Device(), "bfloat16", "group", False) or "")
+
+
+def test_without_a_gpu_the_operations_are_xlas() -> None:
+    assert type(best_ops(dtype="bfloat16")) is LocalOps
