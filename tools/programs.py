@@ -1,0 +1,79 @@
+"""The real training step and the real prediction of a configuration, lowered for a mesh without data or weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from mednext_jax.data.augment import make_augment, read_size
+from mednext_jax.inference.sliding_window import Window, _add_tiles
+from mednext_jax.inference.tiles import bucket_shape, tile_starts
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.ops.local import LocalOps
+from mednext_jax.parallel.network import spread
+from mednext_jax.train.optimiser import make_optimiser
+from mednext_jax.train.state import new_state
+from mednext_jax.train.step import make_train_step
+
+
+def network_of(config: ConfigDict, channels: int = 1, classes: int = 2) -> MedNeXtConfig:
+    """The architecture that `config` trains on a data set with these channels and classes."""
+    return MedNeXtConfig.from_dict({**config.model.to_dict(), "in_channels": channels, "num_classes": classes})
+
+
+def abstract_params(network: MedNeXtConfig) -> Any:
+    """The shapes of the network's parameters."""
+    image = jax.ShapeDtypeStruct((1, 16, 16, 16, network.in_channels), jnp.float32)
+    return jax.eval_shape(MedNeXt(network).init, jax.random.key(0), image)["params"]
+
+
+def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+    """One step on a batch as read from a data set of one channel and one foreground label."""
+    network = network_of(config)
+    ops = LocalOps(platform=mesh.devices.flat[0].platform)
+    augment = make_augment(config, mesh, labels=(0, 1))
+    step = make_train_step(config, spread(network, mesh, ops), augment, mesh)
+    optimiser = make_optimiser(config)
+    average = config.optimiser.ema > 0
+    state = jax.eval_shape(lambda params: new_state(params, optimiser, average=average), abstract_params(network))
+    rows = (config.batch_size, *read_size(config))
+    batch = {
+        "image": jax.ShapeDtypeStruct((*rows, network.in_channels), jnp.float32),
+        "label": jax.ShapeDtypeStruct(rows, jnp.int16),
+        "row": jax.ShapeDtypeStruct(rows[:1], jnp.int32),
+    }
+    return step.lower(state, batch)
+
+
+def lower_prediction(config: ConfigDict, devices: np.ndarray, volume: tuple[int, int, int]) -> jax.stages.Lowered:
+    """All tiles of one `volume` (d, h, w) with mirrors, spread over `devices`."""
+    network = dataclasses.replace(network_of(config), remat="none")
+    net = MedNeXt(network, LocalOps(platform=devices.flat[0].platform))
+    mesh = Mesh(devices.reshape(-1), ("tiles",))
+    window = Window(tuple(config.patch_size), mirror_axes=tuple(config.augment.mirror_axes), mesh=mesh)
+    shape = bucket_shape(volume, window.patch_size, window.bucket)
+    depth = -(-shape[0] // mesh.size) * mesh.size
+    capacity = len(tile_starts(shape, window.patch_size, window.step))
+    capacity = -(-capacity // window.tiles_at_once) * window.tiles_at_once
+    whole, slabs = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("tiles"))
+
+    def array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    return _add_tiles.lower(
+        window,
+        lambda params, x: net.apply({"params": params}, x),
+        jax.tree.map(lambda p: array(p.shape, p.dtype, whole), abstract_params(network)),
+        array((*shape, network.in_channels), jnp.float32, whole),
+        array((capacity, 3), jnp.int32, whole),
+        array((), jnp.int32, whole),
+        array((depth, *shape[1:], network.num_classes - 1), jnp.float32, slabs),
+        array((depth, *shape[1:], 1), jnp.float32, slabs),
+    )
