@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mednext_jax.errors import WorkError
 from mednext_jax.io.atomic import refuse_existing
 
 TRAINING_SUBJECTS = 8
 HELD_OUT_SUBJECTS = 2
+# Far below what the demo reaches, far above what a network scores that has not learned.
+LOWEST_DICE = 0.5
 
 
 def run_demo(workdir: Path) -> dict:
@@ -18,7 +21,8 @@ def run_demo(workdir: Path) -> dict:
 
     Writes `simulated/` (training scans), `held_out/` (other subjects, other seed), `prepared/`, `training/` (with the
     model directory), `predictions/`, `evaluation/` and `demo.png`. Returns the summary of `evaluate`.
-    Raises InputError if `workdir` holds something already, or if the `demo` extra is not installed.
+    Raises InputError if `workdir` holds something already, or if the `demo` extra is not installed; WorkError if the
+    voxel or the cluster Dice stays below `LOWEST_DICE`.
     """
     from mednext_jax.evaluate.folders import evaluate
     from mednext_jax.inference.cohort import predict
@@ -59,7 +63,14 @@ def run_demo(workdir: Path) -> dict:
             workdir / "predictions" / f"{case}_mask.nii.gz",
             workdir / "demo.png",
         )
-    print(f"demo: done in {time.perf_counter() - start:.0f} s; picture: {workdir / 'demo.png'}")
+    scores = summary["regions"]["all"]
+    voxel, cluster = scores["dice"]["mean"], scores["cluster_dice"]["mean"]
+    print(
+        f"demo: voxel Dice {voxel:.3f}, cluster Dice {cluster:.3f} on held-out simulated scans; "
+        f"{time.perf_counter() - start:.0f} s; picture: {workdir / 'demo.png'}"
+    )
+    if not min(voxel, cluster) >= LOWEST_DICE:  # NaN, too
+        raise WorkError(f"The network has not learned: voxel and cluster Dice should be at least {LOWEST_DICE}.")
     return summary
 
 
