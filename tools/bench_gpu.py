@@ -200,7 +200,7 @@ def bench_scan(config: MedNeXtConfig, extents: tuple[int, int, int], scan: tuple
     """A synthetic scan of `scan` voxels through `Predictor`, host to host, no mirrors, the second of two calls."""
     import nibabel
 
-    from mednext_jax.inference import Predictor
+    from mednext_jax.inference.predictor import Predictor
     from mednext_jax.model.directory import Model
     from mednext_jax.model.recipe import Recipe
 

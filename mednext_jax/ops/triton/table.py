@@ -57,6 +57,9 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("gather", 5, 16): {"planes": 8, "rows": 2, "stages": 3},
     ("gather", 5, 32): {"planes": 32, "rows": 2, "stages": 3},
     ("gather", 5, 64): {"planes": 32, "rows": 4, "stages": 3},
+    ("gather", 7, 8): {"planes": 2, "rows": 2, "stages": 3},
+    ("gather", 7, 16): {"planes": 8, "rows": 2, "stages": 3},
+    ("gather", 7, 32): {"planes": 32, "rows": 2, "stages": 3},
     # Stride 2, gradient of an up block's input.
     ("gather_back", 3, 8): {"planes": 4, "rows": 1, "stages": 3},
     ("gather_back", 3, 16): {"planes": 8, "rows": 2, "stages": 3},
@@ -66,6 +69,9 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("gather_back", 5, 16): {"planes": 8, "rows": 2, "stages": 3},
     ("gather_back", 5, 32): {"planes": 16, "rows": 4, "stages": 1},
     ("gather_back", 5, 64): {"planes": 32, "rows": 4, "stages": 3},
+    ("gather_back", 7, 8): {"planes": 4, "rows": 1, "stages": 3},
+    ("gather_back", 7, 16): {"planes": 8, "rows": 2, "stages": 3},
+    ("gather_back", 7, 32): {"planes": 32, "rows": 2, "stages": 3},
     # Transposed stride 2, up block's forward.
     ("scatter", 3, 8): {"planes": 4, "rows": 1, "stages": 3},
     ("scatter", 3, 16): {"planes": 16, "rows": 1, "stages": 3},
@@ -73,6 +79,9 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("scatter", 5, 8): {"planes": 4, "rows": 1, "stages": 1},
     ("scatter", 5, 16): {"planes": 16, "rows": 1, "stages": 3},
     ("scatter", 5, 32): {"planes": 32, "rows": 1, "stages": 3},
+    ("scatter", 7, 8): {"planes": 4, "rows": 1, "stages": 1},
+    ("scatter", 7, 16): {"planes": 16, "rows": 1, "stages": 1},
+    ("scatter", 7, 32): {"planes": 32, "rows": 1, "stages": 1},
     # Transposed stride 2, gradient of a down block's input.
     ("scatter_back", 3, 8): {"planes": 4, "rows": 1, "stages": 3},
     ("scatter_back", 3, 16): {"planes": 8, "rows": 1, "stages": 3},
@@ -80,8 +89,11 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("scatter_back", 5, 8): {"planes": 4, "rows": 1, "stages": 3},
     ("scatter_back", 5, 16): {"planes": 8, "rows": 1, "stages": 3},
     ("scatter_back", 5, 32): {"planes": 32, "rows": 1, "stages": 3},
+    ("scatter_back", 7, 8): {"planes": 4, "rows": 1, "stages": 3},
+    ("scatter_back", 7, 16): {"planes": 8, "rows": 1, "stages": 3},
+    ("scatter_back", 7, 32): {"planes": 32, "rows": 1, "stages": 3},
     # Gradient of either strided kernel.
-    ("strided_gradient", 3, 8): {"planes": 2, "rows": 1, "programs": 2, "stages": 1},
+    ("strided_gradient", 3, 8): {"planes": 2, "rows": 2, "programs": 2, "stages": 1},
     ("strided_gradient", 3, 16): {"planes": 4, "rows": 2, "programs": 4, "stages": 1},
     ("strided_gradient", 3, 32): {"planes": 32, "rows": 2, "programs": 4, "stages": 1},
     ("strided_gradient", 3, 64): {"planes": 32, "rows": 2, "programs": 24, "stages": 1},
@@ -89,6 +101,10 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("strided_gradient", 5, 16): {"planes": 4, "rows": 2, "programs": 4, "stages": 1},
     ("strided_gradient", 5, 32): {"planes": 32, "rows": 2, "programs": 4, "stages": 1},
     ("strided_gradient", 5, 64): {"planes": 32, "rows": 2, "programs": 24, "stages": 1},
+    ("strided_gradient", 7, 8): {"planes": 2, "rows": 1, "programs": 2, "stages": 1},
+    ("strided_gradient", 7, 16): {"planes": 4, "rows": 1, "programs": 4, "stages": 1},
+    ("strided_gradient", 7, 32): {"planes": 32, "rows": 1, "programs": 4, "stages": 1},
+    ("strided_gradient", 7, 64): {"planes": 32, "rows": 1, "programs": 24, "stages": 1},
     # Norm and MLP, forward.
     ("mlp", 32, 32): {"voxels": 128, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp", 64, 64): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3},

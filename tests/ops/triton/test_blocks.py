@@ -27,8 +27,8 @@ if not INTERPRETED:
 
 BATCH, C, R, E = 2, 2, 4, 4
 NORMAL = jax.random.normal
-# Float32 sums in another order.
-EXACT = 5e-6
+# Float32 sums in another order; those of biases' gradients cancel to a hundredth of their terms.
+EXACT = 3e-5
 # The kernels' GELU is a polynomial, off by up to 6e-5.
 POLYNOMIAL = 3e-4
 
