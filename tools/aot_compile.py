@@ -1,0 +1,147 @@
+"""Compile the real training step and prediction for a TPU topology on a machine without a TPU, and say what they take.
+
+    pip install "jax[tpu]"
+    python tools/aot_compile.py configs/mednet_pvs_t2w.py --topology v5e:4x4 --mesh 16,1,1 --config.batch_size=32
+    python tools/aot_compile.py configs/mednet_pvs_t2w.py --topology local
+
+`--topology local` compiles for the devices present. Per device: memory against the chip's, FLOPs, bytes, and the
+time that the compiler's own cost model gives: an estimate, nothing runs. Collectives that a loop repeats are counted
+once. Exit status 1 if a program does not fit, 2 for a call or configuration that is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+# Bytes of high-bandwidth memory per chip, by `device_kind`; the compiler keeps a part of it.
+MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
+# What libtpu would ask a TPU VM for; the topology that is compiled for does not depend on it.
+NO_TPU = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+}
+
+
+def devices_of(topology: str) -> list[Any]:
+    """The devices present, or those of a TPU topology like 'v5e:4x4'."""
+    if topology == "local":
+        import jax
+
+        return jax.devices()
+    os.environ.update(NO_TPU)
+    from jax.experimental import topologies
+
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+
+
+def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
+    """Plain numbers of one program, per device; memory in bytes. `fits` is None where the memory is unknown."""
+    from tools.comm_report import collectives
+
+    limit = MEMORY[device.device_kind] * 2**30 if device.device_kind in MEMORY else None
+    if device.platform == "gpu":
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+    row: dict[str, Any] = {"program": name, "device": device.device_kind, "memory_limit": limit}
+    start = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except Exception as error:  # the compiler's own error type differs between backends
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return row | {"fits": False, "error": str(error)[:500], "compile_seconds": time.monotonic() - start}
+    row["compile_seconds"] = time.monotonic() - start
+    memory = compiled.memory_analysis()
+    row["arguments"], row["temporaries"] = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    row["peak"] = row["arguments"] + row["temporaries"] + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    row["fits"] = None if limit is None else row["peak"] <= limit
+    cost = compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    row["flops"], row["bytes"] = cost.get("flops"), cost.get("bytes accessed")
+    row["estimated_seconds"] = cost.get("optimal_seconds")
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for collective in collectives(compiled.as_text()):
+        counts[collective.kind] += 1
+        sizes[collective.kind] += collective.bytes
+    row["collectives"] = {kind: {"count": counts[kind], "bytes": sizes[kind]} for kind in counts}
+    return row
+
+
+def show(row: dict[str, Any]) -> str:
+    """The numbers of one program as text."""
+    if "error" in row:
+        return f"{row['program']}: does not fit: {row['error']}"
+
+    def gib(value: float | None) -> str:
+        return "?" if value is None else f"{value / 2**30:.2f} GiB"
+
+    estimate = row["estimated_seconds"]
+    lines = [
+        f"{row['program']} on {row['device']}, per device",
+        f"  memory      {gib(row['peak'])} of {gib(row['memory_limit'])}: arguments {gib(row['arguments'])}, "
+        f"temporaries {gib(row['temporaries'])}",
+        f"  work        {(row['flops'] or 0) / 1e9:.1f} GFLOP, {gib(row['bytes'])} read and written",
+        "  estimate    " + (f"{1e3 * estimate:.1f} ms by the compiler's cost model" if estimate else "none"),
+        f"  compile     {row['compile_seconds']:.0f} s",
+    ]
+    for kind, moved in row["collectives"].items():
+        lines.append(f"  {kind:20} {moved['count']:5} x, {moved['bytes'] / 2**20:.2f} MiB")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="FILE.py or FILE.py:ARGUMENT")
+    parser.add_argument(
+        "--topology", default="local", help="'local', or a TPU's, for example v5e:4x4, v5p:2x2x2, v6e:2x4"
+    )
+    parser.add_argument(
+        "--mesh", default="-1,1,1", help="devices along data, space, height; fewer than all may be used"
+    )
+    parser.add_argument("--programs", default="train,predict")
+    parser.add_argument("--volume", default="256,256,256", help="d,h,w of the predicted volume")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    arguments, overrides = parser.parse_known_args()
+
+    devices = devices_of(arguments.topology)
+    import numpy as np
+
+    from mednext_jax.errors import InputError
+    from mednext_jax.parallel.mesh import make_mesh
+    from mednext_jax.train.config import load_config
+    from tools.programs import lower_prediction, lower_train_step
+
+    rows = []
+    try:
+        config = load_config(arguments.config, overrides)
+        data, space, height = map(int, arguments.mesh.split(","))
+        mesh = make_mesh(data, space, height, devices=devices if data == -1 else devices[: data * space * height])
+        for name in arguments.programs.split(","):
+            if name == "train":
+                lowered = lower_train_step(config, mesh)
+            else:
+                lowered = lower_prediction(
+                    config, np.asarray(mesh.devices), tuple(map(int, arguments.volume.split(",")))
+                )
+            rows.append(compile_and_measure(name, lowered, devices[0]))
+            print(show(rows[-1]), flush=True)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.json:
+        settings = {"topology": arguments.topology, "mesh": arguments.mesh, "config": config.to_json_best_effort()}
+        arguments.json.write_text(json.dumps({**settings, "programs": rows}, indent=2) + "\n")
+    return int(any(row["fits"] is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
