@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -38,7 +38,7 @@ class MedNeXt(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array | tuple[Array, ...]:
         config, ops = self.config, self.ops
-        _check_input(x, ops.extents(x), config)
+        _check_input(x, config, ops)
         channels = config.stage_channels
 
         x = ops.enter(x.astype(config.dtype))
@@ -133,13 +133,14 @@ def _block(block: type[nn.Module], config: MedNeXtConfig, ops: LocalOps) -> Call
     return functools.partial(block, norm=config.norm, ops=ops)
 
 
-def _check_input(x: Array, extents: Sequence[int], config: MedNeXtConfig) -> None:
+def _check_input(x: Array, config: MedNeXtConfig, ops: LocalOps) -> None:
     if x.ndim != 5 or x.shape[-1] != config.in_channels:
         raise InputError(
             "the network's input has the wrong shape",
             expected=f"(n, d, h, w, {config.in_channels})",
             found=x.shape,
         )
+    extents = ops.extents(x)
     if any(extent % EXTENT_MULTIPLE or extent == 0 for extent in extents):
         raise InputError(
             "the network's input has extents that cannot be halved four times",
