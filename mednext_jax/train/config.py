@@ -32,6 +32,8 @@ def default_config() -> ConfigDict:
     c.steps = 125_000  # optimiser steps: 500 epochs of 250 (MedNet-PVS)
     c.steps_per_epoch = 250  # nnU-Net
     c.validation_steps = 50  # validation batches after each epoch (nnU-Net)
+    c.scan_validation_epochs = 0  # epochs between validations on whole scans during training; 0: none
+    c.final_validation = True  # segment and score the fold's validation scans at the end (nnU-Net)
     c.batch_size = 2  # patches in a step, over all devices (nnU-Net's default for 3-D)
     c.accumulate = 1  # parts that a batch is computed in, one after another; gradients are averaged
     c.patch_size = (128, 128, 128)  # voxels (d, h, w); MedNeXt's planner; multiples of 16
@@ -226,7 +228,7 @@ def check_config(config: ConfigDict) -> None:
     check("fold", lambda v: v == "all" or v.isdigit(), "the index of a fold, or 'all'")
     for field in ("steps", "steps_per_epoch", "batch_size", "accumulate", "threads", "checkpoint.keep"):
         positive_integer(field)
-    for field in ("seed", "validation_steps", "optimiser.warmup_steps", "checkpoint.steps"):
+    for field in ("seed", "validation_steps", "scan_validation_epochs", "optimiser.warmup_steps", "checkpoint.steps"):
         positive_integer(field, lowest=0)
     check(
         "patch_size",

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mednext_jax.convert.upkern import upkern
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.pipeline import PatchSampler
 from mednext_jax.errors import InputError
+from mednext_jax.evaluate.case import Scores
+from mednext_jax.inference.sliding_window import Network
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import load_model
@@ -24,6 +32,7 @@ from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
+from mednext_jax.train.validation import validate_scans
 
 TRAINING, VALIDATION = 0, 1  # streams of random numbers
 
@@ -42,6 +51,12 @@ class Experiment:
     validation: PatchSampler
     reads: tuple[int, int]  # (k, n): this process reads the k-th of n parts of each batch
     recipe: Recipe
+
+    @property
+    def data_set(self) -> str:
+        """A hash of what the prepared data set says about itself: sources, settings, splits."""
+        text = self.store.meta.to_json() + json.dumps(self.store.splits)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def of(cls, config: ConfigDict) -> Experiment:
@@ -98,6 +113,11 @@ class Experiment:
             ),
         )
 
+    def validate_scans(self, params: Any, folder: Path | None = None) -> dict[str, Scores]:
+        """`validate_scans` of the fold's validation cases with these weights (on the host)."""
+        network = Network(_one_head(self.architecture), params)
+        return validate_scans(self.store, self.validation.ids, network, self.recipe, folder)
+
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `start_from`."""
         config = self.config
@@ -117,6 +137,18 @@ class Experiment:
             image = jnp.zeros((1, 16, 16, 16, self.architecture.in_channels))
             params = MedNeXt(self.architecture).init(jax.random.key(self.config.seed), image)["params"]
         return new_state(params, make_optimiser(self.config), average=self.config.optimiser.ema > 0)
+
+
+@functools.cache
+def _one_head(architecture: MedNeXtConfig) -> Callable[[Any, jax.Array], jax.Array]:
+    """The full-resolution head for inference; one function for each architecture, so that it is compiled once."""
+    net = MedNeXt(dataclasses.replace(architecture, deep_supervision=False, remat="none"))
+    return lambda params, x: net.apply({"params": params}, x)
+
+
+def to_host(params: Any) -> Any:
+    """Parameters as NumPy arrays."""
+    return jax.tree.map(np.asarray, jax.device_get(params))
 
 
 def fold_cases(store: CaseStore, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -157,15 +189,20 @@ def _plain_labels(store: CaseStore) -> dict[str, int]:
 
 
 def _weights_of(path: str, architecture: MedNeXtConfig) -> Any:
+    """Parameters of the model directory `path` for this architecture; smaller kernels are enlarged (UpKern)."""
     model = load_model(path)
-    same = ("deep_supervision", "dtype", "remat")  # may differ: heads are taken as they are, arithmetic is free
+    theirs, params = model.config, model.params
+    kernel = architecture.encoder_kernel_size
+    if kernel == architecture.decoder_kernel_size > max(theirs.encoder_kernel_size, theirs.decoder_kernel_size):
+        theirs, params = upkern(theirs, params, kernel)
+    free = ("deep_supervision", "dtype", "remat")  # heads are looked at below, arithmetic is free
     for field in dataclasses.fields(MedNeXtConfig):
-        ours, theirs = getattr(architecture, field.name), getattr(model.config, field.name)
-        if ours != theirs and field.name not in same:
+        ours, found = getattr(architecture, field.name), getattr(theirs, field.name)
+        if ours != found and field.name not in free:
             raise InputError(
-                f"The model in config.start_from has another {field.name}.", file=path, expected=ours, found=theirs
+                f"The model in config.start_from has another {field.name}.", file=path, expected=ours, found=found
             )
-    if architecture.deep_supervision and not model.config.deep_supervision:
+    if architecture.deep_supervision and not theirs.deep_supervision:
         raise InputError(
             "The model in config.start_from has no heads for deep supervision.",
             file=path,
@@ -174,6 +211,6 @@ def _weights_of(path: str, architecture: MedNeXtConfig) -> Any:
     heads = 5 if architecture.deep_supervision else 1
     return {
         name: value
-        for name, value in model.params.items()
+        for name, value in params.items()
         if not name.startswith("out_") or int(name.removeprefix("out_")) < heads
     }

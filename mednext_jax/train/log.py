@@ -12,10 +12,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mednext_jax.io.atomic import atomic_file
+from mednext_jax.parallel.processes import is_main_process
 
 STEP_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "skipped")
 EPOCH_COLUMNS = (
-    *("step", "epoch", "train_loss", "validation_loss", "dice", "dice_average", "learning_rate"),
+    *("step", "epoch", "train_loss", "validation_loss", "dice", "dice_average", "scan_dice", "learning_rate"),
     *("skipped", "seconds", "samples_per_second", "data_wait"),
 )
 
@@ -33,20 +34,24 @@ class Table:
         if path.is_file():
             with path.open(newline="") as file:
                 self.rows = [row for row in map(_numbers, csv.DictReader(file)) if row["step"] <= step]
-        with atomic_file(path) as new, new.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows([_text(row[name]) for name in self.columns] for row in self.rows)
-        self._file = path.open("a", newline="")
+        self._file = None
+        if is_main_process():
+            with atomic_file(path) as new, new.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(self.columns)
+                writer.writerows([_text(row[name]) for name in self.columns] for row in self.rows)
+            self._file = path.open("a", newline="")
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append a row with all columns; it is in the file on return."""
+        """Append a row with all columns; it is in the file on return. Only the first process writes."""
         self.rows.append(dict(row))
-        csv.writer(self._file).writerow(_text(row[name]) for name in self.columns)
-        self._file.flush()
+        if self._file is not None:
+            csv.writer(self._file).writerow(_text(row[name]) for name in self.columns)
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
@@ -67,7 +72,8 @@ class Progress:
     def __init__(self, first: int, last: int, steps_per_epoch: int):
         self._per_epoch = steps_per_epoch
         self._epochs = -(-last // steps_per_epoch)
-        self._terminal = sys.stderr.isatty()
+        self._speaks = is_main_process()
+        self._terminal = self._speaks and sys.stderr.isatty()
         self._dice = math.nan
         self._last = last
         self._bar = tqdm(
@@ -94,6 +100,8 @@ class Progress:
         self._dice = row["dice"]
         done = int(row["step"])
         epochs_left = (self._last - done) / self._per_epoch
+        if not self._speaks:
+            return
         self._bar.clear()
         print(
             f"epoch {int(row['epoch'])}/{self._epochs}  loss {row['train_loss']:.4f}  "
@@ -104,10 +112,6 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
-
-    def say(self, text: str) -> None:
-        self._bar.clear()
-        print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._bar.close()

@@ -15,55 +15,104 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+import mednext_jax
 from mednext_jax.data.pipeline import batches, to_devices
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.model.directory import save_model
 from mednext_jax.parallel.mesh import over_samples
+from mednext_jax.parallel.processes import (
+    agree,
+    checked_together,
+    code_version,
+    initialise,
+    is_main_process,
+    leaving_at_once,
+)
 from mednext_jax.train.checkpoint import Checkpoints, plain
 from mednext_jax.train.config import check_config
-from mednext_jax.train.experiment import Experiment
+from mednext_jax.train.epoch import end_of_epoch
+from mednext_jax.train.experiment import Experiment, to_host
 from mednext_jax.train.log import EPOCH_COLUMNS, STEP_COLUMNS, Progress, Stopwatch, Table
+from mednext_jax.train.picture import draw_progress
 from mednext_jax.train.state import TrainState
+from mednext_jax.train.validation import read_scores, score_table
 
 # A resumed run may change these; anything else would make it another run.
-FREE_ON_RESUME = ("data", "steps", "validation_steps", "threads", "mesh", "checkpoint")
+FREE_ON_RESUME = (
+    *("data", "steps", "validation_steps", "scan_validation_epochs", "final_validation"),
+    *("threads", "mesh", "checkpoint"),
+)
 SKIPS_TO_STOP = 3
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path | None:
     """Train as `config` says, in `workdir`; the same call continues a run that was interrupted.
 
-    Writes config.json, checkpoints/, steps.csv, metrics.csv and at the end model/, the model directory. Returns its
-    path, or None if a signal (SIGTERM, Ctrl-C) stopped the run, after saving a checkpoint. Raises InputError for a
-    bad configuration, data set or work folder; WorkError when loss or gradient is not finite three times in a row.
+    Writes config.json, checkpoints/, steps.csv, metrics.csv, progress.png (with matplotlib), at the end validation/
+    (masks and scores of the fold's validation scans) and model/, the model directory. Returns its path, or None if a
+    signal (SIGTERM, Ctrl-C) stopped the run, after saving a checkpoint. Several processes (see
+    `parallel.processes.initialise`) make one run; the first writes.
+    Raises InputError for a bad configuration, data set or work folder; WorkError when loss or gradient is not finite
+    three times in a row.
     """
-    check_config(config)
+    initialise()
     workdir = Path(workdir)
     model = workdir / "model"
     if model.exists():
         print(f"This run has finished: {model}")
         return model
-    if not (workdir / "config.json").is_file():
-        refuse_existing(workdir)
-    experiment = Experiment.of(config)
+    with checked_together():
+        check_config(config)
+        if not (workdir / "config.json").is_file():
+            refuse_existing(workdir)
+        experiment = Experiment.of(config)
+    agree("configuration", _identity(experiment))
+    agree("code version", code_version())
+    with leaving_at_once():
+        return _run(experiment, workdir, model)
+
+
+def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
+    config = experiment.config
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    try:
+    with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         state = _first_or_latest(experiment, checkpoints)
-        with atomic_file(workdir / "config.json") as path:
-            path.write_text(config.to_json(indent=2) + "\n")
+        if is_main_process():
+            with atomic_file(workdir / "config.json") as path:
+                path.write_text(config.to_json(indent=2) + "\n")
         state = _train(experiment, state, checkpoints, workdir)
-        done = int(state.step)
-        if done < config.steps:
-            print(f"Stopped after step {done} of {config.steps}; the same command continues.")
-            return None
-        provenance = {"trained_by": "mednext-jax", "steps": done, "config": plain(config)}
-        return save_model(model, experiment.architecture, _to_host(state.result), experiment.recipe, provenance)
-    finally:
-        checkpoints.close()
+    done = int(state.step)
+    if done < config.steps:
+        print(f"Stopped after step {done} of {config.steps}; the same command continues.")
+        return None
+    if is_main_process():
+        _finish(experiment, state, workdir / "validation", model)
+    return model
+
+
+def _finish(experiment: Experiment, state: TrainState, validation: Path, model: Path) -> None:
+    """Score whole validation scans, if asked for, and write the model directory."""
+    params = to_host(state.result)
+    scores = None
+    if experiment.config.final_validation:
+        if not validation.exists():  # written whole by a run that was stopped after it
+            experiment.validate_scans(params, validation)
+        by_case = read_scores(validation)
+        print(f"{len(by_case)} validation scans on the prepared grid\n{score_table(by_case)}")
+        scores = {case: row["dice"] for case, row in by_case.items()}
+    provenance = {
+        "trained_by": f"mednext-jax {mednext_jax.__version__}",
+        "data_set": {"name": experiment.store.meta.name, "sha256": experiment.data_set},
+        "steps": int(state.step),
+        "skipped_steps": int(state.skipped),
+        "validation_dice": scores,
+        "config": plain(experiment.config),
+    }
+    save_model(model, experiment.architecture, params, experiment.recipe, provenance)
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
@@ -71,7 +120,13 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
     step = checkpoints.latest
     if step is None:
         return experiment.first_state()
-    saved, asked = checkpoints.config(step), plain(experiment.config)
+    saved, asked = checkpoints.config(step), _identity(experiment)
+    if saved["data_set"] != asked["data_set"]:
+        raise InputError(
+            "The data set is not the one that this run started with.",
+            file=experiment.store.path,
+            mend="prepare it as it was, or start a new run in another --workdir",
+        )
     changed = [name for name in asked if saved.get(name) != asked[name] and name not in FREE_ON_RESUME]
     if changed:
         name = changed[0]
@@ -84,10 +139,15 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
     return checkpoints.restore(step, experiment.state_like())
 
 
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint says about its run."""
+    return {**plain(experiment.config), "data_set": experiment.data_set}
+
+
 def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, workdir: Path) -> TrainState:
     """From `state` to the last step or a signal; a checkpoint of the returned state is on disk."""
     config = experiment.config
-    first, saved_config = int(state.step), plain(config)
+    first, identity = int(state.step), _identity(experiment)
     steps = Table(workdir / "steps.csv", STEP_COLUMNS, first)
     epochs = Table(workdir / "metrics.csv", EPOCH_COLUMNS, first)
     progress = Progress(first, config.steps, config.steps_per_epoch)
@@ -108,7 +168,7 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
         steps.add({"step": done, **metrics})
         progress.step(done, metrics["loss"], waiting.share)
         if skips >= SKIPS_TO_STOP:
-            checkpoints.save(int(state.step), state, saved_config)
+            checkpoints.save(int(state.step), state, identity)
             checkpoints.wait()
             cases = ", ".join(sorted(set(itertools.chain(*unfinished))))
             raise WorkError(
@@ -136,80 +196,25 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
                 done, score = step + 1, None
                 if done % config.steps_per_epoch == 0 or done == config.steps:
                     settle()
-                    row = _end_of_epoch(experiment, state, steps, epochs, waiting)
+                    row = end_of_epoch(experiment, state, steps, epochs, waiting)
                     if row["dice_average"] > max((r["dice_average"] for r in epochs.rows), default=-math.inf):
                         score = row["dice_average"]
                     epochs.add(row)
                     progress.epoch(row)
+                    if is_main_process():
+                        draw_progress(epochs.rows, workdir / "progress.png")
                     waiting.reset()
                 stop = stopped.is_set() or checkpoints.preempted(done)
-                due = time.monotonic() - last_save > 60 * config.checkpoint.minutes
+                due = _on_all(time.monotonic() - last_save > 60 * config.checkpoint.minutes, done)
                 due |= config.checkpoint.steps > 0 and done % config.checkpoint.steps == 0
                 if stop or due or score is not None or done == config.steps:
                     settle()
-                    checkpoints.save(done, state, saved_config, score)
+                    checkpoints.save(done, state, identity, score)
                     last_save = time.monotonic()
                 if stop:
                     break
     checkpoints.wait()
     return state
-
-
-def _end_of_epoch(
-    experiment: Experiment, state: TrainState, steps: Table, epochs: Table, waiting: Stopwatch
-) -> dict[str, float]:
-    """The row of metrics.csv for the epoch that ends at `state.step`."""
-    config, done = experiment.config, int(state.step)
-    epoch = (done - 1) // config.steps_per_epoch
-    rows = [row for row in steps.rows if row["step"] > epoch * config.steps_per_epoch]
-    seconds, wait = waiting.total, waiting.share
-    loss, dice = _validate(experiment, state, epoch)
-    before = epochs.rows[-1]["dice_average"] if epochs.rows else math.nan
-    # nnU-Net's exponential average of the pseudo Dice, by which the best epoch is chosen.
-    average = dice if math.isnan(before) else before if math.isnan(dice) else 0.9 * before + 0.1 * dice
-    return {
-        "step": done,
-        "epoch": epoch + 1,
-        "train_loss": float(np.mean([row["loss"] for row in rows])),
-        "validation_loss": loss,
-        "dice": dice,
-        "dice_average": average,
-        "learning_rate": rows[-1]["learning_rate"],
-        "skipped": rows[-1]["skipped"],
-        "seconds": waiting.total,
-        "samples_per_second": len(rows) * config.batch_size / seconds,
-        "data_wait": wait,
-    }
-
-
-def _validate(experiment: Experiment, state: TrainState, epoch: int) -> tuple[float, float]:
-    """Mean loss and pseudo Dice over this epoch's validation patches.
-
-    The pseudo Dice adds up voxels over all patches before dividing, and averages over the classes that occur
-    (nnU-Net). NaN without validation patches or foreground.
-    """
-    config = experiment.config
-    first = epoch * config.validation_steps
-    read = batches(
-        experiment.validation,
-        first,
-        first + config.validation_steps,
-        part=experiment.reads,
-        threads=config.threads,
-    )
-    results = [
-        experiment.validation_step(state.result, batch) for _, batch in to_devices(read, over_samples(experiment.mesh))
-    ]
-    if not results:
-        return math.nan, math.nan
-    host = jax.device_get(results)
-    true, found_wrong, missed = (
-        np.sum([np.asarray(r[name], np.float64) for r in host], 0)
-        for name in ("true_positive", "false_positive", "false_negative")
-    )
-    occurs = 2 * true + found_wrong + missed > 0
-    dice = 2 * true[occurs] / (2 * true + found_wrong + missed)[occurs]
-    return float(np.mean([r["loss"] for r in host])), float(np.mean(dice)) if occurs.any() else math.nan
 
 
 @contextlib.contextmanager
@@ -236,5 +241,8 @@ def _stop_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _to_host(params: Any) -> Any:
-    return jax.tree.map(np.asarray, jax.device_get(params))
+def _on_all(mine: bool, done: int) -> bool:
+    """What the first process says, every tenth step; a process alone decides for itself at once."""
+    if jax.process_count() == 1:
+        return mine
+    return done % 10 == 0 and bool(multihost_utils.broadcast_one_to_all(np.asarray(mine)))

@@ -5,11 +5,22 @@ import pytest
 
 from mednext_jax.io.case_store import CaseWriter
 from mednext_jax.io.prepared import PreparedMeta
+from mednext_jax.preprocess.pipeline import Properties
 
 
 def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
     """Noise with bright 3-voxel-wide bars, which are the label. `poison`: a case whose image holds a NaN voxel."""
     rng = np.random.default_rng(0)
+    margin = 2  # of zeros around the stored box in the scan, whose axes are (x, y, z) and point right, front, up
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    properties = Properties(
+        shape=tuple(n + 2 * margin for n in shape),
+        box_start=(margin,) * 3,
+        box_shape=tuple(shape),
+        spacing=(1.0, 1.0, 1.0),
+        resampled_shape=tuple(shape),
+        resampled_spacing=(1.0, 1.0, 1.0),
+    )
     writer, ids = CaseWriter(path), [f"case_{i}" for i in range(cases)]
     for case in ids:
         label = np.zeros(shape, np.int16)
@@ -19,7 +30,13 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
         image = rng.normal(size=shape).astype(np.float32) + 3 * label
         if case == poison:
             image[:] = np.nan
-        writer.write_case(case, image[..., None], label, {1: np.argwhere(label == 1)}, {"key": case})
+        record = {
+            "key": case,
+            "properties": properties.to_dict(),
+            "stored_shape": [n + 2 * margin for n in shape[::-1]],
+            "affine": affine.tolist(),
+        }
+        writer.write_case(case, image[..., None], label, {1: np.argwhere(label == 1)}, record)
     meta = PreparedMeta(
         name="bars",
         channel_names=("T2w",),
@@ -64,5 +81,6 @@ def tiny(prepared):
     config.patch_size = (32, 32, 32)
     for name in AUGMENT_PROBABILITIES:
         config.augment[name] = 0.0
+    config.augment.mirror_axes = (2,)
     config.optimiser.learning_rate = 3e-3
     return config

@@ -11,12 +11,17 @@ import time
 from pathlib import Path
 
 import jax
+import nibabel as nib
 import numpy as np
 import pytest
 
+import mednext_jax
 from mednext_jax.errors import InputError, WorkError
-from mednext_jax.model.directory import load_model
+from mednext_jax.io.case_store import CaseStore
+from mednext_jax.model.directory import load_model, load_models
+from mednext_jax.train.cross_validation import cross_validate
 from mednext_jax.train.loop import run
+from mednext_jax.train.validation import read_scores
 
 pytestmark = pytest.mark.core
 
@@ -41,6 +46,7 @@ def config(tiny):
     config = copy.deepcopy(tiny)
     config.steps, config.steps_per_epoch, config.validation_steps = STEPS, 8, 1
     config.checkpoint.steps = 5
+    config.final_validation = False
     config.optimiser.ema = 0.9
     return config
 
@@ -49,7 +55,9 @@ def config(tiny):
 def straight(config, compiled_once, tmp_path_factory):
     """A run without interruption."""
     workdir = tmp_path_factory.mktemp("straight")
-    assert run(config, workdir) == workdir / "model"
+    whole = copy.deepcopy(config)
+    whole.final_validation = True
+    assert run(whole, workdir) == workdir / "model"
     return workdir
 
 
@@ -77,6 +85,36 @@ def test_a_run_leaves_a_model_its_configuration_and_tables(straight, config):
     assert float(epochs[-1]["train_loss"]) < float(epochs[0]["train_loss"])
 
 
+def test_validation_scans_are_segmented_on_their_own_grid_and_scored(straight, config):
+    scores = read_scores(straight / "validation")
+    assert list(scores) == ["case_0"]
+    mask = nib.load(straight / "validation" / "case_0_mask.nii.gz")
+    # The stored case is the scan's whole grid but for the margins of its non-zero box.
+    store = CaseStore.open(config.data)
+    image, label = store.read("case_0")
+    properties = store.record("case_0")["properties"]
+    assert mask.shape == tuple(store.record("case_0")["stored_shape"])
+    np.testing.assert_array_equal(mask.affine, store.record("case_0")["affine"])
+    box = tuple(slice(o, o + n) for o, n in zip(properties["box_start"], properties["box_shape"], strict=True))
+    found = np.asarray(mask.dataobj).transpose(2, 1, 0)[box] > 0
+    both = np.sum(found & (label > 0))
+    assert scores["case_0"]["dice"] == pytest.approx(2 * both / (found.sum() + (label > 0).sum()))
+    assert load_model(straight / "model").provenance["validation_dice"] == {"case_0": scores["case_0"]["dice"]}
+    assert (straight / "progress.png").stat().st_size > 10_000
+
+
+def test_cross_validation_trains_each_fold_and_collects_them(config, tmp_path, compiled_once, capsys):
+    short = copy.deepcopy(config)
+    short.steps, short.final_validation = 2, True
+    ensemble = cross_validate(short, tmp_path / "cv")
+    assert [path.name for path in sorted(ensemble.iterdir())] == ["fold_0", "fold_1"]
+    assert len(load_models(ensemble)) == 2
+    assert sorted(read_scores(tmp_path / "cv" / "cross_validation")) == ["case_0", "case_3"]
+    assert len(list((tmp_path / "cv" / "cross_validation").glob("*_mask.nii.gz"))) == 2
+    assert "2 scans" in capsys.readouterr().out
+    assert cross_validate(short, tmp_path / "cv") == ensemble  # nothing is left to do
+
+
 def test_a_finished_run_is_left_alone(straight, config, capsys):
     before = (straight / "steps.csv").read_bytes()
     assert run(config, straight) == straight / "model"
@@ -85,7 +123,7 @@ def test_a_finished_run_is_left_alone(straight, config, capsys):
 
 
 def wait_for_rows(path, count, process):
-    for _ in range(3000):
+    for _ in range(12_000):
         if path.is_file() and len(table(path)) >= count:
             return
         assert process.poll() is None, process.communicate()[0]
@@ -99,10 +137,10 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(straight, config, compiled
     values.write_text(config.to_json())
     command = [sys.executable, str(Path(__file__).with_name("run_training.py")), str(values), str(workdir)]
 
+    environ = {**os.environ, **compiled_once, "PYTHONPATH": str(Path(mednext_jax.__file__).parents[1])}
+
     def start():
-        return subprocess.Popen(
-            command, env={**os.environ, **compiled_once}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     process = start()
     wait_for_rows(workdir / "steps.csv", 3, process)
@@ -126,7 +164,7 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(straight, config, compiled
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_another_configuration_does_not_continue_a_run(config, tmp_path, compiled_once):
+def test_another_configuration_does_not_continue_a_run(config, tmp_path, compiled_once, write_data):
     short = copy.deepcopy(config)
     short.steps = 2
     run(short, tmp_path / "run")
@@ -137,6 +175,10 @@ def test_another_configuration_does_not_continue_a_run(config, tmp_path, compile
     other.model.base_channels, other.seed = 8, 1
     with pytest.raises(InputError, match="config.seed, config.model|config.model, config.seed"):
         run(other, tmp_path / "run")
+    changed = copy.deepcopy(longer)
+    changed.data = str(write_data(tmp_path / "prepared", cases=5))
+    with pytest.raises(InputError, match="data set is not the one"):
+        run(changed, tmp_path / "run")
     run(longer, tmp_path / "run")  # more steps are not another run
     assert len(table(tmp_path / "run" / "steps.csv")) == 3
 

@@ -1,0 +1,89 @@
+"""Whole validation scans with the sliding window, scored as `mednext-jax evaluate` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from mednext_jax.evaluate.case import Scores, evaluate_case
+from mednext_jax.evaluate.cohort import summarise
+from mednext_jax.evaluate.table import terminal_table, write_csv
+from mednext_jax.inference.on_device import decide
+from mednext_jax.inference.sliding_window import Network, Window, foreground_probabilities, sliding_window
+from mednext_jax.io.atomic import atomic_directory
+from mednext_jax.io.case_store import CaseStore
+from mednext_jax.io.nifti import from_volume, grid_of, image_like, write_image
+from mednext_jax.model.recipe import Recipe
+from mednext_jax.preprocess.pipeline import Properties, restore
+
+CASES, SUMMARY = "cases.csv", "summary.json"
+
+
+def validate_scans(
+    store: CaseStore, cases: Sequence[str], network: Network, recipe: Recipe, folder: Path | None = None
+) -> dict[str, Scores]:
+    """Segment prepared cases with mirroring and overlapping tiles; case -> scores on the prepared grid.
+
+    With `folder`, writes CASE_mask.nii.gz on the grid of each scan, cases.csv and summary.json into it, whole or not
+    at all. Against labels that were resampled the scores differ a little from those on the scan's own grid, which
+    `mednext-jax evaluate` gives for the written masks.
+    """
+    window = Window(recipe.patch_size, mirror_axes=recipe.mirror_axes, average=recipe.average)
+    threshold = recipe.threshold if len(recipe.labels) == 2 else None
+    scores, masks = {}, {}
+    for case in cases:
+        image, label = store.read(case)
+        evidence = sliding_window(window, [network], image)
+        found, _ = decide(foreground_probabilities(evidence, window.average), threshold)
+        record = store.record(case)
+        properties = Properties.from_dict(record["properties"])
+        scores[case] = evaluate_case(np.asarray(found), label, properties.resampled_spacing)["all"]
+        if folder is not None:
+            whole = restore(evidence, properties, fill=window.background)
+            mask, _ = decide(foreground_probabilities(whole, window.average), threshold)
+            masks[case] = _on_scan(np.asarray(mask), record)
+    if folder is not None:
+        with atomic_directory(folder) as new:
+            for case, mask_image in masks.items():
+                write_image(new / f"{case}_mask.nii.gz", mask_image)
+            write_scores(new, scores)
+    return scores
+
+
+def write_scores(folder: Path, scores: Mapping[str, Scores]) -> None:
+    """Write cases.csv and summary.json into `folder`."""
+    write_csv(folder / CASES, [{"case": case, **row} for case, row in scores.items()])
+    summary = summarise(list(scores.values()))
+    text = json.dumps(_without_nan({"summary": summary, "cases": scores}), indent=1, allow_nan=False)
+    (folder / SUMMARY).write_text(text + "\n")
+
+
+def score_table(scores: Mapping[str, Scores]) -> str:
+    """Mean and standard deviation over cases as a table for the terminal."""
+    return terminal_table({"all": summarise(list(scores.values()))})
+
+
+def read_scores(folder: Path) -> dict[str, Scores]:
+    """The scores in a folder that `write_scores` filled."""
+    cases = json.loads((folder / SUMMARY).read_text())["cases"]
+    return {case: {k: np.nan if v is None else v for k, v in row.items()} for case, row in cases.items()}
+
+
+def _on_scan(mask: np.ndarray, record: Mapping[str, Any]) -> nib.Nifti1Image:
+    """A mask (d, h, w) on the scan's RAS grid as an image on the grid of its file."""
+    like = nib.Nifti1Image(np.zeros(record["stored_shape"], np.uint8), np.asarray(record["affine"], float))
+    like.header.set_xyzt_units("mm")
+    grid = grid_of(like)
+    return image_like(from_volume(mask, grid), grid, np.uint8)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
