@@ -132,7 +132,6 @@ class _Machine:
         self.globals, self.persistent = globals, persistent
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.ordered: set[int] = set()
 
     def run(self) -> Any:
         if bytes(self.data[:1]) != b"\x80":
