@@ -1,6 +1,6 @@
 """Check, then time MedNeXt on a GPU side by side: PyTorch, plain XLA and the fused kernels.
 
-    python tools/bench_gpu.py --variant L --kernel-size 5 --patch 128 --out bench.json
+    python -m tools.bench_gpu --variant L --kernel-size 5 --patch 128 --out bench.json
 
 Forward (batch 1), training step (batch 2, deep supervision), a whole scan through the sliding window, and every
 distinct block with its memory floor. PyTorch runs where it is installed with CUDA. Prints a table, writes JSON.

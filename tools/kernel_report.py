@@ -1,6 +1,6 @@
 """Compile the kernels of a MedNeXt for sm_90, with or without a GPU, and report registers, spills and shared memory.
 
-    python tools/kernel_report.py --variant L --kernel-size 5 --patch 128
+    python -m tools.kernel_report --variant L --kernel-size 5 --patch 128
 
 Exits with 1 if a kernel spills registers or needs more shared memory than a Hopper has.
 """

@@ -1,6 +1,6 @@
 """Time the candidate tiles of every kernel of a MedNeXt on this GPU and rewrite mednext_jax/ops/triton/table.py.
 
-    python tools/tune_kernels.py --variant L --kernel-size 5 --patch 128
+    python -m tools.tune_kernels --variant L --kernel-size 5 --patch 128
 
 Each block of the network runs forward and backward with one entry of the table changed at a time; the fastest without
 a register spill stays. Entries that the network does not use keep their tiles.
