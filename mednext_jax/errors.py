@@ -39,8 +39,8 @@ class InputError(Exception):
         found: object = None,
         mend: str | None = None,
     ):
-        text = [None if value is None else str(value) for value in (file, expected, found)]
-        self.problems = [Problem(what, *text, mend)]
+        named, asked, got = (None if value is None else str(value) for value in (file, expected, found))
+        self.problems = [Problem(what, file=named, expected=asked, found=got, mend=mend)]
         super().__init__(str(self.problems[0]))
 
     @classmethod
