@@ -140,7 +140,7 @@ class Experiment:
 
 
 @functools.cache
-def _one_head(architecture: MedNeXtConfig) -> Callable[[Any, jax.Array], jax.Array]:
+def _one_head(architecture: MedNeXtConfig) -> Callable[[Any, jax.Array], Any]:
     """The full-resolution head for inference; one function for each architecture, so that it is compiled once."""
     net = MedNeXt(dataclasses.replace(architecture, deep_supervision=False, remat="none"))
     return lambda params, x: net.apply({"params": params}, x)

@@ -48,6 +48,7 @@ def config(tiny):
     config.checkpoint.steps = 5
     config.final_validation = False
     config.optimiser.ema = 0.9
+    config.optimiser.schedule = "constant"  # with others the number of steps is part of the compiled program
     return config
 
 
@@ -195,12 +196,12 @@ def test_three_steps_that_are_not_finite_stop_the_run_and_name_the_cases(config,
 
 def test_fine_tuning_starts_from_the_weights_of_a_model(straight, config, tmp_path, compiled_once):
     tuned = copy.deepcopy(config)
-    tuned.start_from, tuned.steps, tuned.optimiser.learning_rate = str(straight / "model"), 1, 1e-9
-    tuned.optimiser.ema = 0.0
+    tuned.start_from, tuned.steps = str(straight / "model"), 1
     run(tuned, tmp_path / "run")
     expected, found = load_model(straight / "model").params, load_model(tmp_path / "run" / "model").params
-    # One update of AdamW moves a weight by at most the learning rate, about.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), found, expected)
+    # One update of AdamW moves a weight by about the learning rate at most, and a tenth of it goes into the average.
+    limit = 0.11 * config.optimiser.learning_rate
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=limit), found, expected)
 
     tuned.model.base_channels = 8
     with pytest.raises(InputError, match="base_channels"):

@@ -1,0 +1,61 @@
+"""What a configuration and a data set make together."""
+
+import copy
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mednext_jax.convert.upkern import upkern
+from mednext_jax.errors import InputError
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.directory import save_model
+from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.model.recipe import Recipe
+from mednext_jax.train.experiment import Experiment, _weights_of, fold_cases, to_host
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny):
+    return Experiment.of(tiny)
+
+
+def test_folds(experiment):
+    assert fold_cases(experiment.store, "0") == (("case_1", "case_2", "case_3"), ("case_0",))
+    assert fold_cases(experiment.store, "all") == (experiment.store.ids, experiment.store.ids)
+
+
+def test_a_fold_without_validation_cases_is_refused(experiment):
+    store = copy.copy(experiment.store)
+    store.splits = [{"train": ["case_0"], "val": []}]
+    with pytest.raises(InputError, match="no case in its 'val' part"):
+        fold_cases(store, "0")
+
+
+def test_the_restored_state_has_the_shapes_of_the_first(experiment):
+    first, like = experiment.first_state(), experiment.state_like()
+    assert jax.tree.structure(first) == jax.tree.structure(like)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(like), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_start_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_path):
+    small = MedNeXtConfig(base_channels=4, block_counts=(1,) * 9, deep_supervision=True)
+    x = np.zeros((1, 16, 16, 16, 1), np.float32)
+    params = to_host(jax.jit(MedNeXt(small).init)(jax.random.key(0), x)["params"])
+    save_model(tmp_path / "model", small, params, Recipe(patch_size=(32, 32, 32)))
+    large = dataclasses.replace(small, encoder_kernel_size=5, decoder_kernel_size=5, deep_supervision=False)
+    found = _weights_of(str(tmp_path / "model"), large)
+    expected = upkern(small, params, 5)[1]
+    kernel = found["enc_block_0"]["0"]["conv1"]["kernel"]
+    assert kernel.shape[:3] == (5, 5, 5)
+    np.testing.assert_array_equal(kernel, expected["enc_block_0"]["0"]["conv1"]["kernel"])
+    assert "out_0" in found and "out_1" not in found
+
+    with pytest.raises(InputError, match="encoder_kernel_size"):  # kernels do not shrink
+        _weights_of(str(tmp_path / "model"), dataclasses.replace(small, encoder_kernel_size=5))
+    with pytest.raises(InputError, match="block_counts"):
+        _weights_of(str(tmp_path / "model"), dataclasses.replace(small, block_counts=(2,) * 9))
