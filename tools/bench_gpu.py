@@ -4,7 +4,8 @@
 
 Forward (batch 1), training step (batch 2, deep supervision), a whole scan through the sliding window, and every
 distinct block with its memory floor. PyTorch runs where it is installed with CUDA. Prints a table, writes JSON.
-Times are medians of the device's own clock over `--repeats` calls after a warm-up; `spread` is the middle half.
+Times are medians of the host's clock over `--repeats` rounds of 10 queued calls, after a warm-up; in brackets the
+middle half of the rounds. The scan is one call.
 """
 
 from __future__ import annotations
@@ -188,10 +189,11 @@ def bench_torch(config: MedNeXtConfig, params: Any, x: jax.Array, repeats: int) 
         times = []
         for i in range(repeats + 2):
             start = time.perf_counter()
-            run()
+            for _ in range(_CALLS):
+                run()
             torch.cuda.synchronize()
             if i >= 2:
-                times.append((time.perf_counter() - start) * 1e3)
+                times.append((time.perf_counter() - start) * 1e3 / _CALLS)
         rows.append(Row(what, "torch", *_summary(times)))
     return rows
 
