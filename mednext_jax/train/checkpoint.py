@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, WorkError
 from mednext_jax.train.state import TrainState
 
 
@@ -24,9 +27,10 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
         )
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), best])
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(), options=ocp.CheckpointManagerOptions(preservation_policy=policy)
-        )
+        # Orbax logs a failed write several times over, each with its traceback; it is raised as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     @property
     def latest(self) -> int | None:
@@ -57,12 +61,13 @@ class Checkpoints:
         """Start writing; the copy from the devices is done on return, so `state` may be donated after it."""
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)),
-            metrics=None if score is None else {"score": score},
-            force=True,
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config)),
+                metrics=None if score is None else {"score": score},
+                force=True,
+            )
 
     def preempted(self, step: int) -> bool:
         """Whether all processes agreed to stop at `step` because one was told to (multi-process runs)."""
@@ -70,7 +75,19 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk, met here or by the writer in the background, ends the run as such."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise WorkError(
+                f"A checkpoint cannot be written to {self._manager.directory}: {str(error)[:500]}. "
+                "The earlier ones are as they were; the same command continues from the newest of them."
+            ) from error
 
     def close(self) -> None:
         self._manager.close()

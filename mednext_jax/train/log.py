@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from mednext_jax.io.atomic import atomic_file
@@ -123,6 +124,26 @@ def _duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+class Trace:
+    """A JAX trace (for Perfetto or TensorBoard) of the steps first ... last - 1."""
+
+    def __init__(self, steps: Sequence[int], folder: Path):
+        self._steps, self._folder, self._on = range(*steps), folder, False
+
+    def before(self, step: int) -> None:
+        """Start or stop at this step."""
+        if step in self._steps and not self._on:
+            jax.profiler.start_trace(self._folder)
+            self._on = True
+        elif step not in self._steps:
+            self.close()
+
+    def close(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
 
 
 class Stopwatch:

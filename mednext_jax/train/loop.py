@@ -32,11 +32,12 @@ from mednext_jax.parallel.processes import (
     is_main_process,
     leaving_at_once,
 )
+from mednext_jax.train.card import model_card
 from mednext_jax.train.checkpoint import Checkpoints, plain
 from mednext_jax.train.config import check_config
 from mednext_jax.train.epoch import end_of_epoch
 from mednext_jax.train.experiment import Experiment, to_host
-from mednext_jax.train.log import EPOCH_COLUMNS, STEP_COLUMNS, Progress, Stopwatch, Table
+from mednext_jax.train.log import EPOCH_COLUMNS, STEP_COLUMNS, Progress, Stopwatch, Table, Trace
 from mednext_jax.train.picture import draw_progress
 from mednext_jax.train.state import TrainState
 from mednext_jax.train.validation import read_scores, score_table
@@ -44,7 +45,7 @@ from mednext_jax.train.validation import read_scores, score_table
 # A resumed run may change these; anything else would make it another run.
 FREE_ON_RESUME = (
     *("data", "steps", "validation_steps", "scan_validation_epochs", "final_validation"),
-    *("threads", "mesh", "checkpoint"),
+    *("threads", "mesh", "checkpoint", "profile"),
 )
 SKIPS_TO_STOP = 3
 
@@ -96,23 +97,32 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
 
 def _finish(experiment: Experiment, state: TrainState, validation: Path, model: Path) -> None:
     """Score whole validation scans, if asked for, and write the model directory."""
-    params = to_host(state.result)
-    scores = None
+    params, store = to_host(state.result), experiment.store
+    by_case = None
     if experiment.config.final_validation:
         if not validation.exists():  # written whole by a run that was stopped after it
             experiment.validate_scans(params, validation)
         by_case = read_scores(validation)
         print(f"{len(by_case)} validation scans on the prepared grid\n{score_table(by_case)}")
-        scores = {case: row["dice"] for case, row in by_case.items()}
     provenance = {
         "trained_by": f"mednext-jax {mednext_jax.__version__}",
-        "data_set": {"name": experiment.store.meta.name, "sha256": experiment.data_set},
+        "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
         "steps": int(state.step),
         "skipped_steps": int(state.skipped),
-        "validation_dice": scores,
+        "validation_dice": None if by_case is None else {case: row["dice"] for case, row in by_case.items()},
         "config": plain(experiment.config),
     }
+    card = model_card(
+        experiment.architecture,
+        experiment.recipe,
+        store.meta,
+        training_cases=experiment.training.ids,
+        steps=int(state.step),
+        scores=by_case,
+    )
     save_model(model, experiment.architecture, params, experiment.recipe, provenance)
+    with atomic_file(model / "README.md") as path:
+        path.write_text(card)
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
@@ -185,11 +195,13 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
         threads=config.threads,
     )
     ready = to_devices(read, over_samples(experiment.mesh))
-    with _stop_signal() as stopped, contextlib.closing(steps), contextlib.closing(epochs):
+    trace = Trace(config.profile, workdir / "profile")
+    with _stop_signal() as stopped, contextlib.closing(trace), contextlib.closing(steps), contextlib.closing(epochs):
         with contextlib.closing(progress):
             for step in range(first, config.steps):
                 with waiting:
                     host, batch = next(ready)
+                trace.before(step)
                 state, metrics = experiment.train_step(state, batch)
                 settle()
                 pending = metrics, host["case"]

@@ -138,6 +138,7 @@ def test_wrong_files(tmp_path, text, words):
         ("augment.low_resolution_range", (0.0, 1.0)),
         ("augment.mirror_axes", (0, 0)),
         ("augment.mirror_axes", (3,)),
+        ("profile", (20, 10)),
         ("mesh.data", 0),
         ("mesh.space", 0),
         ("checkpoint.minutes", 0.0),

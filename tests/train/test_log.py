@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mednext_jax.train.log import EPOCH_COLUMNS, Progress, Table
+from mednext_jax.train.log import EPOCH_COLUMNS, Progress, Table, Trace
 from mednext_jax.train.picture import draw_progress
 
 pytestmark = pytest.mark.core
@@ -40,6 +40,19 @@ def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(row, capsys):
     assert "\n" not in line
     for words in ("epoch 1/4", "Dice 0.250", "1.9 h", "ETA 5.8 h", "data wait 50%"):
         assert words in line
+
+
+def test_a_trace_covers_the_steps_it_was_asked_for(tmp_path):
+    trace = Trace((2, 4), tmp_path / "profile")
+    for step in range(6):
+        trace.before(step)
+        assert trace._on == (step in (2, 3))
+    trace.close()
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    never = Trace((0, 0), tmp_path / "none")
+    never.before(0)
+    never.close()
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_picture_takes_values_that_are_not_numbers(tmp_path, row):

@@ -1,0 +1,72 @@
+"""What augmentation costs beside a training step: `python tools/bench_augment.py [VARIANT/KERNEL] [PATCH]`.
+
+Prints the mean time of nnU-Net's default augmentation of one sample over many draws, that of one training step of the
+network for one sample, and their ratio.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mednext_jax.data.augment import make_augment, read_size
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.parallel.mesh import make_mesh
+from mednext_jax.train.config import default_config
+from mednext_jax.train.optimiser import make_optimiser
+from mednext_jax.train.state import new_state
+from mednext_jax.train.step import make_train_step
+
+DRAWS, STEPS = 40, 3
+
+
+def main(variant: str = "S/3", patch: str = "64") -> None:
+    name, kernel = variant.split("/")
+    config = default_config()
+    config.batch_size, config.patch_size = 1, (int(patch),) * 3
+    mesh = make_mesh(devices=jax.devices()[:1])
+    augment = make_augment(config, mesh, labels=(0, 1))
+    rng = np.random.default_rng(0)
+    size = read_size(config)
+    image = jnp.asarray(rng.normal(size=(1, *size, 1)), jnp.float32)
+    label = jnp.asarray(rng.random((1, *size)) > 0.99, jnp.int16)
+    row = jnp.zeros(1, jnp.int32)
+
+    compiled = jax.jit(augment)
+    jax.block_until_ready(compiled(jax.random.key(0), row, image, label))
+    start = time.perf_counter()
+    for draw in range(DRAWS):
+        jax.block_until_ready(compiled(jax.random.key(draw), row, image, label))
+    augmentation = (time.perf_counter() - start) / DRAWS
+
+    network = MedNeXtConfig.variant(name, kernel_size=int(kernel), deep_supervision=True)
+    net = MedNeXt(network)
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
+    state = new_state(params, make_optimiser(config), average=False)
+
+    def plain(key, rows, image, label):
+        return image, label
+
+    step = make_train_step(config, lambda p, x: net.apply({"params": p}, x), plain, mesh)
+    corner = (slice(None), *(slice(n) for n in config.patch_size))
+    batch = {"image": image[corner], "label": label[corner], "row": row}
+    state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    training = (time.perf_counter() - start) / STEPS
+
+    print(f"{jax.devices()[0].device_kind}, MedNeXt-{name} k{kernel}, {patch}^3 from {size[0]}^3")
+    print(f"augmentation {1e3 * augmentation:.1f} ms a sample, step {1e3 * training:.1f} ms a sample")
+    print(f"ratio {augmentation / training:.1%}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
