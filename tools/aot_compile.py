@@ -6,7 +6,9 @@
 
 `--topology local` compiles for the devices present. Per device: memory against the chip's, FLOPs, bytes, and the
 time that the compiler's own cost model gives: an estimate, nothing runs. Collectives that a loop repeats are counted
-once. Exit status 1 if a program does not fit, 2 for a call or configuration that is wrong.
+once, and so is the loop over a volume's tiles.
+
+Exit status 1 if a program does not fit, 2 for a call or configuration that is wrong.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
     cost = compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     row["flops"], row["bytes"] = cost.get("flops"), cost.get("bytes accessed")
-    row["estimated_seconds"] = cost.get("optimal_seconds")
+    estimate = cost.get("optimal_seconds", -1.0)
+    row["estimated_seconds"] = estimate if estimate > 0 else None  # below 0: a loop whose length is not known
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for collective in collectives(compiled.as_text()):

@@ -14,11 +14,12 @@ from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
-from mednext_jax.parallel.mesh import make_mesh
-from mednext_jax.parallel.network import layout_of, over_volumes, spread
+from mednext_jax.parallel.mesh import make_mesh, over_samples, replicated
+from mednext_jax.parallel.network import check_divides, layout_of, over_volumes, spread
 from mednext_jax.train.config import default_config
 from mednext_jax.train.loss import segmentation_loss
 from mednext_jax.train.optimiser import make_optimiser
+from tools.comm_report import collectives, halo_bytes, table
 
 pytestmark = pytest.mark.core
 
@@ -64,13 +65,18 @@ def training_step(name, mesh):
         updates, _ = optimiser.update(gradient, optimiser.init(params), params)
         return loss, gradient, jax.tree.map(lambda p, u: p - 3e-4 * u, params, updates)
 
-    whole, parts = jax.NamedSharding(mesh, jax.P()), over_volumes(mesh)
-    return jax.jit(step, in_shardings=(whole, parts, parts), out_shardings=whole)
+    return jax.jit(step, out_shardings=replicated(mesh))
+
+
+def place(mesh, params, image, label):
+    """As training has them: augmentation leaves a sample's patch on each of its devices."""
+    return jax.device_put((params, image, label), (replicated(mesh), over_volumes(mesh), over_samples(mesh)))
 
 
 @functools.cache
 def on_one_device(name):
-    return jax.device_get(training_step(name, make_mesh(devices=jax.devices()[:1]))(parameters(name), *batch()))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return jax.device_get(training_step(name, mesh)(*place(mesh, parameters(name), *batch())))
 
 
 def distance(ours, theirs):
@@ -87,9 +93,13 @@ def distance(ours, theirs):
     return worst
 
 
-def check_equals_one_device(name, shape):
+def check(name, shape):
+    """The step on a mesh gives the numbers of one device, and moves little more than it must."""
     mesh = make_mesh(*shape)
-    loss, gradient, params = jax.device_get(training_step(name, mesh)(parameters(name), *batch()))
+    arguments = place(mesh, parameters(name), *batch())
+    compiled = training_step(name, mesh).lower(*arguments).compile()
+    check_collectives(name, mesh, collectives(compiled.as_text()))
+    loss, gradient, params = jax.device_get(compiled(*arguments))
     loss_1, gradient_1, params_1 = on_one_device(name)
     errors = abs(loss - loss_1) / loss_1, distance(gradient, gradient_1), distance(params, params_1)
     print(f"{name} on {shape}: loss {errors[0]:.1e}, gradient {errors[1]:.1e}, params {errors[2]:.1e}")
@@ -97,21 +107,38 @@ def check_equals_one_device(name, shape):
     assert max(errors) < 1e-5
 
 
-@pytest.mark.parametrize("shape", MESHES)
+def check_collectives(name, mesh, found):
+    """Only gradients, norm sums, halos, and maps of levels that every device holds whole."""
+    config, (image, _) = NETWORKS[name], batch()
+    layout = layout_of(config, mesh, image.shape[1:4])
+    samples = image.shape[0] // mesh.shape["data"]
+    least = halo_bytes(config, layout, samples)
+    print(f"{name} on {mesh.axis_sizes}\n{table(found, least)}")
+    maps = [
+        4 * samples * math.prod(n >> level for n in layout.extents) * config.stage_channels[level]
+        for level in range(5)
+        if layout.split(level) != layout.names
+    ]
+    gradients = sum(p.nbytes for p in jax.tree.leaves(parameters(name)))
+    largest = {"all-reduce": gradients, "all-gather": max(maps, default=0), "reduce-scatter": max(maps, default=0)}
+    for one in found:
+        assert one.kind == "collective-permute" or one.bytes <= largest[one.kind], one
+    assert sum(one.bytes for one in found if one.kind == "collective-permute") <= 1.2 * least
+
+
+# The others take as long again each, and are run with the slow tests.
+@pytest.mark.parametrize(
+    "shape", [m if m in ((2, 4, 1), (2, 2, 2)) else pytest.param(m, marks=pytest.mark.slow) for m in MESHES]
+)
 def test_k5_with_grn_and_deep_supervision(shape):
-    check_equals_one_device("k5 grn", shape)
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 1)])
-def test_k3(shape):
-    check_equals_one_device("k3", shape)
+    check("k5 grn", shape)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["S k3", "S k5 grn"])
+@pytest.mark.parametrize("name", ["k3", "S k3", "S k5 grn"])
 @pytest.mark.parametrize("shape", MESHES)
-def test_variant(name, shape):
-    check_equals_one_device(name, shape)
+def test_networks(name, shape):
+    check(name, shape)
 
 
 def test_levels_are_split_while_a_part_holds_the_planes_of_a_halo():
@@ -130,13 +157,13 @@ def test_levels_are_split_while_a_part_holds_the_planes_of_a_halo():
     ("mesh", "shape", "named"),
     [
         pytest.param((8, 1, 1), (4, 32, 32, 32, 1), "does not divide the batch", id="batch"),
-        pytest.param((1, 8, 1), (1, 16, 16, 16, 1), "even number of planes", id="two planes would be one"),
+        pytest.param((1, 8, 1), (1, 16, 16, 16, 1), "at least 3", id="parts of two planes for kernels of seven"),
         pytest.param((1, 5, 1), (1, 32, 32, 32, 1), "along d", id="fifths"),
         pytest.param((1, 1, 6), (1, 32, 32, 32, 1), "along h", id="sixths of the height"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused_before_compiling(mesh, shape, named):
     devices = jax.devices()[: math.prod(mesh)]
-    apply = spread(NETWORKS["k5 grn"], make_mesh(*mesh, devices=devices), OPS)
+    config = MedNeXtConfig.from_dict({**SMALL.to_dict(), "encoder_kernel_size": 7})
     with pytest.raises(InputError, match=named):
-        jax.eval_shape(apply, parameters("k5 grn"), jax.ShapeDtypeStruct(shape, jnp.float32))
+        check_divides(config, make_mesh(*mesh, devices=devices), shape)
