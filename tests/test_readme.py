@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mednext_jax import main as command_line
+from mednext_jax.model.directory import load_models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -84,12 +85,15 @@ def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, caps
 def test_the_readme_s_conversions(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    for name in ("model_final_checkpoint.model", "model_final_checkpoint.model.pkl"):
-        shutil.copy(ROOT / "tests" / "data" / "torch_files" / name, name)
+    for folder in (".", "fold_0", "TRAINER__PLANS/fold_0", "TRAINER__PLANS/fold_1"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name in ("model_final_checkpoint.model", "model_final_checkpoint.model.pkl"):
+            shutil.copy(ROOT / "tests" / "data" / "torch_files" / name, f"{folder}/{name}")
     for command in commands():
         if command.startswith(("mednext-jax info", "mednext-jax convert")):
             run(command, capsys)
     assert Path("weights.pt").is_file()
+    assert len(load_models("mednet_pvs_t2w")) == 2
 
 
 def test_links_of_the_readme_lead_somewhere():
