@@ -1,18 +1,22 @@
 """The command line: flags in, one call out.
 
-Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong.
+Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong; 143 training was stopped by a signal, after
+saving what the same command continues from (a scheduler can tell it from a finished run and start it again).
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError
+
+STOPPED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     train = command("train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value")
     train.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
     train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    train.add_argument(
+        "--cv", action="store_true", help="train or continue every fold, then the table and the ensemble"
+    )
 
     predict = command("predict", _predict, "segment a scan, a folder of scans or a BIDS data set")
     predict.add_argument("-i", "--input", type=Path, required=True, metavar="SCAN|FOLDER|BIDS")
@@ -175,13 +182,16 @@ def _prepare(options: argparse.Namespace) -> None:
     )
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.train.config import load_config
+    from mednext_jax.train.cross_validation import cross_validate
     from mednext_jax.train.loop import run
 
     use_compilation_cache()
-    run(load_config(options.config, options.overrides), options.workdir)
+    train = cross_validate if options.cv else run
+    finished = train(load_config(options.config, options.overrides), options.workdir)
+    return 0 if finished else STOPPED
 
 
 def _predict(options: argparse.Namespace) -> None:
