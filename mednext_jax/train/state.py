@@ -31,5 +31,7 @@ def new_state(params: Any, optimiser: optax.GradientTransformation, *, average: 
     def zero() -> jax.Array:  # one buffer each: the state is donated
         return jnp.zeros((), jnp.int32)
 
+    # Flax's ones and zeros are weakly typed, what a step returns is not: it would be compiled a second time.
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
     copy = jax.tree.map(jnp.copy, params) if average else None
     return TrainState(zero(), params, optimiser.init(params), copy, zero(), zero())

@@ -64,5 +64,5 @@ def test_loss_curve_follows_torch(tiny):
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), o.clip_norm)
         reference.step()
         # Two float32 implementations drift apart from rounding alone, step by step.
-        assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-3, abs=1e-4), f"step {step}"
+        assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-3), f"step {step}"
     assert loss.item() < 0.7  # it did learn

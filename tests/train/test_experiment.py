@@ -40,6 +40,8 @@ def test_the_restored_state_has_the_shapes_of_the_first(experiment):
     assert jax.tree.structure(first) == jax.tree.structure(like)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(like), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    # A weakly typed leaf comes back strongly typed from the first step, and the second compiles it again.
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(first))
 
 
 def test_start_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_path):

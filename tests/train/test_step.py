@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.data.augment import make_augment
-from mednext_jax.parallel.mesh import make_mesh
+from mednext_jax.parallel.mesh import make_mesh, replicated
 from mednext_jax.train.config import AUGMENT_PROBABILITIES, default_config
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
@@ -53,7 +53,7 @@ def steps_of(config, devices=1):
     mesh = make_mesh(devices=jax.devices()[:devices])
     augment = make_augment(config, mesh, labels=(0, 1))
     state = new_state(first_params(), make_optimiser(config), average=config.optimiser.ema > 0)
-    return make_train_step(config, apply, augment, mesh), state
+    return make_train_step(config, apply, augment, mesh), jax.device_put(state, replicated(mesh))
 
 
 def test_the_loss_falls():
@@ -64,6 +64,7 @@ def test_the_loss_falls():
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-5:]) < losses[0] - 0.02
     assert int(state.step) == 30
+    assert step._cache_size() == 1
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
