@@ -16,7 +16,7 @@ import numpy as np
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.parallel.mesh import make_mesh
+from mednext_jax.parallel.mesh import make_mesh, replicated
 from mednext_jax.train.config import default_config
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
@@ -47,7 +47,7 @@ def main(variant: str = "S/3", patch: str = "64") -> None:
     network = MedNeXtConfig.variant(name, kernel_size=int(kernel), deep_supervision=True)
     net = MedNeXt(network)
     params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
-    state = new_state(params, make_optimiser(config), average=False)
+    state = jax.device_put(new_state(params, make_optimiser(config), average=False), replicated(mesh))
 
     def plain(key, rows, image, label):
         return image, label

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.model.names import from_torch_names
+from mednext_jax.parallel.mesh import replicated
 from mednext_jax.train.experiment import Experiment
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
@@ -42,7 +43,7 @@ def test_loss_curve_follows_torch(tiny):
     theirs = TorchMedNeXt(experiment.architecture)
     weights = {name: value.numpy() for name, value in theirs.state_dict().items()}
     params = from_torch_names(experiment.architecture, copy.deepcopy(weights))
-    state = jax.jit(lambda p: new_state(p, make_optimiser(config), average=False))(params)
+    state = jax.device_put(new_state(params, make_optimiser(config), average=False), replicated(experiment.mesh))
 
     o = config.optimiser
     reference = torch.optim.AdamW(theirs.parameters(), lr=o.learning_rate, eps=o.epsilon, weight_decay=o.weight_decay)
