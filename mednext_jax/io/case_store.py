@@ -3,6 +3,7 @@
     PREPARED/prepared.json, splits.json              written last: what is there is complete
     PREPARED/unfinished.json                         instead of it while `prepare` works
     PREPARED/cases/ID/image, label                   zarr v3 (d, h, w, c) float32 and (d, h, w) int16
+    PREPARED/cases/ID/regions                        (d, h, w) int16, for data sets with region maps
     PREPARED/cases/ID/foreground/1, 2, ...           zarr v3 (n, 3): voxels (d, h, w) of each class
     PREPARED/cases/ID/case.json                      written after the arrays
 
@@ -134,6 +135,10 @@ class CaseStore:
         """A whole case: image float32 (d, h, w, c) and label int16 (d, h, w)."""
         return self.crop(case, (0, 0, 0), self.shape(case))
 
+    def regions(self, case: str) -> np.ndarray | None:
+        """The region map (d, h, w) int16 of a case, for data sets with region maps (`meta.regions`); else None."""
+        return self._read(case, "regions", 3) if self.meta.regions else None
+
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "meta": self.meta, "splits": self.splits}
 
@@ -214,16 +219,19 @@ class CaseWriter:
         label: np.ndarray,
         foreground: Mapping[int, np.ndarray],
         record: Mapping[str, Any],
+        regions: np.ndarray | None = None,
     ) -> None:
         """Write one case, replacing what is there; readers find all of it or none. Raises WorkError (no space).
 
-        `image` float32 (d, h, w, c), `label` int16 (d, h, w), `foreground` class number (or `ANNOTATED`) -> (n, 3);
-        `record` holds at least `key`, which `keys` gives back.
+        `image` float32 (d, h, w, c), `label` int16 (d, h, w), `foreground` class number (or `ANNOTATED`) -> (n, 3),
+        `regions` integers (d, h, w); `record` holds at least `key`, which `keys` gives back.
         """
         self.remove_case(case)
         folder = f"cases/{case}"
         arrays: dict[str, np.ndarray] = {"image": image.astype(np.float32, copy=False)}
         arrays["label"] = label.astype(np.int16, copy=False)
+        if regions is not None:
+            arrays["regions"] = regions.astype(np.int16, copy=False)
         arrays |= {f"foreground/{k}": v.astype(np.int32) for k, v in foreground.items() if len(v)}
         counts = {str(k): len(v) for k, v in foreground.items() if len(v)}
         try:

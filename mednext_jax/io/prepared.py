@@ -34,6 +34,7 @@ class PreparedMeta:
     sources: dict[str, dict[str, str]]  # case -> file -> sha256
     settings: dict[str, Any]  # what `prepare` was asked for
     versions: dict[str, str]
+    regions: dict[str, int] = dataclasses.field(default_factory=dict)  # name -> value in the region maps
 
     @property
     def classes(self) -> dict[int, tuple[int, ...]]:
@@ -82,6 +83,7 @@ class PreparedMeta:
                 sources=dict(values["sources"]),
                 settings=dict(values["settings"]),
                 versions=dict(values["versions"]),
+                regions={str(name): int(value) for name, value in values["regions"].items()},
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise _unreadable(file, str(error)) from error

@@ -17,12 +17,13 @@ SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 @dataclasses.dataclass(frozen=True)
 class RawCase:
-    """One scan to prepare: an image file a channel, and its label map."""
+    """One scan to prepare: an image file a channel, its label map, and its region map if there is one."""
 
     id: str
     images: tuple[Path, ...]
     label: Path
     subject: str
+    regions: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RawDataset:
     cases: tuple[RawCase, ...]  # sorted by id
     participants: dict[str, dict[str, str]]  # case id -> its row of participants.tsv
     problems: tuple[Problem, ...] = ()
+    regions: dict[str, int] = dataclasses.field(default_factory=dict)  # name -> value in the region maps
 
     @property
     def label_values(self) -> set[int]:

@@ -84,6 +84,10 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
     for image, path in zip(images[1:], case.images[1:], strict=True):
         problems += grid_problems(image, first, "A channel", path, case.images[0])
     problems += grid_problems(label, first, "The label map", case.label, case.images[0])
+    if case.regions is not None:
+        regions = _try(read_labels, case.regions, problems)
+        if regions is not None:
+            problems += grid_problems(regions, first, "The region map", case.regions, case.images[0])
     arrays = [np.asanyarray(image.dataobj) for image in images]
     values = _check_values(np.asanyarray(label.dataobj), case, dataset, problems)
     same_shape = all(array.shape == arrays[0].shape for array in arrays)
@@ -94,7 +98,7 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
     return CaseReport(
         case.id,
         tuple(problems),
-        sources={str(path): file_hash(path) for path in (*case.images, case.label)},
+        sources={str(path): file_hash(path) for path in (*case.images, case.label, case.regions) if path is not None},
         voxels_hash=hashlib.blake2b(b"".join(_digest(array) for array in arrays)).hexdigest(),
         axes="".join(nib.aff2axcodes(first.affine)),
         spacing=grid.spacing,

@@ -92,6 +92,13 @@ def preprocess_scan(
     return Preprocessed(resampled, label, properties)
 
 
+def to_prepared_grid(labels: np.ndarray, properties: Properties) -> np.ndarray:
+    """A label or region map (d, h, w) on the whole scan's grid -> the same on the preprocessed grid."""
+    box = tuple(slice(s, s + n) for s, n in zip(properties.box_start, properties.box_shape, strict=True))
+    thick_axis = find_thick_axis(properties.spacing, properties.resampled_spacing)
+    return np.ascontiguousarray(resize_labels(labels[box], properties.resampled_shape, thick_axis))
+
+
 def place_scan(
     shape: Sequence[int], box: Sequence[slice], spacing: Sequence[float], target_spacing: Sequence[float] | None
 ) -> Properties:

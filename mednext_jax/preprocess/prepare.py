@@ -24,19 +24,21 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.case_store import ANNOTATED, CaseWriter
-from mednext_jax.io.nifti import label_volume, read_labels, read_scan, to_volume
+from mednext_jax.io.nifti import grid_of, label_volume, read_labels, read_scan, to_volume
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
 from mednext_jax.io.prepared import PreparedMeta
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
 from mednext_jax.io.validate import CaseReport, validate
 from mednext_jax.preprocess.foreground import draw_foreground
 from mednext_jax.preprocess.normalise import scheme_of
-from mednext_jax.preprocess.pipeline import preprocess_scan
+from mednext_jax.preprocess.pipeline import Properties, preprocess_scan, to_prepared_grid
 from mednext_jax.preprocess.plan import draw_intensities, intensity_properties, median_spacing, use_mask_for_norm
+from mednext_jax.pvs.regions import NAMES, RegionMaps, only_named
 
 # Part of every case's key: raise it when the same files and settings would give other voxels.
 PIPELINE = 1
 SPACING_RANGE = (0.05, 20.0)
+REGIONS = "regions"  # the folder of region maps in a data set
 PACKAGES = ("mednext-jax", "nibabel", "numpy", "scipy", "tensorstore")
 
 Spacing = float | Sequence[float] | str | None
@@ -52,16 +54,18 @@ def prepare(
     labels: str | os.PathLike | None = None,
     *,
     suffix: str | None = None,
+    regions: str | os.PathLike | None = None,
     threads: int | None = None,
 ) -> PreparedMeta:
     """Verify and preprocess a data set into the folder (or gs://, s3:// URL) `out`; prints a summary.
 
     `dataset`: an nnU-Net raw data set, or a BIDS one with its label maps in the derivatives folder `labels` (`suffix`
     chooses among T1w, T2w, ...). `spacing`: mm, isotropic or three along (d, h, w) = (z, y, x); "median" (nnU-Net's
-    rule) or None, each scan's own. `splits`: see data.splits.make_splits.
+    rule) or None, each scan's own. `splits`: see data.splits.make_splits. `regions`: a folder of region maps (see
+    pvs.regions; default: `dataset`/regions if it is one), by which validation scores are told apart.
     Raises InputError with all problems together, or if `out` holds a data set made with other settings.
     """
-    raw = _read_dataset(Path(dataset), labels, suffix)
+    raw = _with_regions(_read_dataset(Path(dataset), labels, suffix), regions)
     spacing = _checked_spacing(spacing)
     settings = {"spacing": list(spacing) if isinstance(spacing, tuple) else spacing, "splits": splits}
     writer = _open_output(out, raw, settings)
@@ -113,6 +117,12 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
             mend="name the derivatives folder that holds the label maps",
         )
     return read_bids(root, labels, suffix)
+
+
+def _with_regions(raw: RawDataset, folder: str | os.PathLike | None) -> RawDataset:
+    if folder is None and not (raw.root / REGIONS / NAMES).is_file():
+        return raw
+    return RegionMaps.open(folder or raw.root / REGIONS).added_to(raw)
 
 
 def _checked_spacing(spacing: Spacing) -> tuple[float, float, float] | str | None:
@@ -181,6 +191,7 @@ def _describe(
         sources={report.id: _relative(report.sources, raw.root) for report in reports},
         settings=settings,
         versions={package: _version(package) for package in PACKAGES},
+        regions=raw.regions,
     )
 
 
@@ -195,6 +206,7 @@ def _case_key(report: CaseReport, meta: PreparedMeta) -> str:
         "intensity_properties": meta.intensity_properties,
         "classes": sorted(meta.classes.items()),
         "ignore_label": meta.ignore_label,
+        "regions": sorted(meta.regions.values()),
     }
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()
 
@@ -228,8 +240,14 @@ def _write(case: RawCase, meta: PreparedMeta, key: str, writer: CaseWriter) -> N
     if meta.ignore_label is not None:
         # nnU-Net draws a patch without forced foreground from what is annotated, the outside included.
         classes[ANNOTATED] = (-1, 0, *sorted({value for values in meta.classes.values() for value in values}))
+    regions = None if case.regions is None else _region_map(case.regions, meta, done.properties)
     record = {"key": key, "subject": case.subject, "properties": done.properties.to_dict(), **where}
-    writer.write_case(case.id, done.volume, done.label, draw_foreground(done.label, classes), record)
+    writer.write_case(case.id, done.volume, done.label, draw_foreground(done.label, classes), record, regions)
+
+
+def _region_map(path: Path, meta: PreparedMeta, properties: Properties) -> np.ndarray:
+    image = read_labels(path)
+    return to_prepared_grid(only_named(label_volume(image, grid_of(image)), meta.regions.values()), properties)
 
 
 def _for_each(

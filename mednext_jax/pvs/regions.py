@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti import read_labels
+from mednext_jax.io.raw_dataset import RawDataset
 
 NAMES = "regions.json"
 
@@ -45,17 +47,31 @@ class RegionMaps:
 
     def read(self, case: str, like: nib.Nifti1Image) -> np.ndarray:
         """The map (x, y, z) of `case`, on the grid of `like`; values without a name count as no region (0)."""
-        path = next((p for p in (self.folder / f"{case}.nii.gz", self.folder / f"{case}.nii") if p.exists()), None)
+        path = self.path(case)
         if path is None:
-            raise InputError(
-                f"There is no region map for the case {case}.",
-                file=self.folder,
-                expected=f"{case}.nii.gz",
-                mend="add the map, or leave the regions out",
-            )
+            raise InputError.of([self._missing(case)])
         image = read_labels(path)
         problems = grid_problems(image, like, "The region map", path, like.get_filename() or "the label map")
         if any(problem.severity == "E" for problem in problems):
             raise InputError.of(problems)
-        values = np.asanyarray(image.dataobj)
-        return np.where(np.isin(values, list(self.names)), values, 0)
+        return only_named(np.asanyarray(image.dataobj), self.names)
+
+    def path(self, case: str) -> Path | None:
+        """The file of a case's map, None if there is none."""
+        return next((p for p in (self.folder / f"{case}.nii.gz", self.folder / f"{case}.nii") if p.exists()), None)
+
+    def added_to(self, raw: RawDataset) -> RawDataset:
+        """The data set with each case's map; a case without one is among its problems."""
+        cases = tuple(dataclasses.replace(case, regions=self.path(case.id)) for case in raw.cases)
+        problems = [self._missing(case.id) for case in cases if case.regions is None]
+        names = {name: value for value, name in self.names.items()}
+        return dataclasses.replace(raw, cases=cases, regions=names, problems=(*raw.problems, *problems))
+
+    def _missing(self, case: str) -> Problem:
+        what, mend = f"There is no region map for the case {case}.", "add the map, or leave the regions out"
+        return Problem(what, str(self.folder), expected=f"{case}.nii.gz", mend=mend)
+
+
+def only_named(values: np.ndarray, names: Iterable[int]) -> np.ndarray:
+    """A region map with 0, no region, for values that are not among `names`."""
+    return np.where(np.isin(values, list(names)), values, 0)
