@@ -1,22 +1,19 @@
 """The command line: flags in, one call out.
 
-Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong; 143 training was stopped by a signal, after
-saving what the same command continues from (a scheduler can tell it from a finished run and start it again).
+Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong. Training that a signal stopped has saved
+what the same command continues from and ends with 0; a run has finished when its workdir holds `model`.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError
-
-STOPPED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     try:
-        return options.run(options) or 0
+        options.run(options)
+        return 0
     except InputError as error:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
         return 2
@@ -51,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mednext-jax {mednext_jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int | None], summary: str):
+    def command(name: str, run: Callable[[argparse.Namespace], None], summary: str):
         sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         sub.set_defaults(run=run)
         return sub
@@ -81,6 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--labels", type=Path, default=None, help="derivatives folder with a BIDS data set's labels")
     prepare.add_argument("--suffix", default=None, metavar="T2w", help="which scans of a BIDS data set")
+
+    prepare.add_argument(
+        "--regions", type=Path, default=None, metavar="MASKS", help="region maps (default: DATASET/regions if there)"
+    )
 
     train = command("train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value")
     train.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
@@ -179,10 +181,11 @@ def _prepare(options: argparse.Namespace) -> None:
         splits=options.splits,
         labels=options.labels,
         suffix=options.suffix,
+        regions=options.regions,
     )
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.train.config import load_config
     from mednext_jax.train.cross_validation import cross_validate
@@ -190,8 +193,7 @@ def _train(options: argparse.Namespace) -> int:
 
     use_compilation_cache()
     train = cross_validate if options.cv else run
-    finished = train(load_config(options.config, options.overrides), options.workdir)
-    return 0 if finished else STOPPED
+    train(load_config(options.config, options.overrides), options.workdir)
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -21,6 +21,8 @@ from ml_collections import ConfigDict
 import mednext_jax
 from mednext_jax.data.pipeline import batches, to_devices
 from mednext_jax.errors import InputError, WorkError
+from mednext_jax.evaluate.case import WHOLE
+from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.model.directory import save_model
 from mednext_jax.parallel.mesh import over_samples
@@ -40,7 +42,7 @@ from mednext_jax.train.experiment import Experiment, to_host
 from mednext_jax.train.log import EPOCH_COLUMNS, STEP_COLUMNS, Progress, Stopwatch, Table, Trace
 from mednext_jax.train.picture import draw_progress
 from mednext_jax.train.state import TrainState
-from mednext_jax.train.validation import read_scores, score_table
+from mednext_jax.train.validation import score_table
 
 # A resumed run may change these; anything else would make it another run.
 FREE_ON_RESUME = (
@@ -88,10 +90,15 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
         state = _train(experiment, state, checkpoints, workdir)
     done = int(state.step)
     if done < config.steps:
-        print(f"Stopped after step {done} of {config.steps}; the same command continues.")
+        print(
+            f"Stopped after step {done} of {config.steps} and saved in {workdir / 'checkpoints'}; "
+            "the same command continues."
+        )
         return None
     if is_main_process():
         _finish(experiment, state, workdir / "validation", model)
+    while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
+        time.sleep(1)
     return model
 
 
@@ -102,8 +109,9 @@ def _finish(experiment: Experiment, state: TrainState, validation: Path, model: 
     if experiment.config.final_validation:
         if not validation.exists():  # written whole by a run that was stopped after it
             experiment.validate_scans(params, validation)
-        by_case = read_scores(validation)
-        print(f"{len(by_case)} validation scans on the prepared grid\n{score_table(by_case)}")
+        scores = read_scores(validation)["cases"]
+        print(f"{len(scores)} validation scans on the prepared grid\n{score_table(scores)}")
+        by_case = {case: regions[WHOLE] for case, regions in scores.items()}
     provenance = {
         "trained_by": f"mednext-jax {mednext_jax.__version__}",
         "data_set": {"name": store.meta.name, "sha256": experiment.data_set},

@@ -195,6 +195,31 @@ def test_a_tpu_slice_has_a_pod_a_host():
     assert int(columns) * int(rows) == spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"]
 
 
+@pytest.mark.parametrize("run", ["train-tpu", "train-gpu"])
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ('mkdir -p "$MODEL"', 0),
+        ("exit 2", 2),
+        ('trap "echo saved; exit" TERM; echo on; while :; do sleep 0.1; done', 143),
+        ("echo on; exec sleep 30", 143),  # no handler yet: the signal ends it
+    ],
+)
+def test_a_pod_is_complete_only_with_its_model(run, program, status, tmp_path):
+    _, container = job(DOCUMENTS[run])
+    script = container["args"][0].replace("/data", str(tmp_path))
+    (tmp_path / "mednext-jax").write_text(f"#!/bin/bash\n{program}\n")
+    (tmp_path / "mednext-jax").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MODEL": str(tmp_path / "runs" / "t2w" / "fold_0" / "model")}
+    pod = subprocess.Popen([*container["command"], script], env=environ, stdout=subprocess.PIPE, text=True)
+    if "echo on" in program:
+        assert pod.stdout.readline() == "on\n"
+        pod.terminate()
+    assert pod.wait(timeout=20) == status
+    if "saved" in program:
+        assert pod.stdout.read() == "saved\n"
+
+
 def commands() -> list[str]:
     """Every mednext-jax call in the launch files, without what starts it."""
     found = []
@@ -206,6 +231,7 @@ def commands() -> list[str]:
         call = shlex.join(container["command"] + container["args"])
         if container["command"][0] == "bash":
             call = container["args"][0].replace("$((JOB_COMPLETION_INDEX + 1))", str(job(document)[0]["completions"]))
+            call = re.search(r"mednext-jax [^&]+", call)[0]
         found.append(call.split("mednext-jax ", 1)[1])
     return sorted(set(found))
 

@@ -51,8 +51,9 @@ def submit(tmp_path):
     return run
 
 
-def test_tasks_join_and_a_fold_is_chosen_by_the_array(submit):
+def test_tasks_join_and_a_fold_is_chosen_by_the_array(submit, tmp_path):
     call = ["train", "--config", "configs/a.py", "--workdir", "runs/fold_%a", "--config.fold=%a"]
+    (tmp_path / "runs" / "fold_3" / "model").mkdir(parents=True)
     done = submit(call, program=f"{sys.executable} {HERE / 'run_task.py'}", tasks=2, array=3)
     assert done.returncode == 0, done.stderr
     said = "train --config configs/a.py --workdir runs/fold_3 --config.fold=3"
@@ -66,16 +67,27 @@ def test_arguments_pass_as_they_are(submit):
     assert done.stdout == "<predict><-i><a folder/*><-m><$HOME><--part><8/8>"
 
 
-def test_a_stopped_job_goes_back_into_the_queue(submit, tmp_path):
-    (tmp_path / "stopped.sh").write_text("exit 143")
-    assert submit(["train"], program="bash stopped.sh", tasks=2).returncode == 143
+@pytest.mark.parametrize("workdir", [["--workdir", "a run/fold_%a"], ["--workdir=a run/fold_%a"]])
+def test_a_stopped_run_goes_back_into_the_queue_until_its_model_is_there(submit, tmp_path, workdir):
+    call = ["train", "--config", "a.py", *workdir]
+    assert submit(call, program="true", tasks=2, array=3).returncode == 0
+    assert submit.requeued.read_text() == f"requeue {submit.job}\n"
+    (tmp_path / "a run" / "fold_3" / "model").mkdir(parents=True)
+    submit.requeued.unlink()
+    assert submit(call, program="true", array=3).returncode == 0
+    assert not submit.requeued.exists()
+
+
+def test_a_program_that_sigterm_ended_goes_back_into_the_queue(submit, tmp_path):
+    (tmp_path / "stopped.sh").write_text("kill $$")
+    assert submit(["predict"], program="bash stopped.sh", tasks=2).returncode == 143
     assert submit.requeued.read_text() == f"requeue {submit.job}\n"
 
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_a_failed_job_does_not(submit, tmp_path, status):
     (tmp_path / "failed.sh").write_text(f"exit {status}")
-    assert submit(["train"], program="bash failed.sh").returncode == status
+    assert submit(["train", "--workdir", "run"], program="bash failed.sh").returncode == status
     assert not submit.requeued.exists()
 
 

@@ -20,7 +20,7 @@ done
 """
 
 PROGRAM = """#!/usr/bin/env bash
-trap "echo saved; exit 143" TERM
+trap "echo saved; exit" TERM
 printf "<%s>" "$@"
 echo
 while :; do sleep 0.1; done
@@ -62,9 +62,7 @@ def test_a_slice_is_requested_with_its_own_software(tpu_vm, tmp_path, environ, a
 def test_a_run_starts_with_its_arguments_once_and_stops_by_sigterm(tpu_vm, tmp_path):
     program = tmp_path / "mednext" / "venv" / "bin" / "mednext-jax"
     program.parent.mkdir(parents=True)
-    program.write_text(
-        '#!/bin/bash\ntrap "echo saved; exit 143" TERM\nprintf "<%s>" "$@"\necho\nwhile :; do sleep 0.1; done'
-    )
+    program.write_text(PROGRAM)
     program.chmod(0o755)
     log = tmp_path / "mednext" / "run.log"
 
