@@ -46,7 +46,7 @@ def time_jax(variant: str, kernel_size: int, what: str, size: int, repeats: int)
     import jax
     import jax.numpy as jnp
 
-    from mednext_jax.model import MedNeXt, MedNeXtConfig
+    from mednext_jax import MedNeXt, MedNeXtConfig
 
     net = MedNeXt(MedNeXtConfig.variant(variant, kernel_size=kernel_size, num_classes=3))
     x = jax.random.normal(jax.random.key(1), (1, size, size, size, 1))

@@ -128,9 +128,11 @@ def test_masks_and_probabilities_agree(model, ours, scan, tmp_path, monkeypatch)
     assert (ours[0] == mask).mean() >= 0.9999
     error = np.abs(ours[1] - probability)
     weight = summed_weights(scan)
-    # nnU-Net sums weights and weighted logits in float16: where several tiles overlap that costs some 5e-4 of a
-    # logit's size, and where only far corners of tiles reach, whose weights vanish in float16, up to 0.14 here
-    assert error[weight > 1e-5].max() <= 1e-3
+    # nnU-Net sums weights (10 at a tile's centre) and weighted logits in float16. Where the sum is a normal float16
+    # that costs some 5e-4 of a logit's size; where only corners of tiles reach, one or several, it has fewer bits
+    # than float16's eleven, down to none: 0.14 here.
+    assert error[10 * weight >= np.finfo(np.float16).tiny].max() <= 1e-3
+    assert (error > 1e-3).mean() < 0.01
 
 
 def test_what_remains_is_their_float16(model, ours, scan, tmp_path, monkeypatch):

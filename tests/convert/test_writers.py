@@ -26,11 +26,14 @@ def identical(a, b) -> bool:
     return list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
 
-@pytest.mark.parametrize("variant", ["S", "B"])
+SLOW = pytest.mark.slow  # the wide ones
+
+
 @pytest.mark.parametrize("heads", [False, True])
-def test_monai_round_trip(tmp_path, variant, heads):
-    """The installed create_mednext of every kind of difference (M and L differ from B in depth and width alone)."""
-    net = mednext.create_mednext(variant, out_channels=3, kernel_size=3, deep_supervision=heads)
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("variant", ["S", "B", pytest.param("M", marks=SLOW), pytest.param("L", marks=SLOW)])
+def test_monai_round_trip(tmp_path, variant, kernel, heads):
+    net = mednext.create_mednext(variant, out_channels=3, kernel_size=kernel, deep_supervision=heads)
     torch.save(net.state_dict(), tmp_path / "in.pt")
     config, params = from_torch(tmp_path / "in.pt")
     to_torch(tmp_path / "out.pt", config, params, flavour="monai")
@@ -62,8 +65,9 @@ def test_monai_with_every_option_round_trips(tmp_path):
     assert identical(torch.load(tmp_path / "out.pt", weights_only=True), net.state_dict())
 
 
-def test_variant_s_goes_from_one_naming_to_the_other_and_back_bit_for_bit(tmp_path):
-    net = mednext.create_mednext("S", deep_supervision=True)
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_variant_s_goes_from_one_naming_to_the_other_and_back_bit_for_bit(tmp_path, kernel):
+    net = mednext.create_mednext("S", kernel_size=kernel, deep_supervision=True)
     torch.save(net.state_dict(), tmp_path / "monai.pt")
     to_torch(tmp_path / "mic.pt", *from_torch(tmp_path / "monai.pt"), flavour="mic")
     to_torch(tmp_path / "back.pt", *from_torch(tmp_path / "mic.pt"), flavour="monai")

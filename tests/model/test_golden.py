@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from mednext_jax.model import MedNeXt
+from mednext_jax import MedNeXt
 from mednext_jax.model.names import from_torch_names
 from tests.golden import CONFIGS, golden_case
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mednext_jax.model import MedNeXt, MedNeXtConfig
+from mednext_jax import MedNeXt, MedNeXtConfig
 from mednext_jax.model.names import from_torch_names
 from tests.golden import state_dict, unit_uniform
 

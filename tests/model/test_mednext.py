@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mednext_jax import MedNeXt, MedNeXtConfig
 from mednext_jax.errors import InputError
-from mednext_jax.model import MedNeXt, MedNeXtConfig
 from mednext_jax.model.blocks import MedNeXtUpBlock
 from mednext_jax.model.names import leaves
 
