@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ def summarise(scores: Sequence[Scores]) -> dict[str, Any]:
             "spearman": _correlation(stats.spearmanr, *pair),
         }
     return summary
+
+
+def by_region(cases: Sequence[Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:
+    """Region -> `summarise` over cases of {region: scores}; every case has the same regions."""
+    return {region: summarise([scores[region] for scores in cases]) for region in cases[0]}
 
 
 def _distribution(values: np.ndarray) -> dict[str, float]:

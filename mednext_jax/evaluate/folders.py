@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.evaluate.case import Scores, evaluate_case
-from mednext_jax.evaluate.cohort import summarise
-from mednext_jax.evaluate.table import terminal_table, write_csv
+from mednext_jax.evaluate.scores_file import write_scores
+from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import read_labels
@@ -73,20 +71,10 @@ def evaluate(
         raise InputError.of(problems)
 
     absent = sorted(set(reference) - set(predicted))
-    names = list(next(iter(cases.values())))
-    by_region = {name: summarise([scores[name] for scores in cases.values()]) for name in names}
-    summary = {
-        "regions": by_region,
-        "references_without_prediction": absent,
-        "rules": RULES,
-        "cases": cases,
-    }
-    rows = [{"case": case, "region": name, **scores[name]} for case, scores in cases.items() for name in names]
     with atomic_directory(out) as folder:
-        (folder / "summary.json").write_text(json.dumps(_without_nan(summary), indent=2, allow_nan=False) + "\n")
-        write_csv(folder / "cases.csv", rows)
+        summary = write_scores(folder, cases, references_without_prediction=absent, rules=RULES)
     print(f"{len(cases)} case{'s' * (len(cases) != 1)}, mean ± SD; clusters: 26-connected, any overlap; r: Pearson")
-    print(terminal_table(by_region))
+    print(terminal_table(summary["regions"]))
     if absent:
         print(f"{len(absent)} references have no prediction and are not scored: {', '.join(absent[:5])}")
     return summary
@@ -135,10 +123,3 @@ def _evaluate_files(case: str, prediction: Path, reference: Path, maps: RegionMa
         None if maps is None else maps.read(case, true),
         None if maps is None else maps.names,
     )
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

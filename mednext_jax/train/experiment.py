@@ -21,6 +21,7 @@ from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.pipeline import PatchSampler
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
+from mednext_jax.evaluate.cross_validation import Fold
 from mednext_jax.inference.sliding_window import Network
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.model.config import MedNeXtConfig
@@ -29,6 +30,7 @@ from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.model.recipe import Recipe
 from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
+from mednext_jax.parallel.processes import compiled_together
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
@@ -92,9 +94,11 @@ class Experiment:
             store=store,
             architecture=architecture,
             mesh=mesh,
-            train_step=make_train_step(config, apply, augment, mesh, ignore_label=meta.ignore_label),
-            validation_step=make_validation_step(
-                config, apply, mesh, classes=len(labels), ignore_label=meta.ignore_label
+            train_step=compiled_together(
+                make_train_step(config, apply, augment, mesh, ignore_label=meta.ignore_label)
+            ),
+            validation_step=compiled_together(
+                make_validation_step(config, apply, mesh, classes=len(labels), ignore_label=meta.ignore_label)
             ),
             training=sampler,
             validation=dataclasses.replace(
@@ -113,10 +117,25 @@ class Experiment:
             ),
         )
 
-    def validate_scans(self, params: Any, folder: Path | None = None) -> dict[str, Scores]:
+    @property
+    def fold(self) -> Fold:
+        """What the validation scores are of."""
+        meta = self.store.meta
+        return Fold(
+            index=self.config.fold,
+            count=len(self.store.splits),
+            splits=str(meta.settings.get("splits", "")),
+            data_set=meta.name,
+            data_set_sha256=self.data_set,
+            channels=meta.channel_names,
+            spacing=meta.spacing,
+            cases=self.validation.ids,
+        )
+
+    def validate_scans(self, params: Any, folder: Path | None = None) -> dict[str, dict[str, Scores]]:
         """`validate_scans` of the fold's validation cases with these weights (on the host)."""
         network = Network(_one_head(self.architecture), params)
-        return validate_scans(self.store, self.validation.ids, network, self.recipe, folder)
+        return validate_scans(self.store, self.fold, network, self.recipe, folder)
 
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `start_from`."""

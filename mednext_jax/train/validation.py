@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.evaluate.case import Scores, evaluate_case
-from mednext_jax.evaluate.cohort import summarise
-from mednext_jax.evaluate.table import terminal_table, write_csv
+from mednext_jax.evaluate.cohort import by_region
+from mednext_jax.evaluate.cross_validation import Fold
+from mednext_jax.evaluate.scores_file import CaseScores, write_scores
+from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.inference.on_device import decide
 from mednext_jax.inference.sliding_window import Network, Window, foreground_probabilities, sliding_window
 from mednext_jax.io.atomic import atomic_directory
@@ -21,13 +23,11 @@ from mednext_jax.io.nifti import from_volume, grid_of, image_like, write_image
 from mednext_jax.model.recipe import Recipe
 from mednext_jax.preprocess.pipeline import Properties, restore
 
-CASES, SUMMARY = "cases.csv", "summary.json"
-
 
 def validate_scans(
-    store: CaseStore, cases: Sequence[str], network: Network, recipe: Recipe, folder: Path | None = None
-) -> dict[str, Scores]:
-    """Segment prepared cases with mirroring and overlapping tiles; case -> scores on the prepared grid.
+    store: CaseStore, fold: Fold, network: Network, recipe: Recipe, folder: Path | None = None
+) -> dict[str, dict[str, Scores]]:
+    """Segment a fold's cases with mirroring and overlapping tiles; case -> region -> scores on the prepared grid.
 
     With `folder`, writes CASE_mask.nii.gz on the grid of each scan, cases.csv and summary.json into it, whole or not
     at all. Against labels that were resampled the scores differ a little from those on the scan's own grid, which
@@ -36,13 +36,14 @@ def validate_scans(
     window = Window(recipe.patch_size, mirror_axes=recipe.mirror_axes, average=recipe.average)
     threshold = recipe.threshold if len(recipe.labels) == 2 else None
     scores, masks = {}, {}
-    for case in cases:
+    names = {value: name for name, value in store.meta.regions.items()}
+    for case in fold.cases:
         image, label = store.read(case)
         evidence = sliding_window(window, [network], image)
         found, _ = decide(foreground_probabilities(evidence, window.average), threshold)
         record = store.record(case)
         properties = Properties.from_dict(record["properties"])
-        scores[case] = evaluate_case(np.asarray(found), label, properties.resampled_spacing)["all"]
+        scores[case] = evaluate_case(np.asarray(found), label, properties.resampled_spacing, store.regions(case), names)
         if folder is not None:
             whole = restore(evidence, properties, fill=window.background)
             mask, _ = decide(foreground_probabilities(whole, window.average), threshold)
@@ -51,27 +52,13 @@ def validate_scans(
         with atomic_directory(folder) as new:
             for case, mask_image in masks.items():
                 write_image(new / f"{case}_mask.nii.gz", mask_image)
-            write_scores(new, scores)
+            write_scores(new, scores, fold=dataclasses.asdict(fold))
     return scores
 
 
-def write_scores(folder: Path, scores: Mapping[str, Scores]) -> None:
-    """Write cases.csv and summary.json into `folder`."""
-    write_csv(folder / CASES, [{"case": case, **row} for case, row in scores.items()])
-    summary = summarise(list(scores.values()))
-    text = json.dumps(_without_nan({"summary": summary, "cases": scores}), indent=1, allow_nan=False)
-    (folder / SUMMARY).write_text(text + "\n")
-
-
-def score_table(scores: Mapping[str, Scores]) -> str:
-    """Mean and standard deviation over cases as a table for the terminal."""
-    return terminal_table({"all": summarise(list(scores.values()))})
-
-
-def read_scores(folder: Path) -> dict[str, Scores]:
-    """The scores in a folder that `write_scores` filled."""
-    cases = json.loads((folder / SUMMARY).read_text())["cases"]
-    return {case: {k: np.nan if v is None else v for k, v in row.items()} for case, row in cases.items()}
+def score_table(cases: CaseScores) -> str:
+    """Mean and standard deviation over cases, whole and by region, as a table for the terminal."""
+    return terminal_table(by_region(list(cases.values())))
 
 
 def _on_scan(mask: np.ndarray, record: Mapping[str, Any]) -> nib.Nifti1Image:
@@ -80,10 +67,3 @@ def _on_scan(mask: np.ndarray, record: Mapping[str, Any]) -> nib.Nifti1Image:
     like.header.set_xyzt_units("mm")
     grid = grid_of(like)
     return image_like(from_volume(mask, grid), grid, np.uint8)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -50,7 +50,7 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
         cases=tuple(ids),
         subjects={case: case for case in ids},
         sources={},
-        settings={},
+        settings={"splits": "kfold:2"},
         versions={},
     )
     writer.finish(meta, [{"train": ids[1:], "val": ids[:1]}, {"train": ids[:-1], "val": ids[-1:]}])

@@ -17,11 +17,11 @@ import pytest
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError
+from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.model.directory import load_model, load_models
 from mednext_jax.train.cross_validation import cross_validate
 from mednext_jax.train.loop import run
-from mednext_jax.train.validation import read_scores
 
 pytestmark = pytest.mark.core
 
@@ -89,7 +89,7 @@ def test_a_run_leaves_a_model_its_configuration_and_tables(straight, config):
 
 
 def test_validation_scans_are_segmented_on_their_own_grid_and_scored(straight, config):
-    scores = read_scores(straight / "validation")
+    scores = {case: regions["all"] for case, regions in read_scores(straight / "validation")["cases"].items()}
     assert list(scores) == ["case_0"]
     mask = nib.load(straight / "validation" / "case_0_mask.nii.gz")
     # The stored case is the scan's whole grid but for the margins of its non-zero box.
@@ -112,9 +112,10 @@ def test_cross_validation_trains_each_fold_and_collects_them(config, tmp_path, c
     ensemble = cross_validate(short, tmp_path / "cv")
     assert [path.name for path in sorted(ensemble.iterdir())] == ["fold_0", "fold_1"]
     assert len(load_models(ensemble)) == 2
-    assert sorted(read_scores(tmp_path / "cv" / "cross_validation")) == ["case_0", "case_3"]
-    assert len(list((tmp_path / "cv" / "cross_validation").glob("*_mask.nii.gz"))) == 2
-    assert "2 scans" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    written = tmp_path / "cv" / "cross_validation"
+    assert [row["case"] for row in table(written / "cases.csv")] == ["case_0", "case_3"]
+    assert "2FCV: 2 scans" in printed and printed.endswith((written / "table.md").read_text())
     assert cross_validate(short, tmp_path / "cv") == ensemble  # nothing is left to do
 
 
