@@ -42,7 +42,8 @@ def default_config() -> ConfigDict:
     c.foreground_rule = "position"  # the last rows of each batch (nnU-Net), or "probabilistic": each row by chance
 
     c.model = architecture(MedNeXtConfig.variant("L", kernel_size=5, deep_supervision=True))  # MedNet-PVS
-    c.start_from = ""  # a model directory whose weights to start from (fine-tuning, UpKern)
+    c.init_from = ""  # a model directory whose weights to start from (fine-tuning)
+    c.upkern = False  # enlarge its kernels to this network's (UpKern, Roy et al. 2023)
 
     c.loss = ConfigDict()
     c.loss.dice = 1.0  # weight of the soft Dice term (nnU-Net)

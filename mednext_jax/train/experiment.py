@@ -138,9 +138,9 @@ class Experiment:
         return validate_scans(self.store, self.fold, network, self.recipe, folder)
 
     def first_state(self) -> TrainState:
-        """The state before step 0: PyTorch's initialisation from the seed, or the weights of `start_from`."""
+        """The state before step 0: PyTorch's initialisation from the seed, or the weights of `init_from`."""
         config = self.config
-        start = _weights_of(config.start_from, self.architecture) if config.start_from else None
+        start = _weights_of(config, self.architecture) if config.init_from else None
         # Runs once: on a CPU, optimising a hundred random draws takes LLVM half a minute.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return jax.jit(self._init, out_shardings=replicated(self.mesh), compiler_options=options)(start)
@@ -207,23 +207,32 @@ def _plain_labels(store: CaseStore) -> dict[str, int]:
     return {name: int(value) for name, value in store.meta.labels.items() if isinstance(value, int)}
 
 
-def _weights_of(path: str, architecture: MedNeXtConfig) -> Any:
-    """Parameters of the model directory `path` for this architecture; smaller kernels are enlarged (UpKern)."""
+def _weights_of(config: ConfigDict, architecture: MedNeXtConfig) -> Any:
+    """Parameters of the model directory `config.init_from` for this architecture.
+
+    `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). Raises InputError if they differ else.
+    """
+    path = config.init_from
     model = load_model(path)
     theirs, params = model.config, model.params
     kernel = architecture.encoder_kernel_size
-    if kernel == architecture.decoder_kernel_size > max(theirs.encoder_kernel_size, theirs.decoder_kernel_size):
+    enlarges = kernel == architecture.decoder_kernel_size > max(theirs.encoder_kernel_size, theirs.decoder_kernel_size)
+    if enlarges and config.upkern:
         theirs, params = upkern(theirs, params, kernel)
     free = ("deep_supervision", "dtype", "remat")  # heads are looked at below, arithmetic is free
     for field in dataclasses.fields(MedNeXtConfig):
         ours, found = getattr(architecture, field.name), getattr(theirs, field.name)
         if ours != found and field.name not in free:
             raise InputError(
-                f"The model in config.start_from has another {field.name}.", file=path, expected=ours, found=found
+                f"The model in config.init_from has another {field.name}.",
+                file=path,
+                expected=ours,
+                found=found,
+                mend="set config.upkern=true to enlarge the kernels" if enlarges else None,
             )
     if architecture.deep_supervision and not theirs.deep_supervision:
         raise InputError(
-            "The model in config.start_from has no heads for deep supervision.",
+            "The model in config.init_from has no heads for deep supervision.",
             file=path,
             mend="set config.model.deep_supervision=False",
         )

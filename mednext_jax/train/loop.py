@@ -134,7 +134,7 @@ def _finish(experiment: Experiment, state: TrainState, validation: Path, model: 
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
-    """1. the newest whole checkpoint; 2. the weights of `start_from`; 3. fresh weights."""
+    """1. the newest whole checkpoint; 2. the weights of `init_from`; 3. fresh weights."""
     step = checkpoints.latest
     if step is None:
         return experiment.first_state()

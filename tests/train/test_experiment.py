@@ -44,13 +44,15 @@ def test_the_restored_state_has_the_shapes_of_the_first(experiment):
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(first))
 
 
-def test_start_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_path):
+def test_init_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_path):
     small = MedNeXtConfig(base_channels=4, block_counts=(1,) * 9, deep_supervision=True)
     x = np.zeros((1, 16, 16, 16, 1), np.float32)
     params = to_host(jax.jit(MedNeXt(small).init)(jax.random.key(0), x)["params"])
     save_model(tmp_path / "model", small, params, Recipe(patch_size=(32, 32, 32)))
     large = dataclasses.replace(small, encoder_kernel_size=5, decoder_kernel_size=5, deep_supervision=False)
-    found = _weights_of(str(tmp_path / "model"), large)
+    config = default_config()
+    config.init_from, config.upkern = str(tmp_path / "model"), True
+    found = _weights_of(config, large)
     expected = upkern(small, params, 5)[1]
     kernel = found["enc_block_0"]["0"]["conv1"]["kernel"]
     assert kernel.shape[:3] == (5, 5, 5)
@@ -58,6 +60,9 @@ def test_start_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_pat
     assert "out_0" in found and "out_1" not in found
 
     with pytest.raises(InputError, match="encoder_kernel_size"):  # kernels do not shrink
-        _weights_of(str(tmp_path / "model"), dataclasses.replace(small, encoder_kernel_size=5))
+        _weights_of(config, dataclasses.replace(small, encoder_kernel_size=5))
     with pytest.raises(InputError, match="block_counts"):
-        _weights_of(str(tmp_path / "model"), dataclasses.replace(small, block_counts=(2,) * 9))
+        _weights_of(config, dataclasses.replace(small, block_counts=(2,) * 9))
+    config.upkern = False
+    with pytest.raises(InputError, match="upkern=true"):
+        _weights_of(config, large)

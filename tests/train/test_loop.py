@@ -199,7 +199,7 @@ def test_three_steps_that_are_not_finite_stop_the_run_and_name_the_cases(config,
 
 def test_fine_tuning_starts_from_the_weights_of_a_model(straight, config, tmp_path, compiled_once):
     tuned = copy.deepcopy(config)
-    tuned.start_from, tuned.steps = str(straight / "model"), 1
+    tuned.init_from, tuned.steps = str(straight / "model"), 1
     run(tuned, tmp_path / "run")
     expected, found = load_model(straight / "model").params, load_model(tmp_path / "run" / "model").params
     # One update of AdamW moves a weight by about the learning rate at most, and a tenth of it goes into the average.
