@@ -13,6 +13,7 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import save_model
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.model.recipe import Recipe
+from mednext_jax.train.config import default_config
 from mednext_jax.train.experiment import Experiment, _weights_of, fold_cases, to_host
 
 pytestmark = pytest.mark.core
