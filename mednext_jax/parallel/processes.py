@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
+import re
 import socket
 import sys
 import time
 import traceback
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +34,9 @@ from mednext_jax.errors import InputError, Problem, WorkError
 
 ASKED = ("MEDNEXT_JAX_COORDINATOR", "MEDNEXT_JAX_PROCESSES", "MEDNEXT_JAX_PROCESS_ID")
 START_TIMEOUT = 300  # seconds; JAX's own default for the same wait
+HEARTBEAT = 100  # seconds without a sign of life after which a process counts as dead; JAX's default
+_MEETING_TIMEOUT = 24 * 3600  # seconds; a process that died ends a meeting by its missing heartbeat
+_meetings = itertools.count()
 
 
 def initialise() -> None:
@@ -63,6 +68,35 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def meet(name: str, timeout: float = _MEETING_TIMEOUT) -> None:
+    """Wait until every process has come here; all must call it, in the same order.
+
+    It comes before collectives that processes reach at unequal times (after a compilation, after reading files):
+    between CPUs (Gloo) a collective fails when one of its devices is 30 s late.
+    Raises jax.errors.JaxRuntimeError when a process has died or `timeout` (seconds) is over.
+    """
+    if jax.process_count() > 1:
+        from orbax.checkpoint.multihost import get_barrier_sync_fn  # seconds to import
+
+        get_barrier_sync_fn()(key=f"{name} {next(_meetings)}", timeout_ms=round(1000 * timeout))
+
+
+def compiled_together(function: Any) -> Callable[..., Any]:
+    """The jitted `function`, for arguments of one shape, compiled by all processes before any of them runs it."""
+    if jax.process_count() == 1:
+        return function
+    compiled: Any = None
+
+    def run(*arguments: Any) -> Any:
+        nonlocal compiled
+        if compiled is None:
+            compiled = function.lower(*arguments).compile()
+            meet("compiled")
+        return compiled(*arguments)
+
+    return run
+
+
 def agree(name: str, value: Any) -> None:
     """Check that every process holds the same `value` (JSON: mappings, sequences, strings, numbers); all must call it.
 
@@ -73,6 +107,7 @@ def agree(name: str, value: Any) -> None:
         return
     fields = _flatten(value)
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
+    meet(name)
     digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))  # (processes, 32)
     if (digests == digests[0]).all():
         return
@@ -125,6 +160,7 @@ def checked_together() -> Iterator[None]:
         report = {"failure": str(error)}
     except Exception:
         report = {"failure": traceback.format_exc()}
+    meet("checked")
     texts = _gather(json.dumps(report))
     where: dict[str, list[int]] = {}
     for process, text in enumerate(texts):
@@ -149,7 +185,8 @@ def leaving_at_once() -> Iterator[None]:
     """Around the work after the start: an error of this process is printed here and ends the process at once.
 
     An ordinary exit would wait five minutes for the others at JAX's exit barrier while they wait for this process in
-    a collective. The launcher (or JAX's heartbeat, 100 s) then ends the others. Exit status 1, or 2 for an InputError.
+    a collective. Where it is a collective that failed, because another process died, it stays until the missing
+    heartbeat tells which one, and prints that. Exit status 1, or 2 for an InputError.
     With one process, errors pass through.
     """
     try:
@@ -157,11 +194,27 @@ def leaving_at_once() -> Iterator[None]:
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        text = str(error) if isinstance(error, (InputError, WorkError, OSError)) else traceback.format_exc()
-        print(f"mednext-jax: process {jax.process_index()} of {jax.process_count()}: {text}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        known = isinstance(error, (InputError, WorkError, OSError, jax.errors.JaxRuntimeError))
+        _tell(str(error) if known else traceback.format_exc())
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            _tell(_who_died())
         os._exit(2 if isinstance(error, InputError) else 1)
+
+
+def _tell(text: str) -> None:
+    print(f"mednext-jax: process {jax.process_index()} of {jax.process_count()}: {text}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _who_died() -> str:
+    """Waits for the heartbeat. JAX may find out first, and then ends this process with a message of its own."""
+    try:
+        meet("after an error", timeout=HEARTBEAT + 30)
+    except jax.errors.JaxRuntimeError as error:
+        dead = sorted({int(number) for number in re.findall(r"[Tt]ask[:\s]+(\d+)", str(error))} - {jax.process_index()})
+        return f"died, or stopped with the error that it printed: {_processes(dead)}" if dead else str(error)
+    return "all processes are alive; the error above is this one's"
 
 
 def how_to_start(environ: Mapping[str, str]) -> dict[str, Any] | None:
