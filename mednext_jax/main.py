@@ -84,6 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--regions", type=Path, default=None, metavar="MASKS", help="region maps (default: DATASET/regions if there)"
     )
 
+    prepare.add_argument("--n4", action="store_true", help="N4 bias field correction")
+    prepare.add_argument("--denoise", action="store_true", help="edge-preserving smoothing")
+    prepare.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
+
     train = command("train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value")
     train.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
     train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
@@ -106,13 +110,21 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
     predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
     predict.add_argument("--skip-background", action="store_true", help="leave out tiles where the scan is all zero")
+    predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="for a model that needs them")
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
 
     evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
-    evaluate.add_argument("-p", "--predictions", type=Path, required=True)
-    evaluate.add_argument("-r", "--references", type=Path, required=True)
-    evaluate.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
+    evaluate.add_argument("-p", "--predictions", type=Path, default=None)
+    evaluate.add_argument("-r", "--references", type=Path, default=None)
+    evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
     evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
+    evaluate.add_argument(
+        "--cv",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="instead of masks: the table of the folds that were trained into DIR/* (OUT: DIR/cross_validation)",
+    )
 
     convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
     convert.add_argument("source", type=Path, metavar="SOURCE")
@@ -182,6 +194,9 @@ def _prepare(options: argparse.Namespace) -> None:
         labels=options.labels,
         suffix=options.suffix,
         regions=options.regions,
+        n4=options.n4,
+        denoise=options.denoise,
+        brain_masks=options.brain_masks,
     )
 
 
@@ -210,12 +225,21 @@ def _predict(options: argparse.Namespace) -> None:
         step=options.step,
         part=options.part,
         skip_background=options.skip_background,
+        brain_masks=options.brain_masks,
     )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from mednext_jax.evaluate.cross_validation import evaluate_cross_validation
     from mednext_jax.evaluate.folders import evaluate
 
+    if options.cv is not None:
+        if (options.predictions, options.references, options.regions) != (None, None, None):
+            raise InputError("--cv reads the scores of the folds; it goes without -p, -r and --regions.")
+        evaluate_cross_validation(options.cv, options.out)
+        return
+    if None in (options.predictions, options.references, options.out):
+        raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
     evaluate(options.predictions, options.references, options.out, regions=options.regions)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mednext_jax.inference.outputs import describe_run, table_paths, write_scan,
 from mednext_jax.inference.predictor import Loaded, Predictor
 from mednext_jax.inference.scans import Scan, find_scans
 from mednext_jax.io.atomic import refuse_existing
+from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 
 # Scans held ready: one waits while the next is read, so that a slow file does not stop the device.
@@ -34,6 +35,7 @@ def predict(
     step: float = 0.5,
     part: tuple[int, int] = (1, 1),
     *,
+    brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
 ) -> list[dict[str, Any]]:
@@ -43,6 +45,7 @@ def predict(
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder.
+    brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and an output that exists is refused;
@@ -67,13 +70,15 @@ def predict(
         skip_background=skip_background,
     )
     scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
+    brains = _brain_masks(brain_masks, predictor, scans)
     for path in [*table_paths(output, part), *(output / p for s in scans for p in (s.mask, s.probability))]:
         refuse_existing(path)
 
     settings = describe_run(predictor, inputs, part)
     log = _Log(len(scans), f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}, {settings['device']}")
+    outcomes = _stream(predictor, scans, brains, lambda s, result: write_scan(output, s, result, settings))
     try:
-        for scan, outcome in _stream(predictor, scans, lambda s, result: write_scan(output, s, result, settings)):
+        for scan, outcome in outcomes:
             log.take(scan, outcome)
     finally:  # what is done is done, also after Ctrl-C
         if log.rows:
@@ -82,13 +87,36 @@ def predict(
     return log.rows
 
 
+def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]) -> dict[str, Path]:
+    """Case -> its brain mask, for a model that needs them; raises InputError if they are missing or not wanted."""
+    needed = "brain" in predictor.recipe.cleaning
+    if needed and folder is None:
+        raise InputError(
+            "The model was trained on brain-extracted scans and needs a brain mask for each scan.",
+            file=predictor.paths[0],
+            mend="give the folder of the masks: --brain-masks MASKS",
+        )
+    if folder is None:
+        return {}
+    if not needed:
+        raise InputError(
+            "The model was trained on whole scans and takes no brain masks.",
+            file=predictor.paths[0],
+            mend="leave --brain-masks out",
+        )
+    cases = [scan.case for scan in scans]
+    return dict(zip(cases, BrainMasks.open(folder).paths(cases), strict=True))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Done:
     row: dict[str, Any]
     device_seconds: float
 
 
-def _stream(predictor: Predictor, scans: Sequence[Scan], write) -> Iterator[tuple[Scan, _Done | Exception]]:
+def _stream(
+    predictor: Predictor, scans: Sequence[Scan], brains: Mapping[str, Path], write
+) -> Iterator[tuple[Scan, _Done | Exception]]:
     """Each scan with its outcome, in order; three scans are under way at once: one read, one computed, one written."""
 
     def finish(scan: Scan, inferred) -> _Done:
@@ -102,7 +130,7 @@ def _stream(predictor: Predictor, scans: Sequence[Scan], write) -> Iterator[tupl
 
         def read_next() -> None:
             if (scan := next(todo, None)) is not None:
-                loading.append((scan, reader.submit(predictor.load, scan.files)))
+                loading.append((scan, reader.submit(predictor.load, scan.files, brains.get(scan.case))))
 
         for _ in range(READ_AHEAD):
             read_next()

@@ -17,10 +17,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mednext_jax.errors import InputError
 from mednext_jax.inference.on_device import Boxed, segment
 from mednext_jax.inference.sliding_window import Network, Window
+from mednext_jax.io.brain_masks import read_brain
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import Model, load_models
 from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.preprocess.clean import clean, packages
 from mednext_jax.preprocess.crop import nonzero_box, nonzero_region
 from mednext_jax.preprocess.normalise import find_scaling
 from mednext_jax.preprocess.pipeline import place_scan
@@ -28,8 +30,8 @@ from mednext_jax.preprocess.pipeline import place_scan
 Scan = str | os.PathLike | nib.Nifti1Image
 # Recipe fields that decide what the network sees and what its output means: one ensemble, one recipe.
 SHARED_FIELDS = (
-    *("channel_names", "labels", "patch_size", "spacing", "orientation", "crop_to_nonzero", "normalisation"),
-    *("use_mask_for_norm", "intensity_properties", "mirror_axes", "average"),
+    *("channel_names", "labels", "patch_size", "spacing", "orientation", "cleaning", "crop_to_nonzero"),
+    *("normalisation", "use_mask_for_norm", "intensity_properties", "mirror_axes", "average"),
 )
 
 
@@ -101,6 +103,7 @@ class Predictor:
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
         self.recipe = loaded[0].recipe
+        packages(self.recipe.cleaning)  # before any work
         self.threshold = threshold
         if threshold is None and loaded[0].config.num_classes == 2:
             self.threshold = self.recipe.threshold
@@ -117,15 +120,16 @@ class Predictor:
         place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
         self._networks = [Network(_apply(_for_device(m.config)), jax.device_put(m.params, place)) for m in loaded]
 
-    def __call__(self, scan: Scan | Sequence[Scan]) -> Result:
+    def __call__(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Result:
         """Segment one scan: a NIfTI file or nibabel image, or a list of them, one a channel.
 
+        brain_mask: the file of its brain mask, for a model whose training scans were brain-extracted by one.
         Raises InputError for a scan that cannot be read or has another number of channels than the model.
         """
-        return self.finish(self.infer(self.load(scan)))
+        return self.finish(self.infer(self.load(scan, brain_mask)))
 
-    def load(self, scan: Scan | Sequence[Scan]) -> Loaded:
-        """The host's first part: read, turn, find the non-zero box and the intensity scaling."""
+    def load(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Loaded:
+        """The host's first part: read, turn, clean, find the non-zero box and the intensity scaling."""
         start = time.perf_counter()
         channels = [scan] if isinstance(scan, Scan) else list(scan)
         names = self.recipe.channel_names
@@ -142,6 +146,8 @@ class Predictor:
         if not np.isfinite(volume).all():
             raise InputError("The image has voxels that are not finite.", expected="finite intensities")
         read = time.perf_counter()
+        brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)
+        volume = clean(volume, spacing, self.recipe.cleaning, brain)
         boxed = self._box(volume, spacing)
         return Loaded(boxed, grid, {"read": read - start, "prepare": time.perf_counter() - read})
 

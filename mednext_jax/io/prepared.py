@@ -35,6 +35,7 @@ class PreparedMeta:
     settings: dict[str, Any]  # what `prepare` was asked for
     versions: dict[str, str]
     regions: dict[str, int] = dataclasses.field(default_factory=dict)  # name -> value in the region maps
+    cleaning: tuple[str, ...] = ()  # steps of preprocess.clean that were done
 
     @property
     def classes(self) -> dict[int, tuple[int, ...]]:
@@ -84,6 +85,7 @@ class PreparedMeta:
                 settings=dict(values["settings"]),
                 versions=dict(values["versions"]),
                 regions={str(name): int(value) for name, value in values["regions"].items()},
+                cleaning=tuple(values["cleaning"]),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise _unreadable(file, str(error)) from error

@@ -17,13 +17,14 @@ SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 @dataclasses.dataclass(frozen=True)
 class RawCase:
-    """One scan to prepare: an image file a channel, its label map, and its region map if there is one."""
+    """One scan to prepare: an image file a channel, its label map, and its region map and brain mask if there are."""
 
     id: str
     images: tuple[Path, ...]
     label: Path
     subject: str
     regions: Path | None = None
+    brain: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,13 +92,16 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
     values = _check_values(np.asanyarray(label.dataobj), case, dataset, problems)
     same_shape = all(array.shape == arrays[0].shape for array in arrays)
     zero = np.logical_and.reduce([array == 0 for array in arrays]) if same_shape else arrays[0] == 0
+    if case.brain is not None:
+        zero = zero | ~_check_brain(case, first, label, problems)
+    files = [path for path in (*case.images, case.label, case.regions, case.brain) if path is not None]
     grid = grid_of(first)
     box = bounding_box(grid.to_network(~zero)) or (slice(0, 0),) * 3
     box_shape = tuple(part.stop - part.start for part in box)
     return CaseReport(
         case.id,
         tuple(problems),
-        sources={str(path): file_hash(path) for path in (*case.images, case.label, case.regions) if path is not None},
+        sources={str(path): file_hash(path) for path in files},
         voxels_hash=hashlib.blake2b(b"".join(_digest(array) for array in arrays)).hexdigest(),
         axes="".join(nib.aff2axcodes(first.affine)),
         spacing=grid.spacing,
@@ -185,6 +188,26 @@ def _check_values(array: np.ndarray, case: RawCase, dataset: RawDataset, problem
         what, mend = "The label map is empty.", "nothing is wrong if this scan has no lesion"
         problems.append(Problem(what, str(case.label), mend=mend, severity="W"))
     return tuple(int(value) for value in values)
+
+
+def _check_brain(case: RawCase, scan: nib.Nifti1Image, label: nib.Nifti1Image, problems: list[Problem]) -> np.ndarray:
+    """The brain mask (x, y, z) of a case; all of the scan if it cannot be used."""
+    assert case.brain is not None
+    everywhere = np.ones(scan.shape, bool)
+    image = _try(read_labels, case.brain, problems)
+    if image is None:
+        return everywhere
+    found = grid_problems(image, scan, "The brain mask", case.brain, case.images[0])
+    brain = np.asanyarray(image.dataobj) != 0
+    if not brain.any():
+        found.append(Problem("The brain mask is empty.", str(case.brain), mend="make it again"))
+    problems += found
+    if any(problem.severity == "E" for problem in found):
+        return everywhere
+    if label.shape == brain.shape and (lost := int(((np.asanyarray(label.dataobj) > 0) & ~brain).sum())):
+        what, mend = "Labelled voxels lie outside the brain mask.", "look whether the mask cuts off brain"
+        problems.append(Problem(what, str(case.brain), found=f"{lost} voxels", mend=mend, severity="W"))
+    return brain
 
 
 def _try(read: Callable[[Path], nib.Nifti1Image], path: Path, problems: list[Problem]) -> nib.Nifti1Image | None:

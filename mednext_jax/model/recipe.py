@@ -10,9 +10,17 @@ from typing import Any
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.model.config import EXTENT_MULTIPLE, MedNeXtConfig
+from mednext_jax.preprocess.clean import STEPS
 
 NORMALISATIONS = ("zscore", "none", "ct")
 INTENSITY_KEYS = ("mean", "std", "percentile_00_5", "percentile_99_5")
+
+
+# Fields that JSON holds as lists.
+_TUPLES = (
+    *("channel_names", "patch_size", "spacing", "cleaning", "normalisation", "intensity_properties"),
+    "mirror_axes",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Recipe:
     patch_size: tuple[int, int, int] = (128, 128, 128)  # voxels
     spacing: tuple[float, float, float] | None = None  # mm; None keeps each scan's own
     orientation: str | None = "RAS"  # None leaves the axes as they are stored (nnU-Net's way)
+    cleaning: tuple[str, ...] = ()  # steps of preprocess.clean, done before anything else
     crop_to_nonzero: bool = True
     normalisation: tuple[str, ...] = ("zscore",)  # one a channel
     use_mask_for_norm: bool = False  # statistics from, and values only in, the non-zero mask
@@ -38,7 +47,7 @@ class Recipe:
     threshold: float = 0.5  # of the foreground probability
 
     def __post_init__(self) -> None:
-        for name in ("channel_names", "patch_size", "spacing", "normalisation", "intensity_properties", "mirror_axes"):
+        for name in _TUPLES:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
@@ -73,6 +82,11 @@ class Recipe:
                 "three numbers (mm), or null",
             ),
             "orientation": (self.orientation in ("RAS", None), '"RAS" or null'),
+            "cleaning": (
+                isinstance(self.cleaning, tuple)
+                and self.cleaning == tuple(step for step in STEPS if step in self.cleaning),
+                f"some of {', '.join(STEPS)}, in this order",
+            ),
             "crop_to_nonzero": (isinstance(self.crop_to_nonzero, bool), "true or false"),
             "normalisation": (
                 len(norms) == count and all(isinstance(n, str) and n in NORMALISATIONS for n in norms),

@@ -23,12 +23,14 @@ from mednext_jax.data.splits import Fold, make_splits, subject_leaks
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
+from mednext_jax.io.brain_masks import BrainMasks, read_brain
 from mednext_jax.io.case_store import ANNOTATED, CaseWriter
 from mednext_jax.io.nifti import grid_of, label_volume, read_labels, read_scan, to_volume
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
 from mednext_jax.io.prepared import PreparedMeta
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
 from mednext_jax.io.validate import CaseReport, validate
+from mednext_jax.preprocess.clean import clean, packages
 from mednext_jax.preprocess.foreground import draw_foreground
 from mednext_jax.preprocess.normalise import scheme_of
 from mednext_jax.preprocess.pipeline import Properties, preprocess_scan, to_prepared_grid
@@ -55,6 +57,9 @@ def prepare(
     *,
     suffix: str | None = None,
     regions: str | os.PathLike | None = None,
+    n4: bool = False,
+    denoise: bool = False,
+    brain_masks: str | os.PathLike | None = None,
     threads: int | None = None,
 ) -> PreparedMeta:
     """Verify and preprocess a data set into the folder (or gs://, s3:// URL) `out`; prints a summary.
@@ -63,11 +68,21 @@ def prepare(
     chooses among T1w, T2w, ...). `spacing`: mm, isotropic or three along (d, h, w) = (z, y, x); "median" (nnU-Net's
     rule) or None, each scan's own. `splits`: see data.splits.make_splits. `regions`: a folder of region maps (see
     pvs.regions; default: `dataset`/regions if it is one), by which validation scores are told apart.
+    `n4`, `denoise`, `brain_masks` (a folder, see io.brain_masks): see preprocess.clean; all off by default.
     Raises InputError with all problems together, or if `out` holds a data set made with other settings.
     """
+    switches = {"n4": n4, "denoise": denoise, "brain": brain_masks is not None}
+    cleaning = tuple(step for step, on in switches.items() if on)
+    packages(cleaning)  # before any work
     raw = _with_regions(_read_dataset(Path(dataset), labels, suffix), regions)
+    if brain_masks is not None:
+        raw = BrainMasks.open(brain_masks).added_to(raw)
     spacing = _checked_spacing(spacing)
-    settings = {"spacing": list(spacing) if isinstance(spacing, tuple) else spacing, "splits": splits}
+    settings = {
+        "spacing": list(spacing) if isinstance(spacing, tuple) else spacing,
+        "splits": splits,
+        "cleaning": list(cleaning),
+    }
     writer = _open_output(out, raw, settings)
     threads = threads or min(4, os.cpu_count() or 1)
     folds: list[Fold] = []
@@ -122,7 +137,7 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
 def _with_regions(raw: RawDataset, folder: str | os.PathLike | None) -> RawDataset:
     if folder is None and not (raw.root / REGIONS / NAMES).is_file():
         return raw
-    return RegionMaps.open(folder or raw.root / REGIONS).added_to(raw)
+    return RegionMaps.open(Path(folder or raw.root / REGIONS)).added_to(raw)
 
 
 def _checked_spacing(spacing: Spacing) -> tuple[float, float, float] | str | None:
@@ -170,11 +185,14 @@ def _describe(
 ) -> PreparedMeta:
     """The description of the data set to be, from what verifying it found."""
     schemes = tuple(scheme_of(name) for name in raw.channel_names)
+    cleaning = tuple(settings["cleaning"])
     if spacing == "median":
         spacing = median_spacing([r.spacing for r in reports], [r.box_shape for r in reports])
     properties = None
     if "ct" in schemes:
-        drawn = _for_each(lambda case: draw_intensities(*_read_case(case)[:2], len(raw.cases)), raw.cases, threads)
+        drawn = _for_each(
+            lambda case: draw_intensities(*_read_case(case, cleaning)[:2], len(raw.cases)), raw.cases, threads
+        )
         properties = intensity_properties(drawn)
     return PreparedMeta(
         name=raw.name,
@@ -190,8 +208,9 @@ def _describe(
         subjects=raw.subjects,
         sources={report.id: _relative(report.sources, raw.root) for report in reports},
         settings=settings,
-        versions={package: _version(package) for package in PACKAGES},
+        versions={package: _version(package) for package in (*PACKAGES, *packages(cleaning))},
         regions=raw.regions,
+        cleaning=cleaning,
     )
 
 
@@ -207,20 +226,25 @@ def _case_key(report: CaseReport, meta: PreparedMeta) -> str:
         "classes": sorted(meta.classes.items()),
         "ignore_label": meta.ignore_label,
         "regions": sorted(meta.regions.values()),
+        "cleaning": meta.cleaning,
     }
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()
 
 
-def _read_case(case: RawCase) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float], dict[str, Any]]:
-    """Volume (d, h, w, c), label (d, h, w), spacing in mm, and where the scan lay."""
+def _read_case(
+    case: RawCase, cleaning: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float], dict[str, Any]]:
+    """Cleaned volume (d, h, w, c), label (d, h, w), spacing in mm, and where the scan lay."""
     images = [read_scan(path) for path in case.images]
     volume, spacing, grid = to_volume(images)
+    brain = None if case.brain is None else read_brain(case.brain, images[0], grid)
+    volume = clean(volume, spacing, cleaning, brain)
     label = label_volume(read_labels(case.label), grid)
     return volume, label, spacing, {"stored_shape": grid.shape, "affine": grid.affine.tolist()}
 
 
 def _write(case: RawCase, meta: PreparedMeta, key: str, writer: CaseWriter) -> None:
-    volume, label, spacing, where = _read_case(case)
+    volume, label, spacing, where = _read_case(case, meta.cleaning)
     try:
         done = preprocess_scan(
             volume,
@@ -309,9 +333,10 @@ def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: in
         "each scan's own voxel size" if meta.spacing is None else " x ".join(f"{s:g}" for s in meta.spacing) + " mm"
     )
     schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
+    cleaned = f" cleaned by {', '.join(meta.cleaning)};" if meta.cleaning else ""
     return (
         f"prepared {meta.name}: {len(meta.cases)} cases of {len(set(meta.subjects.values()))} subjects in {out} "
         f"({written} written, {len(meta.cases) - written} kept)\n"
-        f"  channels {schemes}{' inside the non-zero mask' if meta.use_mask_for_norm else ''}; {spacing}; "
+        f"  channels {schemes}{' inside the non-zero mask' if meta.use_mask_for_norm else ''};{cleaned} {spacing}; "
         f"labels {', '.join(names)}; {folds} folds"
     )

@@ -32,6 +32,7 @@ def model_card(
 ) -> str:
     """Markdown: data, recipe, scores on the validation scans (None: not scored), limits."""
     spacing = "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in recipe.spacing) + " mm"
+    cleaned = [f"- cleaned by {', '.join(recipe.cleaning)}"] if recipe.cleaning else []
     subjects = len({meta.subjects.get(case, case) for case in training_cases})
     lines = [
         f"# {architecture.variant_name or 'MedNeXt'} for {', '.join(n for n, v in recipe.labels.items() if v)}",
@@ -42,6 +43,7 @@ def model_card(
         "",
         f"- {meta.name}: {len(training_cases)} scans of {subjects} subjects",
         f"- channels: {', '.join(recipe.channel_names)}; voxel size (d, h, w): {spacing}; orientation RAS",
+        *cleaned,
         f"- normalisation: {', '.join(recipe.normalisation)}",
         "",
         "## Training",

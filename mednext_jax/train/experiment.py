@@ -94,9 +94,7 @@ class Experiment:
             store=store,
             architecture=architecture,
             mesh=mesh,
-            train_step=compiled_together(
-                make_train_step(config, apply, augment, mesh, ignore_label=meta.ignore_label)
-            ),
+            train_step=compiled_together(make_train_step(config, apply, augment, mesh, ignore_label=meta.ignore_label)),
             validation_step=compiled_together(
                 make_validation_step(config, apply, mesh, classes=len(labels), ignore_label=meta.ignore_label)
             ),
@@ -110,6 +108,7 @@ class Experiment:
                 labels=labels,
                 patch_size=tuple(config.patch_size),
                 spacing=meta.spacing,
+                cleaning=meta.cleaning,
                 normalisation=meta.normalisation,
                 use_mask_for_norm=meta.use_mask_for_norm,
                 intensity_properties=meta.intensity_properties,

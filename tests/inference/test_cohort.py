@@ -57,6 +57,26 @@ def test_a_folder(models, scans, tmp_path, capsys):
     assert "[3/3] case2" in printed and "scans an hour" in printed
 
 
+def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, scans, tmp_path):
+    extracted = variant(cleaning=("brain",))
+    with pytest.raises(InputError, match="--brain-masks MASKS"):
+        predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False)
+    (tmp_path / "masks" / "sub").mkdir(parents=True)
+    with pytest.raises(InputError, match="no brain mask for case0"):
+        predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False, brain_masks=tmp_path / "masks")
+    scan = nib.load(scans / "case0_0000.nii.gz")
+    brain = np.zeros(scan.shape, np.uint8)
+    brain[3:20, 4:20, 2:17] = 1
+    nib.save(nib.Nifti1Image(brain, scan.affine), tmp_path / "masks" / "sub" / "case0_desc-brain_mask.nii.gz")
+    with pytest.raises(InputError, match="leave --brain-masks out"):
+        predict(scans / "case0_0000.nii.gz", tmp_path / "out", models[0], brain_masks=tmp_path / "masks")
+    predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False, brain_masks=tmp_path / "masks")
+    nib.save(nib.Nifti1Image(np.asarray(scan.dataobj) * brain, scan.affine), tmp_path / "by_hand.nii.gz")
+    expected = Predictor(models[0], tta=False)(tmp_path / "by_hand.nii.gz").probability
+    found = nib.load(tmp_path / "out" / "case0_probability.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+
+
 def test_one_scan_with_an_ensemble(models, scans, tmp_path):
     predict(scans / "case1_0000.nii.gz", tmp_path / "out", models, threshold=0.7, tta=False)
     mask, probability = (

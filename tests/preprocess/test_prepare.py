@@ -12,6 +12,7 @@ import pytest
 from mednext_jax.errors import InputError
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.nifti import label_volume, read_labels, read_scan, to_volume
+from mednext_jax.preprocess.clean import clean
 from mednext_jax.preprocess.pipeline import Properties, preprocess_scan, restore
 from mednext_jax.preprocess.prepare import prepare
 
@@ -190,6 +191,80 @@ def test_a_bids_data_set(raw_dataset, tmp_path):
     assert [fold["val"] for fold in store.splits] == [["sub-00"], ["sub-01", "sub-02"]]
     prepare(raw, tmp_path / "raw_out", splits="kfold:3")
     np.testing.assert_array_equal(store.read("sub-01")[0], CaseStore.open(tmp_path / "raw_out").read("sub-01")[0])
+
+
+@pytest.fixture
+def brain_masks(raw_dataset, tmp_path):
+    """A data set, and a folder with a mask of the inner part of each head."""
+    root, masks = raw_dataset(), tmp_path / "masks"
+    masks.mkdir()
+    for path in (root / "imagesTr").iterdir():
+        image = nib.load(path)
+        brain = np.zeros(image.shape, np.uint8)
+        brain[10:26, 10:30, 8:26] = 1
+        nib.save(nib.Nifti1Image(brain, image.affine), masks / path.name.replace("_0000", "_mask"))
+    return root, masks
+
+
+def test_heavier_preprocessing_is_off_unless_asked_for(raw_dataset, brain_masks, tmp_path, capsys):
+    pytest.importorskip("SimpleITK")
+    root, masks = brain_masks
+    plain = prepare(root, tmp_path / "plain", splits="kfold:3")
+    assert plain.cleaning == () and "cleaned" not in capsys.readouterr().out
+    meta = prepare(root, tmp_path / "out", splits="kfold:3", n4=True, denoise=True, brain_masks=masks)
+    assert meta.cleaning == ("n4", "denoise", "brain") and "SimpleITK" in meta.versions
+    assert {"masks/sub-00_mask.nii.gz"} <= {name.removeprefix("../") for name in meta.sources["sub-00"]}
+    printed = capsys.readouterr().out
+    assert "cleaned by n4, denoise, brain" in printed and "Labelled voxels lie outside the brain mask" in printed
+    store = CaseStore.open(tmp_path / "out")
+
+    scan = read_scan(root / "imagesTr" / "sub-00_0000.nii.gz")
+    volume, spacing, grid = to_volume(scan)
+    brain = label_volume(read_labels(masks / "sub-00_mask.nii.gz"), grid) != 0
+    expected = preprocess_scan(
+        clean(volume, spacing, meta.cleaning, brain),
+        spacing,
+        target_spacing=(0.8,) * 3,
+        normalisation=("zscore",),
+        use_mask_for_norm=True,  # decided by what the masks leave of the scans
+        label=label_volume(read_labels(root / "labelsTr" / "sub-00.nii.gz"), grid),
+    )
+    # ITK's threads add up the bias field in another order each time.
+    np.testing.assert_allclose(store.read("sub-00")[0], expected.volume, atol=2e-3)
+    assert store.shape("sub-00") == expected.volume.shape[:3] < CaseStore.open(tmp_path / "plain").shape("sub-00")
+    with pytest.raises(InputError, match="made with other settings"):
+        prepare(root, tmp_path / "out", splits="kfold:3", n4=True)
+
+
+def test_a_changed_brain_mask_makes_its_case_again(brain_masks, tmp_path):
+    (root, masks), out = brain_masks, tmp_path / "out"
+    prepare(root, out, splits="kfold:3", brain_masks=masks)
+    before = stamps(out)
+    mask = nib.load(masks / "sub-01_mask.nii.gz")
+    smaller = np.asarray(mask.dataobj).copy()
+    smaller[:12] = 0
+    nib.save(nib.Nifti1Image(smaller, mask.affine), masks / "sub-01_mask.nii.gz")
+    prepare(root, out, splits="kfold:3", brain_masks=masks)
+    after = stamps(out)
+    assert {case for case in after if after[case] != before[case]} == {"sub-01"}
+
+
+def test_brain_masks_that_do_not_fit_are_reported_together(brain_masks, tmp_path):
+    root, masks = brain_masks
+    (masks / "sub-00_mask.nii.gz").unlink()
+    affine = np.diag([-1.0, 1, 1, 1])
+    nib.save(nib.Nifti1Image(np.zeros((36, 40, 34), np.uint8), affine), masks / "sub-01_mask.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((36, 40, 33), np.uint8), affine), masks / "sub-02_mask.nii.gz")
+    with pytest.raises(InputError) as error:
+        prepare(root, tmp_path / "out", splits="kfold:3", brain_masks=masks)
+    assert {problem.what for problem in error.value.problems} >= {
+        "There is no brain mask for sub-00.",
+        "The brain mask is empty.",
+        "The brain mask has another shape than its scan.",
+    }
+    with pytest.raises(InputError, match="folder of brain masks is missing"):
+        prepare(root, tmp_path / "out", splits="kfold:3", brain_masks=tmp_path / "nowhere")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("")])
