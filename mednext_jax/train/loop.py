@@ -90,10 +90,9 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
         state = _train(experiment, state, checkpoints, workdir)
     done = int(state.step)
     if done < config.steps:
-        print(
-            f"Stopped after step {done} of {config.steps} and saved in {workdir / 'checkpoints'}; "
-            "the same command continues."
-        )
+        saved = f"Stopped after step {done} of {config.steps} and saved in {workdir / 'checkpoints'}"
+        if is_main_process():
+            print(f"{saved}; the same command continues.")
         return None
     if is_main_process():
         _finish(experiment, state, workdir / "validation", model)
