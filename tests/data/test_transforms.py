@@ -1,18 +1,24 @@
 """Every transform equals batchgeneratorsv2's for the same parameters."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mednext_jax.data import transforms
+from mednext_jax.data import augment, transforms
+from mednext_jax.train.config import AUGMENT_PROBABILITIES, default_config
 
 torch = pytest.importorskip("torch")
 spatial = pytest.importorskip("batchgeneratorsv2.transforms.spatial.spatial")
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform  # noqa: E402
 from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform  # noqa: E402
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform  # noqa: E402
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform  # noqa: E402
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform  # noqa: E402
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform  # noqa: E402
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform  # noqa: E402
 
 SHAPE = (26, 24, 30)
 
@@ -130,3 +136,78 @@ def test_a_constant_image_stays_finite():
         transforms.blur(constant, jnp.ones((1, 3)) * 0.7),
     ):
         np.testing.assert_allclose(found, 1, atol=1e-6)
+
+
+def test_brightness_mirror_and_mask(image):
+    """What `augment_sample` does in line."""
+    factors = torch.tensor([0.8, 1.2])
+    every = torch.tensor([0, 1])
+    brighter = MultiplicativeBrightnessTransform(1, False)._apply_to_image(
+        first(image), apply_to_channel=every, multipliers=factors
+    )
+    np.testing.assert_allclose(jnp.asarray(image) * jnp.asarray([0.8, 1.2]), last(brighter), atol=1e-6)
+    flipped = MirrorTransform((0, 2))._apply_to_image(first(image), axes=[0, 2])
+    np.testing.assert_array_equal(jnp.flip(image, (0, 2)), last(flipped))
+
+
+def test_the_chain_of_a_sample_is_nnunets_for_what_was_drawn(image, monkeypatch):
+    """All intensity transforms, mirroring and the mask at once, in the order of nnU-Net's get_training_transforms."""
+    config = default_config()
+    config.patch_size = SHAPE
+    for name in AUGMENT_PROBABILITIES:
+        config.augment[name] = 0.0 if name in ("rotation", "scaling") else 1.0
+    label = np.random.default_rng(2).integers(-1, 2, SHAPE).astype(np.int16)
+
+    drawn, calls = [], {}
+    spread = augment._about_one
+    monkeypatch.setattr(augment, "_about_one", lambda *a: drawn.append(spread(*a)) or drawn[-1])
+    for name in ("blur", "low_resolution"):
+        whole = getattr(transforms, name)
+
+        def record(x, parameter, name=name, whole=whole):
+            calls[name] = (x, parameter)
+            return whole(x, parameter)
+
+        monkeypatch.setattr(transforms, name, record)
+    with jax.disable_jit():  # so that the branches see numbers
+        found, found_label = augment.augment_sample(
+            jax.random.key(5), jnp.asarray(image), jnp.asarray(label), config, labels=(0, 1), zero_outside=True
+        )
+    noisy, sigmas = calls["blur"]
+    assert 0 < float(jnp.std(noisy - image)) < 0.1
+    brightness, contrast, inverted, gamma = (torch.from_numpy(np.array(d)) for d in drawn)
+    every = torch.tensor([0, 1])
+
+    def change_range(transform, x, invert, exponent):
+        return transform._apply_to_image(
+            x,
+            apply_to_channel=every,
+            retain_stats=torch.tensor([True, True]),
+            invert_image=torch.tensor([invert, invert]),
+            gamma=exponent,
+        )
+
+    x = first(np.asarray(noisy))
+    x = GaussianBlurTransform(1.0, False, False, 1)._apply_to_image(
+        x, apply_to_channel=torch.tensor([True, True]), sigmas=np.asarray(sigmas).tolist()
+    )
+    x = MultiplicativeBrightnessTransform(1, False)._apply_to_image(x, apply_to_channel=every, multipliers=brightness)
+    x = ContrastTransform(1, True, False)._apply_to_image(x, apply_to_channel=every, multipliers=contrast)
+    scales = torch.from_numpy(np.array(calls["low_resolution"][1]))[:, None].expand(-1, 3)
+    x = SimulateLowResolutionTransform(1.0, False, True, None, p_per_channel=1)._apply_to_image(
+        x, apply_to_channel=[0, 1], scales=scales
+    )
+    x = change_range(GammaTransform(1, 0, False, 1, 1), x, True, inverted)
+    x = change_range(GammaTransform(1, 0, False, 1, 1), x, False, gamma)
+    axes = [
+        axes
+        for n in range(4)
+        for axes in itertools.combinations(range(3), n)
+        if np.array_equal(np.flip(label, axes), found_label)
+    ]
+    assert len(axes) == 1
+    batch = {"image": MirrorTransform((0, 1, 2))._apply_to_image(x, axes=list(axes[0]))}
+    batch["segmentation"] = torch.from_numpy(np.array(found_label))[None]
+    expected = last(MaskImageTransform([0, 1]).apply(batch)["image"])
+    # Seven transforms of 1e-5 each, the gammas steep at the low end.
+    np.testing.assert_allclose(found, expected, atol=1e-4)
