@@ -187,10 +187,8 @@ def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
     profiles = [tiles.gaussian_profile(p) for p in patch]
     gaussian = profiles[0][:, None, None, None] * profiles[1][:, None, None] * profiles[2][:, None]
     axis = None if window.mesh is None else window.mesh.axis_names[0]
-    # With margins of a patch around the slab any tile has a place: what is not the slab's falls into them.
-    planes, margin = total.shape[0], 0 if axis is None else patch[0]
     here = 0 if axis is None else lax.axis_index(axis)
-    slab_start = here * planes - margin
+    planes = total.shape[0]
 
     def one_round(i, sums):
         starts = lax.dynamic_slice(table, (i * at_once + here * batch, 0), (batch, 3))
@@ -203,17 +201,30 @@ def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
             total, weight = sums
             index = i * at_once + b
             d, h, w = table[index]
-            corner = (jnp.clip(d - slab_start, 0, planes + 2 * margin - patch[0]), h, w, 0)
             tile_weight = gaussian * (index < count)  # the table's unused rows count nothing
-            return _add_at(total, corner, evidence[b] * tile_weight), _add_at(weight, corner, tile_weight)
+            tile = evidence[b] * tile_weight
+            if axis is not None:
+                d, tile, tile_weight = _in_slab(d - here * planes, planes, tile, tile_weight)
+            corner = (d, h, w, 0)
+            return _add_at(total, corner, tile), _add_at(weight, corner, tile_weight)
 
         return lax.fori_loop(0, at_once, add_one, sums)
 
-    widths = ((margin, margin), (0, 0), (0, 0), (0, 0))
-    sums = jnp.pad(total, widths), jnp.pad(weight, widths)
     # The trip count is a value, not a shape: volumes of one bucket differ in tiles and share the program.
-    total, weight = lax.fori_loop(0, (count + at_once - 1) // at_once, one_round, sums)
-    return total[margin : margin + planes], weight[margin : margin + planes]
+    return lax.fori_loop(0, (count + at_once - 1) // at_once, one_round, (total, weight))
+
+
+def _in_slab(start, planes, *tiles):
+    """Where tiles (d, h, w, c) at plane `start` of a slab of `planes` are to be added to it, and their part of it.
+
+    `start` may be negative or behind the slab; what of a tile is not the slab's is cut, with zeros in its place.
+    """
+    depth = tiles[0].shape[0]
+    rows = min(depth, planes)
+    row = jnp.clip(start, 0, planes - rows)
+    first = rows + jnp.clip(row - start, -rows, depth)  # of the tile with `rows` zeros around
+    padding = ((rows, rows), (0, 0), (0, 0), (0, 0))
+    return row, *(lax.dynamic_slice_in_dim(jnp.pad(tile, padding), first, rows) for tile in tiles)
 
 
 def _add_at(array, corner, tile):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mednext_jax.inference.sliding_window import Network, Window, _accumulators, sliding_window
+from mednext_jax.inference.sliding_window import Network, Window, _accumulators, _add_tiles, sliding_window
 
 pytestmark = pytest.mark.core
 
@@ -19,6 +19,7 @@ def network(params, x):
     return jnp.tanh(jnp.concatenate([x, blurred, x * blurred], -1) * params)
 
 
+# Slabs of 32, 22 and 8 planes: wider and narrower than the tiles.
 @pytest.mark.parametrize(("devices", "tile_batch"), [(2, 1), (3, 2), (8, 1)])
 def test_evidence_equals_one_device(devices, tile_batch):
     volume = np.random.default_rng(0).normal(size=(45, 20, 37, 1)).astype(np.float32)
@@ -37,3 +38,23 @@ def test_each_device_holds_its_slab_of_the_evidence():
     total, weight = _accumulators(window, network, jnp.asarray(1.0), jnp.zeros((60, 16, 16, 1)))
     assert {shard.data.shape for shard in total.addressable_shards} == {(8, 16, 16, 2)}
     assert {shard.data.shape for shard in weight.addressable_shards} == {(8, 16, 16, 1)}
+
+
+def test_a_device_needs_little_more_than_its_slab_of_a_large_volume():
+    """By the compiler: what adding the tiles of a 512^3 volume takes besides the volume itself."""
+
+    def needed(mesh):
+        window = Window((128, 128, 128), mirror_axes=(), mesh=mesh)
+        volume = jax.ShapeDtypeStruct((512, 512, 512, 1), jnp.float32)
+        total, weight = jax.eval_shape(lambda v: _accumulators(window, network, jnp.asarray(1.0), v), volume)
+        table, count = jax.ShapeDtypeStruct((512, 3), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+        if mesh is not None:
+            slabs = NamedSharding(mesh, PartitionSpec("tiles"))
+            total, weight = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=slabs) for x in (total, weight))
+        lowered = _add_tiles.lower(window, network, jnp.asarray(1.0), volume, table, count, total, weight)
+        memory = lowered.compile().memory_analysis()
+        return memory.argument_size_in_bytes - 4 * 512**3 + memory.temp_size_in_bytes
+
+    alone, shared = needed(None), needed(Mesh(np.array(jax.devices()), ("tiles",)))
+    print(f"accumulators and temporaries of 512^3: {alone / 2**20:.0f} MiB alone, {shared / 2**20:.0f} MiB on eight")
+    assert shared <= 0.25 * alone  # an eighth, and the tiles under way
