@@ -69,7 +69,7 @@ def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, caps
     for command in starting("mednext-jax evaluate"):
         assert "white matter" in run(command, capsys)
     # The lab with a model: the same commands on plain scans.
-    shutil.copytree("fold-0/model", "model")
+    shutil.copytree("folds/fold_0/model", "model")
     Path("scans").mkdir()
     shutil.copy(sorted(Path("dataset/imagesTr").iterdir())[0], "scans/sub-01_T2w.nii.gz")
     for command in starting("mednext-jax predict -i scans"):
