@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,16 +11,19 @@ import numpy as np
 from mednext_jax.data.pipeline import batches, to_devices
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.parallel.mesh import over_samples
-from mednext_jax.parallel.processes import meet
+from mednext_jax.parallel.processes import is_main_process, meet
 from mednext_jax.train.experiment import Experiment, to_host
 from mednext_jax.train.log import Stopwatch, Table
 from mednext_jax.train.state import TrainState
 
 
 def end_of_epoch(
-    experiment: Experiment, state: TrainState, steps: Table, epochs: Table, waiting: Stopwatch
+    experiment: Experiment, state: TrainState, steps: Table, epochs: Table, waiting: Stopwatch, pictures: Path
 ) -> dict[str, float]:
-    """The row of metrics.csv for the epoch that ends at `state.step`; the rows before it are in `epochs`."""
+    """The row of metrics.csv for the epoch that ends at `state.step`; the rows before it are in `epochs`.
+
+    Where whole scans are validated, some are drawn into the folder `pictures`.
+    """
     config, done = experiment.config, int(state.step)
     epoch = (done - 1) // config.steps_per_epoch
     rows = [row for row in steps.rows if row["step"] > epoch * config.steps_per_epoch]
@@ -36,7 +40,7 @@ def end_of_epoch(
         "validation_loss": loss,
         "dice": dice,
         "dice_average": average,
-        "scan_dice": _scan_dice(experiment, state) if every and (epoch + 1) % every == 0 else math.nan,
+        "scan_dice": _scan_dice(experiment, state, pictures) if every and (epoch + 1) % every == 0 else math.nan,
         "learning_rate": rows[-1]["learning_rate"],
         "skipped": rows[-1]["skipped"],
         "seconds": waiting.total,
@@ -76,8 +80,8 @@ def validate_patches(experiment: Experiment, state: TrainState, epoch: int) -> t
     return float(np.mean([r["loss"] for r in host])), float(np.mean(dice)) if occurs.any() else math.nan
 
 
-def _scan_dice(experiment: Experiment, state: TrainState) -> float:
-    scores = experiment.validate_scans(to_host(state.result))
+def _scan_dice(experiment: Experiment, state: TrainState, pictures: Path) -> float:
+    scores = experiment.validate_scans(to_host(state.result), pictures=pictures if is_main_process() else None)
     meet("validated")
     whole = [regions[WHOLE]["dice"] for regions in scores.values()]
     defined = [dice for dice in whole if not math.isnan(dice)]

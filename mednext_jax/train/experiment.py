@@ -28,8 +28,11 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import load_model
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.model.recipe import Recipe
+from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.triton import best_ops
 from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
+from mednext_jax.parallel.parameters import shardings_of
 from mednext_jax.parallel.processes import compiled_together
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
@@ -47,6 +50,7 @@ class Experiment:
     store: CaseStore
     architecture: MedNeXtConfig
     mesh: Mesh
+    state_like: TrainState  # shapes, types and shardings of the state, to restore a checkpoint into
     train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
     validation_step: Callable[[Any, dict[str, jax.Array]], Metrics]
     training: PatchSampler
@@ -77,7 +81,7 @@ class Experiment:
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted(labels.values()) + ([] if meta.ignore_label is None else [meta.ignore_label])
         augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
-        apply = spread(architecture, mesh)
+        apply = spread(architecture, mesh, _ops(architecture))
         sampler = PatchSampler(
             cases=store,
             ids=training_ids,
@@ -94,9 +98,14 @@ class Experiment:
             store=store,
             architecture=architecture,
             mesh=mesh,
-            train_step=compiled_together(make_train_step(config, apply, augment, mesh, ignore_label=meta.ignore_label)),
+            state_like=state,
+            train_step=compiled_together(
+                make_train_step(config, apply, augment, mesh, state, ignore_label=meta.ignore_label)
+            ),
             validation_step=compiled_together(
-                make_validation_step(config, apply, mesh, classes=len(labels), ignore_label=meta.ignore_label)
+                make_validation_step(
+                    config, apply, mesh, state.params, classes=len(labels), ignore_label=meta.ignore_label
+                )
             ),
             training=sampler,
             validation=dataclasses.replace(
@@ -131,10 +140,12 @@ class Experiment:
             cases=self.validation.ids,
         )
 
-    def validate_scans(self, params: Any, folder: Path | None = None) -> dict[str, dict[str, Scores]]:
+    def validate_scans(
+        self, params: Any, folder: Path | None = None, pictures: Path | None = None
+    ) -> dict[str, dict[str, Scores]]:
         """`validate_scans` of the fold's validation cases with these weights (on the host)."""
         network = Network(_one_head(self.architecture), params)
-        return validate_scans(self.store, self.fold, network, self.recipe, folder)
+        return validate_scans(self.store, self.fold, network, self.recipe, folder, pictures)
 
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `init_from`."""
@@ -142,30 +153,34 @@ class Experiment:
         start = _weights_of(config, self.architecture) if config.init_from else None
         # Runs once: on a CPU, optimising a hundred random draws takes LLVM half a minute.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return jax.jit(self._init, out_shardings=replicated(self.mesh), compiler_options=options)(start)
+        init = functools.partial(initial_state, config, self.architecture)
+        return jax.jit(init, out_shardings=shardings_of(self.state_like), compiler_options=options)(start)
 
-    def state_like(self) -> TrainState:
-        """Shapes, types and shardings of the state, to restore a checkpoint into."""
-        whole = replicated(self.mesh)
-        shapes = jax.eval_shape(self._init, None)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
 
-    def _init(self, params: Any) -> TrainState:
-        if params is None:
-            image = jnp.zeros((1, 16, 16, 16, self.architecture.in_channels))
-            params = MedNeXt(self.architecture).init(jax.random.key(self.config.seed), image)["params"]
-        return new_state(params, make_optimiser(self.config), average=self.config.optimiser.ema > 0)
+def initial_state(config: ConfigDict, architecture: MedNeXtConfig, params: Any = None) -> TrainState:
+    """The state before step 0 with these weights, by default PyTorch's initialisation from `config.seed`."""
+    if params is None:
+        image = jnp.zeros((1, 16, 16, 16, architecture.in_channels))
+        params = MedNeXt(architecture).init(jax.random.key(config.seed), image)["params"]
+    return new_state(params, make_optimiser(config), average=config.optimiser.ema > 0)
 
 
 @functools.cache
 def _one_head(architecture: MedNeXtConfig) -> Callable[[Any, jax.Array], Any]:
     """The full-resolution head for inference; one function for each architecture, so that it is compiled once."""
-    net = MedNeXt(dataclasses.replace(architecture, deep_supervision=False, remat="none"))
+    net = MedNeXt(dataclasses.replace(architecture, deep_supervision=False, remat="none"), _ops(architecture))
     return lambda params, x: net.apply({"params": params}, x)
 
 
+def _ops(architecture: MedNeXtConfig) -> LocalOps:
+    return best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn)
+
+
 def to_host(params: Any) -> Any:
-    """Parameters as NumPy arrays."""
+    """Parameters as NumPy arrays; every process must call it, because shares are gathered."""
+    shares = [leaf.sharding for leaf in jax.tree.leaves(params) if not leaf.is_fully_replicated]
+    if shares:
+        params = jax.jit(lambda whole: whole, out_shardings=replicated(shares[0].mesh))(params)
     return jax.tree.map(np.asarray, jax.device_get(params))
 
 

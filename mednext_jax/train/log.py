@@ -70,7 +70,8 @@ def _text(value: float) -> str:
 class Progress:
     """One line on stderr: a bar on a terminal, a line an epoch elsewhere."""
 
-    def __init__(self, first: int, last: int, steps_per_epoch: int):
+    def __init__(self, first: int, last: int, steps_per_epoch: int, batch_size: int):
+        self._batch_size = batch_size
         self._per_epoch = steps_per_epoch
         self._epochs = -(-last // steps_per_epoch)
         self._speaks = is_main_process()
@@ -90,8 +91,10 @@ class Progress:
     def step(self, step: int, loss: float, wait: float) -> None:
         """After `step` steps; `wait`: share of the time spent waiting for data."""
         epoch = (step - 1) // self._per_epoch + 1
+        speed = self._batch_size * (self._bar.format_dict["rate"] or 0)  # before the first step there is none
         self._bar.set_description_str(
-            f"epoch {epoch}/{self._epochs} loss {loss:.4f} Dice {self._dice:.3f} data wait {wait:.0%}",
+            f"epoch {epoch}/{self._epochs} loss {loss:.4f} Dice {self._dice:.3f} "
+            f"{speed:.2f} samples/s data wait {wait:.0%}",
             refresh=False,
         )
         self._bar.update(1)
@@ -107,7 +110,8 @@ class Progress:
         print(
             f"epoch {int(row['epoch'])}/{self._epochs}  loss {row['train_loss']:.4f}  "
             f"validation {row['validation_loss']:.4f}  Dice {row['dice']:.3f} "
-            f"(average {row['dice_average']:.3f})  {row['samples_per_second']:.2f} samples/s  "
+            f"(average {row['dice_average']:.3f})  {self._batch_size / row['samples_per_second']:.3g} s/step  "
+            f"{row['samples_per_second']:.2f} samples/s  "
             f"data wait {row['data_wait']:.0%}  {_duration(row['seconds'])}, "
             f"ETA {_duration(row['seconds'] * epochs_left)}",
             file=sys.stderr,

@@ -38,6 +38,7 @@ from mednext_jax.train.card import model_card
 from mednext_jax.train.checkpoint import Checkpoints, plain
 from mednext_jax.train.config import check_config
 from mednext_jax.train.epoch import end_of_epoch
+from mednext_jax.train.events import Events
 from mednext_jax.train.experiment import Experiment, to_host
 from mednext_jax.train.log import EPOCH_COLUMNS, STEP_COLUMNS, Progress, Stopwatch, Table, Trace
 from mednext_jax.train.picture import draw_progress
@@ -55,10 +56,10 @@ SKIPS_TO_STOP = 3
 def run(config: ConfigDict, workdir: str | Path) -> Path | None:
     """Train as `config` says, in `workdir`; the same call continues a run that was interrupted.
 
-    Writes config.json, checkpoints/, steps.csv, metrics.csv, progress.png (with matplotlib), at the end validation/
-    (masks and scores of the fold's validation scans) and model/, the model directory. Returns its path, or None if a
-    signal (SIGTERM, Ctrl-C) stopped the run, after saving a checkpoint. Several processes (see
-    `parallel.processes.initialise`) make one run; the first writes.
+    Writes config.json, checkpoints/, steps.csv, metrics.csv, progress.png and pictures/ of validation scans (with
+    matplotlib), events/ (with tensorboardX), at the end validation/ (masks and scores of the fold's validation scans)
+    and model/, the model directory. Returns its path, or None if a signal (SIGTERM, Ctrl-C) stopped the run, after
+    saving a checkpoint. Several processes (see `parallel.processes.initialise`) make one run; the first writes.
     Raises InputError for a bad configuration, data set or work folder; WorkError when loss or gradient is not finite
     three times in a row.
     """
@@ -94,20 +95,21 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
         if is_main_process():
             print(f"{saved}; the same command continues.")
         return None
+    params = to_host(state.result)
     if is_main_process():
-        _finish(experiment, state, workdir / "validation", model)
+        _finish(experiment, state, params, workdir / "validation", model)
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
 
 
-def _finish(experiment: Experiment, state: TrainState, validation: Path, model: Path) -> None:
+def _finish(experiment: Experiment, state: TrainState, params: Any, validation: Path, model: Path) -> None:
     """Score whole validation scans, if asked for, and write the model directory."""
-    params, store = to_host(state.result), experiment.store
+    store = experiment.store
     by_case = None
     if experiment.config.final_validation:
         if not validation.exists():  # written whole by a run that was stopped after it
-            experiment.validate_scans(params, validation)
+            experiment.validate_scans(params, validation, _pictures(validation.parent, int(state.step)))
         scores = read_scores(validation)["cases"]
         print(f"{len(scores)} validation scans on the prepared grid\n{score_table(scores)}")
         by_case = {case: regions[WHOLE] for case, regions in scores.items()}
@@ -153,7 +155,7 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
             found=f"{name} = {asked[name]}"[:500],
             mend="use the run's own configuration, or another --workdir",
         )
-    return checkpoints.restore(step, experiment.state_like())
+    return checkpoints.restore(step, experiment.state_like)
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
@@ -167,7 +169,8 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
     first, identity = int(state.step), _identity(experiment)
     steps = Table(workdir / "steps.csv", STEP_COLUMNS, first)
     epochs = Table(workdir / "metrics.csv", EPOCH_COLUMNS, first)
-    progress = Progress(first, config.steps, config.steps_per_epoch)
+    progress = Progress(first, config.steps, config.steps_per_epoch, config.batch_size)
+    events = Events(workdir / "events", first)
     waiting, last_save = Stopwatch(), time.monotonic()
     # Metrics are read one step late, so that the device always has the next step in its queue.
     pending: tuple[dict[str, jax.Array], Any] | None = None
@@ -183,6 +186,7 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
         unfinished.append([experiment.training.ids[i] for i in pending[1]])
         pending = None
         steps.add({"step": done, **metrics})
+        events.add("step", steps.rows[-1])
         progress.step(done, metrics["loss"], waiting.share)
         if skips >= SKIPS_TO_STOP:
             checkpoints.save(int(state.step), state, identity)
@@ -204,7 +208,7 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
     ready = to_devices(read, over_samples(experiment.mesh))
     trace = Trace(config.profile, workdir / "profile")
     with _stop_signal() as stopped, contextlib.closing(trace), contextlib.closing(steps), contextlib.closing(epochs):
-        with contextlib.closing(progress):
+        with contextlib.closing(progress), contextlib.closing(events):
             for step in range(first, config.steps):
                 with waiting:
                     host, batch = next(ready)
@@ -215,10 +219,11 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
                 done, score = step + 1, None
                 if done % config.steps_per_epoch == 0 or done == config.steps:
                     settle()
-                    row = end_of_epoch(experiment, state, steps, epochs, waiting)
+                    row = end_of_epoch(experiment, state, steps, epochs, waiting, _pictures(workdir, done))
                     if row["dice_average"] > max((r["dice_average"] for r in epochs.rows), default=-math.inf):
                         score = row["dice_average"]
                     epochs.add(row)
+                    events.add("epoch", row)
                     progress.epoch(row)
                     if is_main_process():
                         draw_progress(epochs.rows, workdir / "progress.png")
@@ -258,6 +263,10 @@ def _stop_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _pictures(workdir: Path, done: int) -> Path:
+    return workdir / "pictures" / f"step_{done}"
 
 
 def _on_all(mine: bool, done: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from mednext_jax.evaluate.case import Scores, evaluate_case
+from mednext_jax.evaluate.case import WHOLE, Scores, evaluate_case
 from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.cross_validation import Fold
 from mednext_jax.evaluate.scores_file import CaseScores, write_scores
@@ -22,28 +22,39 @@ from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.nifti import from_volume, grid_of, image_like, write_image
 from mednext_jax.model.recipe import Recipe
 from mednext_jax.preprocess.pipeline import Properties, restore
+from mednext_jax.train.picture import draw_case
+
+PICTURES = 3  # validation cases that are drawn
 
 
 def validate_scans(
-    store: CaseStore, fold: Fold, network: Network, recipe: Recipe, folder: Path | None = None
+    store: CaseStore,
+    fold: Fold,
+    network: Network,
+    recipe: Recipe,
+    folder: Path | None = None,
+    pictures: Path | None = None,
 ) -> dict[str, dict[str, Scores]]:
     """Segment a fold's cases with mirroring and overlapping tiles; case -> region -> scores on the prepared grid.
 
     With `folder`, writes CASE_mask.nii.gz on the grid of each scan, cases.csv and summary.json into it, whole or not
     at all. Against labels that were resampled the scores differ a little from those on the scan's own grid, which
-    `mednext-jax evaluate` gives for the written masks.
+    `mednext-jax evaluate` gives for the written masks. With `pictures`, draws the first cases into that folder.
     """
     window = Window(recipe.patch_size, mirror_axes=recipe.mirror_axes, average=recipe.average)
     threshold = recipe.threshold if len(recipe.labels) == 2 else None
     scores, masks = {}, {}
     names = {value: name for name, value in store.meta.regions.items()}
-    for case in fold.cases:
+    for number, case in enumerate(fold.cases):
         image, label = store.read(case)
         evidence = sliding_window(window, [network], image)
         found, _ = decide(foreground_probabilities(evidence, window.average), threshold)
         record = store.record(case)
         properties = Properties.from_dict(record["properties"])
         scores[case] = evaluate_case(np.asarray(found), label, properties.resampled_spacing, store.regions(case), names)
+        if pictures is not None and number < PICTURES:
+            title = f"{case}, Dice {scores[case][WHOLE]['dice']:.3f}"
+            draw_case(image, label, np.asarray(found), title, pictures / f"{case}.png")
         if folder is not None:
             whole = restore(evidence, properties, fill=window.background)
             mask, _ = decide(foreground_probabilities(whole, window.average), threshold)

@@ -1,11 +1,15 @@
 """Tables that survive interruptions, and the picture of a run."""
 
 import math
+import struct
+import sys
 
+import numpy as np
 import pytest
 
+from mednext_jax.train.events import Events
 from mednext_jax.train.log import EPOCH_COLUMNS, Progress, Table, Trace
-from mednext_jax.train.picture import draw_progress
+from mednext_jax.train.picture import COLOURS, draw_case, draw_progress
 
 pytestmark = pytest.mark.core
 
@@ -32,14 +36,54 @@ def row():
 
 
 def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(row, capsys):
-    progress = Progress(0, 1000, 250)
+    progress = Progress(0, 1000, 250, 2)
     progress.step(1, 0.5, 0.0)
     progress.epoch(row)
     progress.close()
     line = capsys.readouterr().err.strip()
     assert "\n" not in line
-    for words in ("epoch 1/4", "Dice 0.250", "1.9 h", "ETA 5.8 h", "data wait 50%"):
+    for words in ("epoch 1/4", "Dice 0.250", "4 s/step", "0.50 samples/s", "1.9 h", "ETA 5.8 h", "data wait 50%"):
         assert words in line
+
+
+def test_events_hold_the_finite_values_and_withdraw_what_a_killed_run_wrote(tmp_path):
+    pytest.importorskip("tensorboardX")
+    killed = Events(tmp_path / "events", 0)
+    for step in (1, 2, 3):
+        killed.add("step", {"step": step, "loss": step / 4, "gradient_norm": math.nan})
+    killed.close()
+    resumed = Events(tmp_path / "events", 2)
+    resumed.add("step", {"step": 3, "loss": 7.0})
+    resumed.add("epoch", {"step": 3, "epoch": 1, "dice": 0.5})
+    resumed.close()
+    first, second = (list(read_events(path)) for path in sorted((tmp_path / "events").iterdir()))
+    assert scalars(first) == [("step/loss", step, step / 4) for step in (1, 2, 3)]
+    assert scalars(second) == [("step/loss", 3, 7.0), ("epoch/dice", 3, 0.5)]
+    # TensorBoard drops what earlier files hold from the step of a start on.
+    assert [event.step for event in second if event.HasField("session_log")] == [3]
+
+
+def test_without_tensorboardx_there_are_no_events(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    events = Events(tmp_path / "events", 0)
+    events.add("step", {"step": 1, "loss": 1.0})
+    events.close()
+    assert not (tmp_path / "events").exists()
+
+
+def read_events(path):
+    """The events of a file of length, checksum, event, checksum records."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def scalars(events):
+    return [(value.tag, event.step, value.simple_value) for event in events for value in event.summary.value]
 
 
 def test_a_trace_covers_the_steps_it_was_asked_for(tmp_path):
@@ -59,3 +103,20 @@ def test_the_picture_takes_values_that_are_not_numbers(tmp_path, row):
     pytest.importorskip("matplotlib")
     assert draw_progress([row, {**row, "epoch": 2, "dice": math.nan}], tmp_path / "progress.png")
     assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_a_case_marks_hits_false_alarms_and_misses(tmp_path):
+    pytest.importorskip("matplotlib")
+    image = np.random.default_rng(0).normal(size=(6, 40, 50, 2)).astype(np.float32)
+    label, found = np.zeros((6, 40, 50), np.int16), np.zeros((6, 40, 50), np.uint8)
+    label[4, 10:20, 10:20], found[4, 15:25, 10:20] = 1, 1
+    assert draw_case(image, label, found, "sub-01", tmp_path / "pictures" / "sub-01.png")
+    picture = read_picture(tmp_path / "pictures" / "sub-01.png")[..., :3]
+    sizes = [np.sum(np.abs(picture - colour).max(-1) < 0.01) for colour in COLOURS.values()]
+    assert min(sizes) > 1000 and max(sizes) < 1.1 * min(sizes)  # each half of a square
+
+
+def read_picture(path):
+    from matplotlib.image import imread
+
+    return imread(path)

@@ -104,6 +104,7 @@ def test_validation_scans_are_segmented_on_their_own_grid_and_scored(straight, c
     assert scores["case_0"]["dice"] == pytest.approx(2 * both / (found.sum() + (label > 0).sum()))
     assert load_model(straight / "model").provenance["validation_dice"] == {"case_0": scores["case_0"]["dice"]}
     assert (straight / "progress.png").stat().st_size > 10_000
+    assert (straight / "pictures" / f"step_{STEPS}" / "case_0.png").stat().st_size > 10_000
 
 
 def test_cross_validation_trains_each_fold_and_collects_them(config, tmp_path, compiled_once, capsys):
