@@ -52,7 +52,7 @@ def main(variant: str = "S/3", patch: str = "64") -> None:
     def plain(key, rows, image, label):
         return image, label
 
-    step = make_train_step(config, lambda p, x: net.apply({"params": p}, x), plain, mesh)
+    step = make_train_step(config, lambda p, x: net.apply({"params": p}, x), plain, mesh, state)
     corner = (slice(None), *(slice(n) for n in config.patch_size))
     batch = {"image": image[corner], "label": label[corner], "row": row}
     state, metrics = step(state, batch)

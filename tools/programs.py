@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -18,8 +19,8 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.network import spread
-from mednext_jax.train.optimiser import make_optimiser
-from mednext_jax.train.state import new_state
+from mednext_jax.parallel.parameters import state_like
+from mednext_jax.train.experiment import initial_state
 from mednext_jax.train.step import make_train_step
 
 
@@ -39,10 +40,8 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     network = network_of(config)
     ops = LocalOps(platform=mesh.devices.flat[0].platform)
     augment = make_augment(config, mesh, labels=(0, 1))
-    step = make_train_step(config, spread(network, mesh, ops), augment, mesh)
-    optimiser = make_optimiser(config)
-    average = config.optimiser.ema > 0
-    state = jax.eval_shape(lambda params: new_state(params, optimiser, average=average), abstract_params(network))
+    state = state_like(functools.partial(initial_state, config, network), mesh, shared=config.mesh.share_state)
+    step = make_train_step(config, spread(network, mesh, ops), augment, mesh, state)
     rows = (config.batch_size, *read_size(config))
     batch = {
         "image": jax.ShapeDtypeStruct((*rows, network.in_channels), jnp.float32),

@@ -92,6 +92,7 @@ def default_config() -> ConfigDict:
     c.mesh.data = -1  # devices that share the samples of a batch; -1: all that the other two leave
     c.mesh.space = 1  # devices that share the depth of one patch
     c.mesh.height = 1  # devices that share its height, besides
+    c.mesh.share_state = False  # split weights and optimiser state over `data` too, instead of a copy on each device
     c.profile = (0, 0)  # write a JAX trace of the steps from the first to before the second number; (0, 0): none
     c.threads = 4  # host threads that read and crop
 
@@ -274,6 +275,7 @@ def check_config(config: ConfigDict) -> None:
     )
     check("profile", lambda v: len(v) == 2 and 0 <= v[0] <= v[1], "two step numbers, the second not smaller")
     check("mesh.data", lambda v: v == -1 or v >= 1, "-1 or a number of devices")
+    check("mesh.share_state", lambda v: isinstance(v, bool), "True or False")
     for field in ("mesh.space", "mesh.height"):
         positive_integer(field)
     check("checkpoint.minutes", lambda v: v > 0, "minutes above 0")

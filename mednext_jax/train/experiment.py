@@ -32,7 +32,7 @@ from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.triton import best_ops
 from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
-from mednext_jax.parallel.parameters import shardings_of
+from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.parallel.processes import compiled_together
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
@@ -82,6 +82,7 @@ class Experiment:
         values = sorted(labels.values()) + ([] if meta.ignore_label is None else [meta.ignore_label])
         augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
         apply = spread(architecture, mesh, _ops(architecture))
+        state = state_like(functools.partial(initial_state, config, architecture), mesh, shared=config.mesh.share_state)
         sampler = PatchSampler(
             cases=store,
             ids=training_ids,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mednext_jax.parallel.mesh import over_samples, replicated
+from mednext_jax.parallel.parameters import shardings_of
 from mednext_jax.train.loss import segmentation_loss
 from mednext_jax.train.optimiser import make_optimiser, make_schedule
 from mednext_jax.train.state import TrainState
@@ -25,11 +26,13 @@ def make_train_step(
     apply: Apply,
     augment: Augment,
     mesh: Mesh,
+    state_like: TrainState,
     *,
     ignore_label: int | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The jitted pure step (state, batch) -> (state, metrics); `state` is donated.
 
+    `state_like` (arrays or shapes) has the shardings of the state, before the step and after it.
     `apply(params, image)` gives the logits of image (n, d, h, w, c). `augment(keys, rows, image, label)` turns the
     read crops into patches. A batch has `image` (n, d, h, w, c), `label` (n, d, h, w) and `row` (n,), the place of
     each sample in the global batch: its randomness is fold_in(fold_in(key(seed), step), row), whatever the mesh.
@@ -92,15 +95,22 @@ def make_train_step(
         }
         return new, metrics
 
-    whole, samples = replicated(mesh), over_samples(mesh)
-    return jax.jit(step, in_shardings=(whole, samples), out_shardings=(whole, whole), donate_argnums=0)
+    state, metrics, samples = shardings_of(state_like), replicated(mesh), over_samples(mesh)
+    return jax.jit(step, in_shardings=(state, samples), out_shardings=(state, metrics), donate_argnums=0)
 
 
 def make_validation_step(
-    config: ConfigDict, apply: Apply, mesh: Mesh, *, classes: int, ignore_label: int | None = None
+    config: ConfigDict,
+    apply: Apply,
+    mesh: Mesh,
+    params_like: Any,
+    *,
+    classes: int,
+    ignore_label: int | None = None,
 ) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
     """The jitted (params, batch) -> loss and the voxel counts for the pseudo Dice, without augmentation.
 
+    `params_like` (arrays or shapes) has the shardings of the parameters.
     `true_positive`, `false_positive`, `false_negative`: (classes - 1,) float32, of the full-resolution head's
     argmax, summed over the batch.
     """
@@ -124,5 +134,5 @@ def make_validation_step(
             "false_negative": count(~found & true),
         }
 
-    whole, samples = replicated(mesh), over_samples(mesh)
-    return jax.jit(step, in_shardings=(whole, samples), out_shardings=whole)
+    params = shardings_of(params_like)
+    return jax.jit(step, in_shardings=(params, over_samples(mesh)), out_shardings=replicated(mesh))

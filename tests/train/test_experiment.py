@@ -37,7 +37,7 @@ def test_a_fold_without_validation_cases_is_refused(experiment):
 
 
 def test_the_restored_state_has_the_shapes_of_the_first(experiment):
-    first, like = experiment.first_state(), experiment.state_like()
+    first, like = experiment.first_state(), experiment.state_like
     assert jax.tree.structure(first) == jax.tree.structure(like)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(like), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)

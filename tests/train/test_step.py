@@ -53,7 +53,8 @@ def steps_of(config, devices=1):
     mesh = make_mesh(devices=jax.devices()[:devices])
     augment = make_augment(config, mesh, labels=(0, 1))
     state = new_state(first_params(), make_optimiser(config), average=config.optimiser.ema > 0)
-    return make_train_step(config, apply, augment, mesh), jax.device_put(state, replicated(mesh))
+    state = jax.device_put(state, replicated(mesh))
+    return make_train_step(config, apply, augment, mesh, state), state
 
 
 def test_the_loss_falls():
@@ -118,7 +119,7 @@ def test_validation_counts_voxels():
     mesh = make_mesh(devices=jax.devices()[:1])
     params, batch = first_params(), a_batch()
     batch["label"][0, 0] = -1
-    metrics = make_validation_step(config, apply, mesh, classes=2)(params, batch)
+    metrics = make_validation_step(config, apply, mesh, params, classes=2)(params, batch)
     found = np.argmax(apply(params, batch["image"]), -1)
     assert float(metrics["true_positive"][0]) == np.sum((found == 1) & (batch["label"] == 1))
     assert float(metrics["false_positive"][0]) == np.sum((found == 1) & (batch["label"] != 1))
