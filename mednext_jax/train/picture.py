@@ -51,7 +51,7 @@ COLOURS = {"found": (0.0, 0.62, 0.45), "false alarm": (0.9, 0.6, 0.0), "missed":
 
 
 def draw_case(image: np.ndarray, label: np.ndarray, found: np.ndarray, title: str, path: Path) -> bool:
-    """Draw the slice along the first axis with the most labelled or found voxels, as it is and with both marked.
+    """Draw the slice along the first axis with the most labelled voxels, as it is and with labels and findings marked.
 
     `image` (d, h, w, c), of which the first channel is drawn; `label` and `found` (d, h, w), foreground above 0.
     Returns False, without a picture, where matplotlib (the `demo` extra) is not installed.
@@ -61,7 +61,7 @@ def draw_case(image: np.ndarray, label: np.ndarray, found: np.ndarray, title: st
     except ImportError:
         return False
     true, said = label > 0, found > 0
-    depth = int(np.argmax((true | said).sum((1, 2))))
+    depth = int(np.argmax((true if true.any() else said).sum((1, 2))))
     plane, true, said = image[depth, :, :, 0], true[depth], said[depth]
     low, high = np.percentile(plane, (0.5, 99.5))
     grey = np.repeat(((plane - low) / max(high - low, 1e-6)).clip(0, 1)[..., None], 3, axis=-1)  # (h, w, 3)
