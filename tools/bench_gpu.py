@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import os
 import statistics
 import sys
 import time
@@ -35,6 +36,7 @@ from mednext_jax.ops.triton.channels_first import ChannelsFirstOps
 from tools.gpu_cases import Case, cases, draw, with_gradients
 
 BYTES_PER_SECOND = 3.0e12  # what an H100's memory sustains
+FORMS = {"kernels": "triton", "xla": "xla"}  # what MEDNEXT_JAX_KERNELS says for each
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 5e-3, 1e-2  # relative L2 of bfloat16 against float32
 
 
@@ -147,8 +149,25 @@ def network_steps(config: MedNeXtConfig, ops: LocalOps) -> tuple[Callable[..., A
     return forward, train
 
 
+def check_network(config: MedNeXtConfig) -> Row:
+    """The whole network's first head, kernels and XLA in bfloat16, each against XLA in float32, at extents of 32."""
+    x = jax.random.normal(jax.random.key(0), (1, 32, 32, 32, config.in_channels))
+    params = MedNeXt(config).init(jax.random.key(1), x)["params"]
+    exact = dataclasses.replace(config, dtype="float32")
+    with jax.default_matmul_precision("highest"):
+        expected = jax.jit(MedNeXt(exact).apply)({"params": params}, x)
+    far = {
+        form: relative(jax.jit(MedNeXt(config, ops).apply)({"params": params}, x), expected)
+        for form, ops in (("kernels", best_ops(dtype=config.dtype)), ("xla", LocalOps()))
+    }
+    # Bfloat16's own error grows through the blocks, so that XLA's is the measure.
+    good = far["kernels"] < 2 * far["xla"]
+    note = f"{'ok' if good else 'WRONG'} logits {far['kernels']:.1e}, XLA's {far['xla']:.1e}"
+    return Row("network at 32^3 against float32", "kernels", 0.0, (0.0, 0.0), note)
+
+
 def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], repeats: int) -> list[Row]:
-    rows = []
+    rows = [check_network(config)]
     x = jax.random.normal(jax.random.key(0), (2, *extents, config.in_channels))
     supervised = dataclasses.replace(config, deep_supervision=True)
     params = MedNeXt(supervised).init(jax.random.key(1), jax.ShapeDtypeStruct(x.shape, x.dtype))["params"]
@@ -163,12 +182,12 @@ def bench_torch(config: MedNeXtConfig, params: Any, x: jax.Array, repeats: int) 
     try:
         import torch
 
-        from tools.torch_reference import MedNeXt as Reference
+        from tools.torch_reference import TorchMedNeXt
     except ImportError:
         return []
     if not torch.cuda.is_available():
         return []
-    reference = Reference(config)
+    reference = TorchMedNeXt(config)
     state = {name: torch.from_numpy(np.array(value)) for name, value in to_torch_names(config, params).items()}
     reference.load_state_dict(state)
     reference.cuda()
@@ -202,19 +221,23 @@ def bench_scan(config: MedNeXtConfig, extents: tuple[int, int, int], scan: tuple
     """A synthetic scan of `scan` voxels through `Predictor`, host to host, no mirrors, the second of two calls."""
     import nibabel
 
-    from mednext_jax.inference.predictor import Predictor
+    from mednext_jax.inference.predictor import Predictor, network_of
     from mednext_jax.model.directory import Model
     from mednext_jax.model.recipe import Recipe
 
     params = MedNeXt(config).init(jax.random.key(1), jax.ShapeDtypeStruct((1, *extents, 1), jnp.float32))["params"]
     recipe = Recipe(channel_names=("T2w",), labels={"background": 0, "PVS": 1}, patch_size=extents, spacing=None)
-    predictor = Predictor(Model(config, params, recipe, {}, None), tta=False)
     image = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=scan[::-1]).astype(np.float32), np.eye(4))
-    predictor(image)
-    start = time.perf_counter()
-    predictor(image)
-    seconds = time.perf_counter() - start
-    return [Row(f"scan {scan}, host to host", type(best_ops(dtype=config.dtype)).__name__, seconds * 1e3, (0.0, 0.0))]
+    rows = []
+    for form, kernels in FORMS.items():
+        os.environ["MEDNEXT_JAX_KERNELS"] = kernels
+        network_of.cache_clear()
+        predictor = Predictor(Model(config, params, recipe, {}, None), tta=False)
+        predictor(image)
+        start = time.perf_counter()
+        predictor(image)
+        rows.append(Row(f"scan {scan}, host to host", form, (time.perf_counter() - start) * 1e3, (0.0, 0.0)))
+    return rows
 
 
 def main() -> int:
@@ -230,6 +253,7 @@ def main() -> int:
     if jax.default_backend() != "gpu":
         print("no GPU: nothing to time", file=sys.stderr)
         return 2
+    os.environ["MEDNEXT_JAX_KERNELS"] = FORMS["kernels"]
     extents = tuple(options.patch * 3)[:3]
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size, dtype="bfloat16")
     if not isinstance(best_ops(dtype="bfloat16"), ChannelsFirstOps):

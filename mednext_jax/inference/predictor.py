@@ -22,6 +22,7 @@ from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_vo
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import Model, load_models
 from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.ops.triton import best_ops
 from mednext_jax.preprocess.clean import clean, packages
 from mednext_jax.preprocess.crop import nonzero_box, nonzero_region
 from mednext_jax.preprocess.normalise import find_scaling
@@ -30,8 +31,8 @@ from mednext_jax.preprocess.pipeline import place_scan
 Scan = str | os.PathLike | nib.Nifti1Image
 # Recipe fields that decide what the network sees and what its output means: one ensemble, one recipe.
 SHARED_FIELDS = (
-    *("channel_names", "labels", "patch_size", "spacing", "orientation", "cleaning", "crop_to_nonzero"),
-    *("normalisation", "use_mask_for_norm", "intensity_properties", "mirror_axes", "average"),
+    *("channel_names", "labels", "regions_class_order", "patch_size", "spacing", "orientation", "cleaning"),
+    *("crop_to_nonzero", "normalisation", "use_mask_for_norm", "intensity_properties", "mirror_axes", "average"),
 )
 
 
@@ -105,7 +106,7 @@ class Predictor:
         self.recipe = loaded[0].recipe
         packages(self.recipe.cleaning)  # before any work
         self.threshold = threshold
-        if threshold is None and loaded[0].config.num_classes == 2:
+        if threshold is None and (len(self.recipe.labels) == 2 or self.recipe.regions_class_order is not None):
             self.threshold = self.recipe.threshold
         devices = jax.local_devices() if devices is None else devices
         self.window = Window(
@@ -115,10 +116,11 @@ class Predictor:
             self.recipe.average,
             tile_batch or _default_tile_batch(self.recipe.patch_size),
             mesh=None if len(devices) == 1 else Mesh(np.array(devices), ("tiles",)),
+            regions=self.recipe.regions_class_order,
         )
         self.skip_background = skip_background
         place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
-        self._networks = [Network(_apply(_for_device(m.config)), jax.device_put(m.params, place)) for m in loaded]
+        self._networks = [Network(network_of(_for_device(m.config)), jax.device_put(m.params, place)) for m in loaded]
 
     def __call__(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Result:
         """Segment one scan: a NIfTI file or nibabel image, or a list of them, one a channel.
@@ -187,9 +189,9 @@ class Predictor:
 
 
 @functools.cache
-def _apply(config: MedNeXtConfig):
+def network_of(config: MedNeXtConfig):
     """One function for each architecture, so that models of one ensemble share a compiled program."""
-    net = MedNeXt(config)
+    net = MedNeXt(config, best_ops(dtype=config.dtype, norm=config.norm, grn=config.grn))
 
     def apply(params, x):
         return net.apply({"params": params}, x)

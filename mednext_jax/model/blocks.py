@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
@@ -76,14 +75,19 @@ class _Block(nn.Module):
         gamma = self.param("grn_gamma", nn.initializers.zeros, (hidden,))
         return weights._replace(grn_gamma=gamma, grn_beta=self.param("grn_beta", nn.initializers.zeros, (hidden,)))
 
+    def residual_weights(self, *, transposed: bool) -> tuple[Array, Array] | None:
+        """Of the 1x1x1 convolution beside a block that changes the extents."""
+        if not self.residual:
+            return None
+        return ConvWeights((self.in_channels, self.out_channels), transposed=transposed, name="res_conv")()
+
 
 class MedNeXtBlock(_Block):
     """`x` (n, d, h, w, in_channels) -> the same extents, out_channels. Roy et al. 2023; MIC-DKFZ `MedNeXtBlock`."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        u = checkpoint_name(self.ops.depthwise_conv(x, *self.depthwise_weights()), "dw")
-        return self.ops.norm_mlp(u, self.mlp_weights(), norm=self.norm, residual=x if self.residual else None)
+        return self.ops.block(x, self.depthwise_weights(), self.mlp_weights(), norm=self.norm, residual=self.residual)
 
 
 class MedNeXtDownBlock(_Block):
@@ -91,12 +95,8 @@ class MedNeXtDownBlock(_Block):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        u = checkpoint_name(self.ops.depthwise_down(x, *self.depthwise_weights()), "dw")
-        weights, beside = self.mlp_weights(), None
-        if self.residual:
-            res_conv = ConvWeights((self.in_channels, self.out_channels), name="res_conv")
-            beside = self.ops.pointwise_down(x, *res_conv())
-        return self.ops.norm_mlp(u, weights, norm=self.norm, residual=beside)
+        conv1, weights = self.depthwise_weights(), self.mlp_weights()
+        return self.ops.down_block(x, conv1, weights, self.residual_weights(transposed=False), norm=self.norm)
 
 
 class MedNeXtUpBlock(_Block):
@@ -108,12 +108,8 @@ class MedNeXtUpBlock(_Block):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        u = checkpoint_name(self.ops.depthwise_up(x, *self.depthwise_weights()), "dw")
-        weights, beside = self.mlp_weights(), None
-        if self.residual:
-            res_conv = ConvWeights((self.in_channels, self.out_channels), transposed=True, name="res_conv")
-            beside = self.ops.pointwise_up(x, *res_conv())
-        return self.ops.norm_mlp(u, weights, norm=self.norm, residual=beside, front_void=True)
+        conv1, weights = self.depthwise_weights(), self.mlp_weights()
+        return self.ops.up_block(x, conv1, weights, self.residual_weights(transposed=True), norm=self.norm)
 
 
 def _uniform(bound: float) -> Callable[[Array, tuple[int, ...]], Array]:

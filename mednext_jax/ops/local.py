@@ -8,7 +8,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from mednext_jax.ops import depthwise, mlp, pointwise
+from mednext_jax.ops import blocks, depthwise, mlp, pointwise
+from mednext_jax.ops.blocks import Conv
 from mednext_jax.ops.correlate import Form, form_for
 from mednext_jax.ops.depthwise import NO_HALO, Halo
 from mednext_jax.ops.norm import WHOLE, Split
@@ -44,6 +45,27 @@ class LocalOps:
         """(d, h, w) of the whole volume that the network's input `x` (n, d, h, w, c) is, or is a part of."""
         _, d, h, w, _ = x.shape
         return d, h, w
+
+    # The three blocks; what a class computes in fewer steps than these (fused kernels), it overrides.
+
+    def block(
+        self,
+        x: Array,
+        conv1: Conv,
+        weights: mlp.MLPWeights,
+        *,
+        norm: str,
+        residual: bool,
+        halo: Halo = NO_HALO,
+        split: Split = WHOLE,
+    ) -> Array:
+        return blocks.block(self, x, conv1, weights, norm=norm, residual=residual, halo=halo, split=split)
+
+    def down_block(self, x: Array, conv1: Conv, weights: mlp.MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
+        return blocks.down_block(self, x, conv1, weights, res_conv, norm=norm)
+
+    def up_block(self, x: Array, conv1: Conv, weights: mlp.MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
+        return blocks.up_block(self, x, conv1, weights, res_conv, norm=norm)
 
     def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
         return depthwise.depthwise_conv(x, kernel, bias, halo, self._form)

@@ -10,6 +10,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
+from mednext_jax.ops.blocks import Conv
 from mednext_jax.ops.depthwise import NO_HALO, Halo, conv_halo, down_halo, up_halo
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
@@ -68,6 +69,31 @@ class ShardedOps(LocalOps):
 
     def extents(self, x: Array) -> tuple[int, int, int]:
         return self.layout.extents
+
+    def block(
+        self,
+        x: Array,
+        conv1: Conv,
+        weights: MLPWeights,
+        *,
+        norm: str,
+        residual: bool,
+        halo: Halo = NO_HALO,
+        split: Split = WHOLE,
+    ) -> Array:
+        split = self._split(x)
+        x = self._with_halo(x, split, split, conv_halo(conv1[0].shape[0]))
+        return self.local.block(x, conv1, weights, norm=norm, residual=residual, halo=_where(split), split=split)
+
+    def down_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
+        if self._split(x) == WHOLE:
+            return self.local.down_block(x, conv1, weights, res_conv, norm=norm)
+        return super().down_block(x, conv1, weights, res_conv, norm=norm)
+
+    def up_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
+        if self.layout.split(self._level(x) - 1) == WHOLE:
+            return self.local.up_block(x, conv1, weights, res_conv, norm=norm)
+        return super().up_block(x, conv1, weights, res_conv, norm=norm)
 
     def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
         split = self._split(x)

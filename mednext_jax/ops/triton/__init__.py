@@ -1,6 +1,6 @@
 """NVIDIA kernels of MedNeXt's blocks: channels first, bfloat16, called through jax-triton (extras `cuda12`, `cuda13`).
 
-Triton is imported only where it will be used.
+Opt-in by the environment variable MEDNEXT_JAX_KERNELS=triton. Triton is imported only where it will be used.
 """
 
 from __future__ import annotations
@@ -8,22 +8,29 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import os
 
 import jax
 
+from mednext_jax.errors import InputError
 from mednext_jax.ops.local import LocalOps
 
 # The tile table is Hopper's: other generations have less shared memory, or have not been measured.
 _CAPABILITY = "9."
+_SWITCH = "MEDNEXT_JAX_KERNELS"
 _LOG = logging.getLogger(__name__)
 
 
 def best_ops(*, dtype: str, norm: str = "group", grn: bool = False) -> LocalOps:
-    """The fused kernels where they run (Hopper GPU, bfloat16, instance norm, no GRN), else the XLA operations.
+    """The fused kernels where they are asked for and run (Hopper, bfloat16, instance norm, no GRN), else XLA's.
 
-    dtype, norm and grn are those of `MedNeXtConfig`. On a GPU that does not get the kernels, one log line says why.
+    dtype, norm and grn are those of `MedNeXtConfig`. If they are asked for and do not run, one log line says why.
+    Raises InputError for a value of MEDNEXT_JAX_KERNELS that is neither "xla" (the default) nor "triton".
     """
-    if jax.default_backend() != "gpu":
+    asked = os.environ.get(_SWITCH, "xla")
+    if asked not in ("xla", "triton"):
+        raise InputError(f"{_SWITCH} is not a kind of kernels.", expected="xla or triton", found=asked)
+    if asked == "xla":
         return LocalOps()
     reason = _refusal(jax.devices()[0], dtype, norm, grn)
     if reason:
@@ -41,14 +48,16 @@ def tell_once(message: str) -> None:
 
 
 def _refusal(device: jax.Device, dtype: str, norm: str, grn: bool) -> str | None:
+    if device.platform != "gpu":
+        return f"they run on NVIDIA GPUs, JAX's default device is a {device.platform}"
     if dtype != "bfloat16":
         return f"they compute in bfloat16, the configuration asks for {dtype}"
     if norm != "group" or grn:
         return "they have instance norm alone, without global response normalisation"
-    missing = [name for name in ("triton", "jax_triton") if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"not installed: {', '.join(missing)}; pip install 'mednext-jax[cuda13]' (or cuda12)"
     capability = str(getattr(device, "compute_capability", ""))
     if not capability.startswith(_CAPABILITY):
         return f"they are tuned for compute capability {_CAPABILITY}x, {device.device_kind} has {capability or 'none'}"
+    missing = [name for name in ("triton", "jax_triton") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}; pip install 'mednext-jax[cuda13]' (or cuda12)"
     return None

@@ -6,8 +6,6 @@ import pytest
 
 pytest.importorskip("triton")
 
-from mednext_jax.ops.local import LocalOps
-from mednext_jax.ops.triton import _refusal, best_ops
 from mednext_jax.ops.triton.table import TILES
 from mednext_jax.ops.triton.tiles import depthwise_tiles, has_kernel_size, mlp_tiles
 
@@ -47,18 +45,3 @@ def test_published_kernel_sizes_have_tiles() -> None:
     assert has_kernel_size(3)
     assert has_kernel_size(5)
     assert not has_kernel_size(9)
-
-
-class Device:
-    device_kind = "NVIDIA A100"
-    compute_capability = "8.0"
-
-
-def test_refusals_say_why() -> None:
-    assert "float32" in (_refusal(Device(), "float32", "group", False) or "")
-    assert "instance norm" in (_refusal(Device(), "bfloat16", "layer", False) or "")
-    assert "8.0" in (_refusal(Device(), "bfloat16", "group", False) or "")
-
-
-def test_without_a_gpu_the_operations_are_xlas() -> None:
-    assert type(best_ops(dtype="bfloat16")) is LocalOps
