@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mednext_jax.errors import InputError
 from mednext_jax.inference.on_device import Boxed, segment
 from mednext_jax.inference.sliding_window import Network, Window
+from mednext_jax.inference.tile_batch import choose_tile_batch, is_out_of_memory
 from mednext_jax.io.brain_masks import read_brain
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
@@ -28,6 +29,7 @@ from mednext_jax.preprocess.crop import nonzero_box, nonzero_region
 from mednext_jax.preprocess.normalise import find_scaling
 from mednext_jax.preprocess.pipeline import place_scan
 
+_LOG = logging.getLogger(__name__)
 Scan = str | os.PathLike | nib.Nifti1Image
 # Recipe fields that decide what the network sees and what its output means: one ensemble, one recipe.
 SHARED_FIELDS = (
@@ -74,7 +76,7 @@ class Predictor:
     step: distance of tiles as a fraction of the patch. tta: average over mirrors (the recipe's `mirror_axes`).
     threshold: a voxel is foreground if its foreground probability is above; None takes the recipe's (0.5 equals the
     argmax of two classes); with three or more classes None is the argmax.
-    tile_batch: tiles computed at once by a device; None chooses by device and patch.
+    tile_batch: tiles computed at once by a device; None chooses by its free memory. Halved when memory runs out.
     devices: those that share the tiles of a scan; None takes all of this process.
     skip_background: leave out tiles without a non-zero voxel of the scan. Their answer is taken to be background, and
     voxels that they would have shared with computed tiles change a little.
@@ -114,7 +116,8 @@ class Predictor:
             step,
             tuple(self.recipe.mirror_axes) if tta else (),
             self.recipe.average,
-            tile_batch or _default_tile_batch(self.recipe.patch_size),
+            tile_batch
+            or min(choose_tile_batch(_for_device(m.config), self.recipe.patch_size, devices[0]) for m in loaded),
             mesh=None if len(devices) == 1 else Mesh(np.array(devices), ("tiles",)),
             regions=self.recipe.regions_class_order,
         )
@@ -156,10 +159,20 @@ class Predictor:
     def infer(self, loaded: Loaded) -> Segmented:
         """The device's part, from the box to the box (`segment`); back on the host when it returns."""
         start = time.perf_counter()
-        label, probability = segment(
-            loaded.boxed, self._networks, self.window, self.threshold, skip_background=self.skip_background
-        )
+        label, probability = self._segment(loaded.boxed)
         return Segmented(label, probability, loaded, {**loaded.seconds, "device": time.perf_counter() - start})
+
+    def _segment(self, boxed: Boxed) -> tuple[np.ndarray, np.ndarray]:
+        """`segment` with as many tiles at once as the device's memory turns out to hold."""
+        while True:
+            try:
+                return segment(boxed, self._networks, self.window, self.threshold, skip_background=self.skip_background)
+            except jax.errors.JaxRuntimeError as error:
+                if self.window.tile_batch == 1 or not is_out_of_memory(error):
+                    raise
+            fewer = self.window.tile_batch // 2
+            _LOG.warning("out of memory with %d tiles at once: going on with %d", self.window.tile_batch, fewer)
+            self.window = dataclasses.replace(self.window, tile_batch=fewer)
 
     def finish(self, segmented: Segmented) -> Result:
         """The host's last part: from the box to the scan's grid, as images."""
@@ -203,13 +216,6 @@ def _for_device(config: MedNeXtConfig) -> MedNeXtConfig:
     """Float32 on a CPU, which gains nothing from bfloat16; nothing is differentiated, so nothing is recomputed."""
     dtype = "float32" if jax.default_backend() == "cpu" else config.dtype
     return dataclasses.replace(config, dtype=dtype, remat="none")
-
-
-def _default_tile_batch(patch_size: Sequence[int]) -> int:
-    """A CPU is busy with one tile; an accelerator gets about two patches of 128^3 voxels at once."""
-    if jax.default_backend() == "cpu":
-        return 1
-    return max(1, min(32, 2 * 128**3 // math.prod(patch_size)))
 
 
 def _require_one_recipe(models: Sequence[Model]) -> None:
