@@ -49,22 +49,22 @@ class Fold:
     @classmethod
     def from_dict(cls, values: Any, file: Path) -> Fold:
         """From JSON; raises InputError if it is something else."""
-        try:
-            fold = cls(**values)
-            lists = {name: tuple(getattr(fold, name) or ()) for name in ("channels", "spacing", "cases")}
-            fold = dataclasses.replace(fold, **lists | {"spacing": lists["spacing"] or None})
-            right = (fold.index == "all" or fold.index.isdigit()) and isinstance(fold.count, int)
-        except (TypeError, AttributeError):
-            right = False
-        if not right:
+        kinds = {"count": int, "channels": list, "cases": list, "spacing": list | None}
+        fields = {field.name: kinds.get(field.name, str) for field in dataclasses.fields(cls)}
+        right = isinstance(values, dict) and set(values) == set(fields)
+        right = right and all(isinstance(values[name], kind) for name, kind in fields.items())
+        right = right and all(isinstance(name, str) for name in (*values["channels"], *values["cases"]))
+        right = right and all(isinstance(size, int | float) for size in values["spacing"] or ())
+        if not (right and (values["index"] == "all" or values["index"].isdigit())):
             raise InputError(
                 "The scores do not say which fold they are of.",
                 file=file,
-                expected=f'"fold": an object with {", ".join(field.name for field in dataclasses.fields(cls))}',
+                expected=f'"fold": an object with {", ".join(fields)}',
                 found=str(values)[:200],
                 mend="validate this fold again: remove its validation and model folders and repeat its train command",
             )
-        return fold
+        frozen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**frozen)
 
 
 @dataclasses.dataclass(frozen=True)
