@@ -78,7 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--splits", default="kfold:5", help="kfold:K, loso:COLUMN, stratified:COLUMN or a splits_final.json"
     )
     prepare.add_argument("--labels", type=Path, default=None, help="derivatives folder with a BIDS data set's labels")
-    prepare.add_argument("--suffix", default=None, metavar="T2w", help="which scans of a BIDS data set")
+    prepare.add_argument(
+        "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,T2w: two channels"
+    )
 
     prepare.add_argument(
         "--regions", type=Path, default=None, metavar="MASKS", help="region maps (default: DATASET/regions if there)"

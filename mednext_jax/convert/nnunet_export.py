@@ -35,7 +35,7 @@ def write_v1(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str
 
     Raises InputError if the fork has no trainer for the network or its format cannot express the recipe.
     """
-    notes = []
+    notes = _check_recipes(folds)
     save = torch_save()
     with atomic_directory(target) as folder:
         for number, source in enumerate(folds.values()):
@@ -76,7 +76,7 @@ def write_v2(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str
     save = torch_save()
     first = next(iter(folds.values()))
     plans, dataset = _plans_v2(first.config, first.recipe), _dataset_v2(first.recipe)
-    notes = []
+    notes = _check_recipes(folds)
     with atomic_directory(target) as folder:
         (folder / "plans.json").write_text(json.dumps(plans, indent=4) + "\n")
         (folder / "dataset.json").write_text(json.dumps(dataset, indent=4) + "\n")
@@ -110,6 +110,16 @@ def write_v2(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str
         "install the class with: pip install git+https://github.com/MIC-DKFZ/MedNeXt"
     )
     return list(dict.fromkeys(notes))
+
+
+def _check_recipes(folds: Mapping[str, Source]) -> list[str]:
+    """What nnU-Net does not do by itself; raises InputError for regions, whose label values a recipe does not hold."""
+    recipe = next(iter(folds.values())).recipe
+    if recipe.regions_class_order is not None:
+        raise InputError("A model of overlapping regions cannot be written for nnU-Net.", mend="use --to mic")
+    if not recipe.cleaning:
+        return []
+    return [f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting"]
 
 
 _EXTRA_HEADS = [f"out_{i}." for i in range(1, LEVELS + 1)]

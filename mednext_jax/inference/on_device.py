@@ -84,7 +84,7 @@ def segment(
         resampling.thick_axis,
     )
     evidence = window_on_device(window, networks, ready, starts)
-    label, probability = _decide_on_device(evidence, resampling.back, threshold, window.average)
+    label, probability = _decide_on_device(evidence, resampling.back, threshold, window.kind, window.regions)
     inside = tuple(slice(o, o + n) for o, n in zip(origin, outer, strict=True))
     return np.asarray(label)[inside], np.asarray(probability)[inside]
 
@@ -117,12 +117,21 @@ class _Resampling:
         return cls((there[0], there[1], there[2]), (back[0], back[1], back[2]), thick)
 
 
-def decide(classes: jax.Array, threshold: float | None) -> tuple[jax.Array, jax.Array]:
+def decide(
+    classes: jax.Array, threshold: float | None, regions: tuple[int, ...] | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Label (...) uint8 and foreground probability from the probabilities (..., n) of n foreground classes.
 
     threshold: a voxel is foreground, of its most probable class, if the foreground's probability is above; None is the
     argmax over background and classes (a tie is background).
+    regions: `classes` are regions; each that is above the threshold (None: 0.5) writes its value, later over earlier
+    (nnU-Net), and the foreground's probability is the largest of theirs.
     """
+    if regions is not None:
+        label = jnp.zeros(classes.shape[:-1], jnp.uint8)
+        for i, value in enumerate(regions):
+            label = jnp.where(classes[..., i] > (0.5 if threshold is None else threshold), jnp.uint8(value), label)
+        return label, classes.max(-1)
     probability = jnp.clip(classes.sum(-1), 0, 1)
     foreground = classes.max(-1) > 1 - probability if threshold is None else probability > threshold
     return jnp.where(foreground, classes.argmax(-1) + 1, 0).astype(jnp.uint8), probability
@@ -153,12 +162,12 @@ def _make_ready(volume, region, scaling, box, inner, matrices, thick_axis):
     return jnp.where(_inside(y.shape, inner), y, 0)
 
 
-@functools.partial(jax.jit, static_argnames=("threshold", "average"))
-def _decide_on_device(evidence, matrices, threshold, average):
+@functools.partial(jax.jit, static_argnames=("threshold", "kind", "regions"))
+def _decide_on_device(evidence, matrices, threshold, kind, regions):
     """Label and foreground probability on the stored box, from evidence on the network's volume."""
     for axis in range(0 if matrices is None else 3):
         evidence = _along(evidence, matrices[axis], axis)
-    return decide(foreground_probabilities(evidence, average), threshold)
+    return decide(foreground_probabilities(evidence, kind), threshold, regions)
 
 
 def _along(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:

@@ -2,6 +2,7 @@
 
 What is accumulated is the network's *evidence* for the foreground classes, (d, h, w, num_classes - 1): logits minus
 the background's logit, or softmax probabilities. Both determine the rest, so that a binary network needs one channel.
+For overlapping regions it is their logits, (d, h, w, num_classes).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Window:
     tile_batch: int = 1
     bucket: int = 64
     mesh: Mesh | None = None
+    regions: tuple[int, ...] | None = None  # the recipe's regions_class_order
 
     @property
     def tiles_at_once(self) -> int:
@@ -62,7 +64,12 @@ class Window:
     @property
     def background(self) -> float:
         """The evidence that stands for certain background."""
-        return BACKGROUND_LOGIT if self.average == "logits" else 0.0
+        return 0.0 if self.kind == "softmax" else BACKGROUND_LOGIT
+
+    @property
+    def kind(self) -> str:
+        """What the evidence is: 'logits' or 'softmax' of classes, or 'sigmoid': the logits of regions."""
+        return self.average if self.regions is None else "sigmoid"
 
 
 def sliding_window(
@@ -104,11 +111,16 @@ def window_on_device(window: Window, networks: Sequence[Network], volume: jax.Ar
     return _average(window, total, weight, shape[0])
 
 
-def foreground_probabilities(evidence: jax.Array | np.ndarray, average: str) -> jax.Array:
-    """Probabilities (..., num_classes - 1) of the foreground classes; what is missing to 1 is background."""
+def foreground_probabilities(evidence: jax.Array | np.ndarray, kind: str) -> jax.Array:
+    """Probabilities (..., num_classes - 1) of the foreground classes; what is missing to 1 is background.
+
+    Of regions (`kind` 'sigmoid') each its own (..., num_classes).
+    """
     evidence = jnp.asarray(evidence)
-    if average == "softmax":
+    if kind == "softmax":
         return evidence
+    if kind == "sigmoid":
+        return jax.nn.sigmoid(evidence)
     background = jnp.zeros_like(evidence[..., :1])
     return jax.nn.softmax(jnp.concatenate([background, evidence], -1), -1)[..., 1:]
 
@@ -130,7 +142,9 @@ def _evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> 
     if isinstance(logits, tuple):
         logits = logits[0]  # deep supervision: full resolution first
     logits = logits.astype(jnp.float32)
-    if window.average == "softmax":
+    if window.kind == "sigmoid":
+        return logits
+    if window.kind == "softmax":
         return jax.nn.softmax(logits, -1)[..., 1:]
     return logits[..., 1:] - logits[..., :1]
 

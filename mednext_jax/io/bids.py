@@ -69,20 +69,30 @@ def find_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
 def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | None = None) -> RawDataset:
     """List a BIDS data set with the label maps of a derivatives folder `labels`.
 
-    A scan sub-01_T2w takes the one file sub-01[_...]_mask or _dseg (brain masks left out). What the values mean is
-    read from a dseg.tsv (columns index, name) at the top of `labels`; without one, 1 is "pvs".
+    `suffix`: which contrast, or several with commas (T1w,T2w), which are the channels of one case. A scan sub-01_T2w
+    takes the one file sub-01[_...]_mask or _dseg (brain masks left out). What the values mean is read from a dseg.tsv
+    (columns index, name) at the top of `labels`; without one, 1 is "pvs".
     Raises InputError as `find_scans` does; missing and ambiguous label maps are collected in `problems`.
     """
     root, labels = Path(root), Path(labels)
     if not labels.is_dir():
         raise InputError("The folder of label maps is missing.", file=labels, mend="check --labels")
     files = sorted(path for path in labels.rglob("sub-*") if path.name.endswith(NIFTI_ENDINGS))
-    scans = find_scans(root, suffix)
+    channels = [find_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
+    names = tuple(scans[0].suffix for scans in channels)
+    by_id = [{scan.id: scan for scan in scans} for scans in channels]
     cases, problems = [], []
-    for scan in scans:
+    for case in sorted(set().union(*by_id)):
+        there = [scans[case] for scans in by_id if case in scans]
+        scan = there[0]
+        if len(there) < len(channels):
+            what, mend = f"Case {case} does not have every channel.", "add the scan, or take the case out"
+            listed = ", ".join(scan.path.name for scan in there)
+            problems.append(Problem(what, str(scan.path.parent), ", ".join(names), listed, mend))
+            continue
         found = [path for path in files if _belongs(path, scan)]
         if len(found) == 1:
-            cases.append(RawCase(scan.id, (scan.path,), found[0], scan.subject))
+            cases.append(RawCase(case, tuple(scan.path for scan in there), found[0], scan.subject))
             continue
         problems.append(
             Problem(
@@ -96,7 +106,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     return RawDataset(
         name=root.resolve().name,
         root=root,
-        channel_names=(scans[0].suffix,),
+        channel_names=names,
         labels=_lookup(labels),
         ignore_label=None,
         regions_class_order=None,

@@ -18,8 +18,8 @@ INTENSITY_KEYS = ("mean", "std", "percentile_00_5", "percentile_99_5")
 
 # Fields that JSON holds as lists.
 _TUPLES = (
-    *("channel_names", "patch_size", "spacing", "cleaning", "normalisation", "intensity_properties"),
-    "mirror_axes",
+    *("channel_names", "regions_class_order", "patch_size", "spacing", "cleaning", "normalisation"),
+    *("intensity_properties", "mirror_axes"),
 )
 
 
@@ -33,6 +33,8 @@ class Recipe:
     channel_names: tuple[str, ...] = ("MRI",)
     # Consecutive from 0, which is the background.
     labels: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"background": 0, "PVS": 1})
+    # For overlapping regions (sigmoid outputs): the label value that each writes, later over earlier; None: softmax.
+    regions_class_order: tuple[int, ...] | None = None
     patch_size: tuple[int, int, int] = (128, 128, 128)  # voxels
     spacing: tuple[float, float, float] | None = None  # mm; None keeps each scan's own
     orientation: str | None = "RAS"  # None leaves the axes as they are stored (nnU-Net's way)
@@ -63,6 +65,7 @@ class Recipe:
         channels, labels, patch, spacing = self.channel_names, self.labels, self.patch_size, self.spacing
         named = isinstance(channels, tuple) and len(channels) > 0 and all(isinstance(c, str) for c in channels)
         count = len(channels) if named else -1
+        values = len(labels) if isinstance(labels, Mapping) else 0
         norms = self.normalisation if isinstance(self.normalisation, tuple) else ()
         return {
             "channel_names": (named, "at least one name"),
@@ -72,6 +75,11 @@ class Recipe:
                 and all(isinstance(name, str) and type(value) is int for name, value in labels.items())
                 and sorted(labels.values()) == list(range(len(labels))),
                 "names for the values 0, 1, 2, ..., each once; 0 is the background",
+            ),
+            "regions_class_order": (
+                self.regions_class_order is None
+                or (isinstance(self.regions_class_order, tuple) and {*self.regions_class_order} == {*range(1, values)}),
+                "each label value but 0 once, or null",
             ),
             "patch_size": (
                 _three(patch) and all(type(p) is int and 0 < p <= 4096 and p % EXTENT_MULTIPLE == 0 for p in patch),
@@ -111,7 +119,7 @@ class Recipe:
         """Raise InputError if channels or labels are not as many as the network's."""
         pairs = (
             ("channel_names", len(self.channel_names), "input channels", config.in_channels),
-            ("labels", len(self.labels), "classes", config.num_classes),
+            ("labels", len(self.labels) - (self.regions_class_order is not None), "classes", config.num_classes),
         )
         for name, found, what, expected in pairs:
             if found != expected:

@@ -65,9 +65,10 @@ def prepare(
     """Verify and preprocess a data set into the folder (or gs://, s3:// URL) `out`; prints a summary.
 
     `dataset`: an nnU-Net raw data set, or a BIDS one with its label maps in the derivatives folder `labels` (`suffix`
-    chooses among T1w, T2w, ...). `spacing`: mm, isotropic or three along (d, h, w) = (z, y, x); "median" (nnU-Net's
-    rule) or None, each scan's own. `splits`: see data.splits.make_splits. `regions`: a folder of region maps (see
-    pvs.regions; default: `dataset`/regions if it is one), by which validation scores are told apart.
+    chooses among T1w, T2w, ...; with commas: several channels). `spacing`: mm, isotropic or three along (d, h, w) =
+    (z, y, x); "median" (nnU-Net's rule) or None, each scan's own. `splits`: see data.splits.make_splits. `regions`: a
+    folder of region maps (see pvs.regions; default: `dataset`/regions if it is one), by which validation scores are
+    told apart.
     `n4`, `denoise`, `brain_masks` (a folder, see io.brain_masks): see preprocess.clean; all off by default.
     Raises InputError with all problems together, or if `out` holds a data set made with other settings.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -69,17 +70,18 @@ class Experiment:
         """Open the data set and build the rest; raises InputError when the two do not fit."""
         store = CaseStore.open(config.data)
         training_ids, validation_ids = fold_cases(store, config.fold)
-        meta, labels = store.meta, _plain_labels(store)
+        meta, (labels, regions) = store.meta, _outputs(store)
         architecture = MedNeXtConfig.from_dict(
             {
                 **config.model.to_dict(),
                 "in_channels": len(meta.channel_names),
-                "num_classes": len(labels),
+                "num_classes": len(labels) if regions is None else len(regions),
             }
         )
         mesh = make_mesh(config.mesh.data, config.mesh.space, config.mesh.height)
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
-        values = sorted(labels.values()) + ([] if meta.ignore_label is None else [meta.ignore_label])
+        values = sorted({0, *itertools.chain(*meta.classes.values())})
+        values += [] if meta.ignore_label is None else [meta.ignore_label]
         augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
         apply = spread(architecture, mesh, _ops(architecture))
         state = state_like(functools.partial(initial_state, config, architecture), mesh, shared=config.mesh.share_state)
@@ -101,12 +103,10 @@ class Experiment:
             mesh=mesh,
             state_like=state,
             train_step=compiled_together(
-                make_train_step(config, apply, augment, mesh, state, ignore_label=meta.ignore_label)
+                make_train_step(config, apply, augment, mesh, state, ignore_label=meta.ignore_label, regions=regions)
             ),
             validation_step=compiled_together(
-                make_validation_step(
-                    config, apply, mesh, state.params, classes=len(labels), ignore_label=meta.ignore_label
-                )
+                make_validation_step(config, apply, mesh, state.params, ignore_label=meta.ignore_label, regions=regions)
             ),
             training=sampler,
             validation=dataclasses.replace(
@@ -116,6 +116,7 @@ class Experiment:
             recipe=Recipe(
                 channel_names=meta.channel_names,
                 labels=labels,
+                regions_class_order=None if regions is None else meta.regions_class_order,
                 patch_size=tuple(config.patch_size),
                 spacing=meta.spacing,
                 cleaning=meta.cleaning,
@@ -209,17 +210,25 @@ def fold_cases(store: CaseStore, fold: str) -> tuple[tuple[str, ...], tuple[str,
     return tuple(split["train"]), tuple(split["val"])
 
 
-def _plain_labels(store: CaseStore) -> dict[str, int]:
-    """Label name -> value; raises InputError for regions (unions of labels), which a softmax cannot tell apart."""
-    regions = [name for name, value in store.meta.labels.items() if isinstance(value, tuple)]
-    if regions:
+def _outputs(store: CaseStore) -> tuple[dict[str, int], tuple[tuple[int, ...], ...] | None]:
+    """Label name -> value in a predicted mask, and for region labels the stored values of each region, else None.
+
+    Raises InputError for a class order that does not number the regions 1, 2, ...
+    """
+    meta = store.meta
+    if meta.regions_class_order is None:
+        return {name: int(value) for name, value in meta.labels.items() if isinstance(value, int)}, None
+    order, regions = meta.regions_class_order, tuple(meta.classes.values())
+    if sorted(order) != list(range(1, len(regions) + 1)):
         raise InputError(
-            "The data set has region labels, which cannot be trained yet.",
+            "The class order of the regions does not give each its own value.",
             file=store.path,
-            found=", ".join(regions),
-            mend="give each label one value",
+            expected=f"regions_class_order with the values 1 to {len(regions)}",
+            found=order,
+            mend="correct dataset.json and prepare the data set again",
         )
-    return {name: int(value) for name, value in store.meta.labels.items() if isinstance(value, int)}
+    names = [name for name, value in meta.labels.items() if value not in (0, (0,))]
+    return {"background": 0, **dict(zip(names, order, strict=True))}, regions
 
 
 def _weights_of(config: ConfigDict, architecture: MedNeXtConfig) -> Any:

@@ -1,4 +1,7 @@
-"""The training loss: soft Dice and cross entropy as in nnU-Net, two options for thin structures, deep supervision."""
+"""The training loss: soft Dice and cross entropy as in nnU-Net, two options for thin structures, deep supervision.
+
+The outputs are classes that exclude each other (softmax), or regions that may overlap (sigmoid).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ import jax.numpy as jnp
 
 SMOOTH = 1e-5
 
+# The label values of each region; None: the outputs are the classes 0, 1, ...
+Regions = Sequence[Sequence[int]] | None
+
 
 def segmentation_loss(
     logits: jax.Array | Sequence[jax.Array],
@@ -17,13 +23,15 @@ def segmentation_loss(
     terms: Mapping[str, Any],
     *,
     ignore_label: int | None = None,
+    regions: Regions = None,
 ) -> jax.Array:
     """The weighted sum of the terms of `config.loss`, over all heads; a float32 scalar.
 
     `logits`: (n, d, h, w, classes), or a tuple of such with each extent halved from one to the next.
     `labels`: (n, d, h, w) integers; below 0 counts as background, `ignore_label` does not count at all.
     `terms`: weights `dice`, `cross_entropy`, `focal_tversky`, `cldice`, the switch `batch_dice` and the weights
-    `deep_supervision` of the heads. Source: nnunetv2 `DC_and_CE_loss`, `DeepSupervisionWrapper`.
+    `deep_supervision` of the heads. Source: nnunetv2 `DC_and_CE_loss`, `DC_and_BCE_loss` (regions),
+    `DeepSupervisionWrapper`.
     """
     heads = (logits,) if isinstance(logits, jax.Array) else tuple(logits)
     weights = head_weights(terms["deep_supervision"], len(heads))
@@ -31,7 +39,7 @@ def segmentation_loss(
     for level, (head, weight) in enumerate(zip(heads, weights, strict=True)):
         if weight:
             target = every_nth(labels, 2**level)
-            total += weight * _one_head(head, target, terms, ignore_label)
+            total += weight * _one_head(head, target, terms, ignore_label, regions)
     return total
 
 
@@ -47,24 +55,36 @@ def every_nth(labels: jax.Array, n: int) -> jax.Array:
     return labels[:, part, part, part]
 
 
-def _one_head(logits: jax.Array, labels: jax.Array, terms: Mapping[str, Any], ignore_label: int | None) -> jax.Array:
+def foreground(labels: jax.Array, outputs: int, regions: Regions) -> jax.Array:
+    """Which voxels (n, d, h, w) belong to each foreground class, or to each region: boolean (n, d, h, w, k)."""
+    if regions is None:
+        return labels[..., None] == jnp.arange(1, outputs)
+    return jnp.stack([jnp.isin(labels, jnp.asarray(values)) for values in regions], -1)
+
+
+def _one_head(
+    logits: jax.Array, labels: jax.Array, terms: Mapping[str, Any], ignore_label: int | None, regions: Regions
+) -> jax.Array:
     logits = logits.astype(jnp.float32)
     classes = logits.shape[-1]
     counted = jnp.ones(labels.shape, bool) if ignore_label is None else labels != ignore_label
     labels = jnp.where(counted, jnp.maximum(labels, 0), 0)
-    target = jax.nn.one_hot(labels, classes, dtype=jnp.float32)  # (n, d, h, w, classes)
     mask = counted[..., None].astype(jnp.float32)
-    foreground = jax.nn.softmax(logits)[..., 1:] * mask
-    target_foreground = target[..., 1:] * mask
+    target = foreground(labels, classes, regions) * mask  # (n, d, h, w, k)
+    probability = (jax.nn.softmax(logits)[..., 1:] if regions is None else jax.nn.sigmoid(logits)) * mask
     total = jnp.zeros((), jnp.float32)
     if terms["dice"]:
-        total -= terms["dice"] * soft_dice(foreground, target_foreground, terms["batch_dice"])
+        total -= terms["dice"] * soft_dice(probability, target, terms["batch_dice"])
     if terms["cross_entropy"]:
-        total += terms["cross_entropy"] * cross_entropy(logits, target, counted)
+        if regions is None:
+            entropy = cross_entropy(logits, jax.nn.one_hot(labels, classes, dtype=jnp.float32), counted)
+        else:
+            entropy = binary_cross_entropy(logits, target, None if ignore_label is None else mask)
+        total += terms["cross_entropy"] * entropy
     if terms["focal_tversky"]:
-        total += terms["focal_tversky"] * focal_tversky(foreground, target_foreground)
+        total += terms["focal_tversky"] * focal_tversky(probability, target)
     if terms["cldice"]:
-        total += terms["cldice"] * soft_cldice(foreground, target_foreground)
+        total += terms["cldice"] * soft_cldice(probability, target)
     return total
 
 
@@ -87,6 +107,17 @@ def cross_entropy(logits: jax.Array, target: jax.Array, counted: jax.Array) -> j
     """
     each = -jnp.sum(jax.nn.log_softmax(logits) * target, -1)
     return jnp.sum(each * counted) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def binary_cross_entropy(logits: jax.Array, target: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Mean over voxels and regions of -log sigmoid; `logits`, `target` (n, d, h, w, regions).
+
+    With a `mask` (n, d, h, w, 1), as nnU-Net: the mean over its voxels of the sum over regions.
+    """
+    each = -target * jax.nn.log_sigmoid(logits) - (1 - target) * jax.nn.log_sigmoid(-logits)
+    if mask is None:
+        return jnp.mean(each)
+    return jnp.sum(each * mask) / jnp.maximum(jnp.sum(mask), 1e-8)
 
 
 def focal_tversky(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mednext_jax.parallel.mesh import over_samples, replicated
 from mednext_jax.parallel.parameters import shardings_of
-from mednext_jax.train.loss import segmentation_loss
+from mednext_jax.train.loss import Regions, foreground, segmentation_loss
 from mednext_jax.train.optimiser import make_optimiser, make_schedule
 from mednext_jax.train.state import TrainState
 
@@ -29,6 +29,7 @@ def make_train_step(
     state_like: TrainState,
     *,
     ignore_label: int | None = None,
+    regions: Regions = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The jitted pure step (state, batch) -> (state, metrics); `state` is donated.
 
@@ -43,7 +44,7 @@ def make_train_step(
     terms = config.loss.to_dict()
 
     def loss_of(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-        return segmentation_loss(apply(params, image), label, terms, ignore_label=ignore_label)
+        return segmentation_loss(apply(params, image), label, terms, ignore_label=ignore_label, regions=regions)
 
     def loss_and_gradient(params: Any, image: jax.Array, label: jax.Array) -> tuple[jax.Array, Any]:
         if parts == 1:
@@ -105,24 +106,25 @@ def make_validation_step(
     mesh: Mesh,
     params_like: Any,
     *,
-    classes: int,
     ignore_label: int | None = None,
+    regions: Regions = None,
 ) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
     """The jitted (params, batch) -> loss and the voxel counts for the pseudo Dice, without augmentation.
 
     `params_like` (arrays or shapes) has the shardings of the parameters.
-    `true_positive`, `false_positive`, `false_negative`: (classes - 1,) float32, of the full-resolution head's
-    argmax, summed over the batch.
+    `true_positive`, `false_positive`, `false_negative`: float32 for each foreground class of the full-resolution
+    head's argmax, or for each region, summed over the batch.
     """
     terms = config.loss.to_dict()
 
     def step(params: Any, batch: dict[str, jax.Array]) -> Metrics:
         logits, label = apply(params, batch["image"]), batch["label"]
-        loss = segmentation_loss(logits, label, terms, ignore_label=ignore_label)
+        loss = segmentation_loss(logits, label, terms, ignore_label=ignore_label, regions=regions)
         full = logits if isinstance(logits, jax.Array) else logits[0]
         counted = jnp.ones(label.shape, bool) if ignore_label is None else label != ignore_label
-        found = jnp.argmax(full, -1)[..., None] == jnp.arange(1, classes)  # (n, d, h, w, classes - 1)
-        true = label[..., None] == jnp.arange(1, classes)
+        outputs = full.shape[-1]
+        found = full > 0 if regions else foreground(jnp.argmax(full, -1), outputs, None)  # (n, d, h, w, k)
+        true = foreground(label, outputs, regions)
 
         def count(voxels: jax.Array) -> jax.Array:
             return jnp.sum(voxels & counted[..., None], (0, 1, 2, 3), dtype=jnp.float32)

@@ -41,23 +41,32 @@ def validate_scans(
     at all. Against labels that were resampled the scores differ a little from those on the scan's own grid, which
     `mednext-jax evaluate` gives for the written masks. With `pictures`, draws the first cases into that folder.
     """
-    window = Window(recipe.patch_size, mirror_axes=recipe.mirror_axes, average=recipe.average)
-    threshold = recipe.threshold if len(recipe.labels) == 2 else None
+    window = Window(
+        recipe.patch_size,
+        mirror_axes=recipe.mirror_axes,
+        average=recipe.average,
+        regions=recipe.regions_class_order,
+    )
+    threshold = recipe.threshold if len(recipe.labels) == 2 or recipe.regions_class_order is not None else None
     scores, masks = {}, {}
     names = {value: name for name, value in store.meta.regions.items()}
     for number, case in enumerate(fold.cases):
         image, label = store.read(case)
         evidence = sliding_window(window, [network], image)
-        found, _ = decide(foreground_probabilities(evidence, window.average), threshold)
+        counted = label != store.meta.ignore_label  # all of them without such a label
+        label = label * counted
+        found, _ = decide(foreground_probabilities(evidence, window.kind), threshold, window.regions)
         record = store.record(case)
         properties = Properties.from_dict(record["properties"])
-        scores[case] = evaluate_case(np.asarray(found), label, properties.resampled_spacing, store.regions(case), names)
+        scores[case] = evaluate_case(
+            np.asarray(found) * counted, label, properties.resampled_spacing, store.regions(case), names
+        )
         if pictures is not None and number < PICTURES:
             title = f"{case}, Dice {scores[case][WHOLE]['dice']:.3f}"
             draw_case(image, label, np.asarray(found), title, pictures / f"{case}.png")
         if folder is not None:
             whole = restore(evidence, properties, fill=window.background)
-            mask, _ = decide(foreground_probabilities(whole, window.average), threshold)
+            mask, _ = decide(foreground_probabilities(whole, window.kind), threshold, window.regions)
             masks[case] = _on_scan(np.asarray(mask), record)
     if folder is not None:
         with atomic_directory(folder) as new:

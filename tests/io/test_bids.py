@@ -87,6 +87,16 @@ def test_label_maps_are_matched_by_their_entities(tree):
     assert dataset.participants["sub-01_ses-1"]["site"] == "A" and dataset.subjects["sub-01_ses-1"] == "sub-01"
 
 
+def test_several_contrasts_are_channels(tree):
+    root = tree(("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T2w.nii.gz"))
+    labels = tree(("sub-01_mask.nii.gz", "sub-02_mask.nii.gz"), "labels")
+    dataset = read_bids(root, labels, "T1w,T2w")
+    assert dataset.channel_names == ("T1w", "T2w")
+    (case,) = dataset.cases
+    assert case.id == "sub-02" and [path.name for path in case.images] == ["sub-02_T1w.nii.gz", "sub-02_T2w.nii.gz"]
+    assert [problem.what for problem in dataset.problems] == ["Case sub-01 does not have every channel."]
+
+
 def test_the_lookup_table_names_the_labels(tree):
     root, labels = tree(SCANS[:1]), tree(("sub-02/sub-02_dseg.nii.gz",), "labels")
     table = labels / "desc-pvs_dseg.tsv"

@@ -46,6 +46,19 @@ def test_golden_values(changes, expected):
     assert float(segmentation_loss(logits, labels, {**TERMS, **changes})) == pytest.approx(expected, abs=1e-6)
 
 
+# nnunetv2 2.8.1 DC_and_BCE_loss on golden_input()'s logits and the labels 0, 1, 2, 3 in turn; regions {1, 2} and {2}.
+@pytest.mark.parametrize(
+    ("batch_dice", "ignore_label", "expected"),
+    [(False, None, 0.7307163), (True, None, 0.7307155), (False, 3, 1.8000513)],
+)
+def test_golden_values_of_regions(batch_dice, ignore_label, expected):
+    logits, labels = golden_input()
+    labels = jnp.arange(labels.size).reshape(labels.shape) % 4
+    terms = {**TERMS, "batch_dice": batch_dice}
+    loss = segmentation_loss(logits, labels, terms, ignore_label=ignore_label, regions=((1, 2), (2,)))
+    assert float(loss) == pytest.approx(expected, abs=2e-6)
+
+
 def test_tversky_index_golden_value():
     logits, labels = golden_input()
     probability = jax.nn.softmax(logits)[..., 1:]

@@ -119,7 +119,7 @@ def test_validation_counts_voxels():
     mesh = make_mesh(devices=jax.devices()[:1])
     params, batch = first_params(), a_batch()
     batch["label"][0, 0] = -1
-    metrics = make_validation_step(config, apply, mesh, params, classes=2)(params, batch)
+    metrics = make_validation_step(config, apply, mesh, params)(params, batch)
     found = np.argmax(apply(params, batch["image"]), -1)
     assert float(metrics["true_positive"][0]) == np.sum((found == 1) & (batch["label"] == 1))
     assert float(metrics["false_positive"][0]) == np.sum((found == 1) & (batch["label"] != 1))
