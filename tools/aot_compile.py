@@ -5,8 +5,8 @@
     python tools/aot_compile.py configs/mednet_pvs_t2w.py --topology local
 
 `--topology local` compiles for the devices present. Per device: memory against the chip's, FLOPs, bytes, and the
-time that the compiler's own cost model gives: an estimate, nothing runs. Collectives that a loop repeats are counted
-once, and so is the loop over a volume's tiles.
+time that the compiler's own cost model gives: an estimate, nothing runs. What a loop repeats is counted once, and
+the cost model knows no time for it: the prediction's time is that of the network on one tile, times mirrors and tiles.
 
 Exit status 1 if a program does not fit, 2 for a call or configuration that is wrong.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is opened, so several compilations may run at once
 }
 
 
@@ -59,7 +61,13 @@ def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
     except Exception as error:  # the compiler's own error type differs between backends
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return row | {"fits": False, "error": str(error)[:500], "compile_seconds": time.monotonic() - start}
+        needed = re.search(r"required for[^(]*\(([\d.]+)G\)", str(error))
+        return row | {
+            "fits": False,
+            "temporaries": round(float(needed[1]) * 2**30) if needed else None,
+            "error": str(error)[:500],
+            "compile_seconds": time.monotonic() - start,
+        }
     row["compile_seconds"] = time.monotonic() - start
     memory = compiled.memory_analysis()
     row["arguments"], row["temporaries"] = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -69,7 +77,7 @@ def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
     cost = cost[0] if isinstance(cost, list) else cost
     row["flops"], row["bytes"] = cost.get("flops"), cost.get("bytes accessed")
     estimate = cost.get("optimal_seconds", -1.0)
-    row["estimated_seconds"] = estimate if estimate > 0 else None  # below 0: a loop whose length is not known
+    row["estimated_seconds"] = estimate if estimate > 0 else None  # below 0: a loop, or a device without a cost model
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for collective in collectives(compiled.as_text()):
@@ -101,6 +109,32 @@ def show(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def table_row(row: dict[str, Any], topology: str, mesh: str) -> str:
+    """The same as a row of TABLE_HEAD."""
+
+    def scaled(value: float | None, unit: float, digits: int) -> str:
+        return "-" if value is None else f"{value / unit:.{digits}f}"
+
+    moved = row.get("collectives", {})
+    cells = [
+        *(row["program"], topology, mesh, scaled(row["memory_limit"], 2**30, 1)),
+        *(scaled(row.get(name), 2**30, 2) for name in ("arguments", "temporaries", "peak")),
+        {True: "yes", False: "**no**", None: "?"}[row["fits"]],
+        scaled(row.get("flops"), 1e12, 2),
+        scaled(row.get("bytes"), 2**30, 1),
+        scaled(row.get("estimated_seconds"), 1e-3, 1),
+        ", ".join(f"{kind} {m['count']} x {m['bytes'] / 2**20:.1f} MiB" for kind, m in moved.items()) or "-",
+        f"{row['compile_seconds']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+TABLE_HEAD = (
+    "| program | topology | mesh | memory (GiB) | arguments | temporaries | peak | fits | TFLOP | GiB moved | "
+    "estimate (ms) | collectives | compile (s) |\n" + "| --- " * 13 + "|"
+)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", help="FILE.py or FILE.py:ARGUMENT")
@@ -113,6 +147,7 @@ def main() -> int:
     parser.add_argument("--programs", default="train,predict")
     parser.add_argument("--volume", default="256,256,256", help="d,h,w of the predicted volume")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--markdown", action="store_true", help="print rows of a table")
     arguments, overrides = parser.parse_known_args()
 
     devices = devices_of(arguments.topology)
@@ -121,22 +156,26 @@ def main() -> int:
     from mednext_jax.errors import InputError
     from mednext_jax.parallel.mesh import make_mesh
     from mednext_jax.train.config import load_config
-    from tools.programs import lower_prediction, lower_train_step
+    from tools.programs import lower_prediction, lower_tile, lower_train_step, rounds_of_tiles
 
     rows = []
     try:
         config = load_config(arguments.config, overrides)
         data, space, height = map(int, arguments.mesh.split(","))
         mesh = make_mesh(data, space, height, devices=devices if data == -1 else devices[: data * space * height])
+        used, volume = np.asarray(mesh.devices), tuple(map(int, arguments.volume.split(",")))
+        if arguments.markdown:
+            print(TABLE_HEAD)
         for name in arguments.programs.split(","):
             if name == "train":
-                lowered = lower_train_step(config, mesh)
+                row = compile_and_measure(name, lower_train_step(config, mesh), devices[0])
             else:
-                lowered = lower_prediction(
-                    config, np.asarray(mesh.devices), tuple(map(int, arguments.volume.split(",")))
-                )
-            rows.append(compile_and_measure(name, lowered, devices[0]))
-            print(show(rows[-1]), flush=True)
+                row = compile_and_measure(name, lower_prediction(config, used, volume), devices[0])
+                tile = compile_and_measure("tile", lower_tile(config, devices[0]), devices[0]).get("estimated_seconds")
+                row["estimated_seconds"] = tile and tile * rounds_of_tiles(config, mesh.size, volume)
+            rows.append(row)
+            shape = ",".join(map(str, used.shape))
+            print(table_row(row, arguments.topology, shape) if arguments.markdown else show(row), flush=True)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

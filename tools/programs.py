@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from mednext_jax.data.augment import make_augment, read_size
@@ -35,10 +36,10 @@ def abstract_params(network: MedNeXtConfig) -> Any:
     return jax.eval_shape(MedNeXt(network).init, jax.random.key(0), image)["params"]
 
 
-def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    """One step on a batch as read from a data set of one channel and one foreground label."""
+def lower_train_step(config: ConfigDict, mesh: Mesh, ops: LocalOps | None = None) -> jax.stages.Lowered:
+    """One step on a batch as read from a data set of one channel and one foreground label; `ops` of a device."""
     network = network_of(config)
-    ops = LocalOps(platform=mesh.devices.flat[0].platform)
+    ops = ops or LocalOps(platform=mesh.devices.flat[0].platform)
     augment = make_augment(config, mesh, labels=(0, 1))
     state = state_like(functools.partial(initial_state, config, network), mesh, shared=config.mesh.share_state)
     step = make_train_step(config, spread(network, mesh, ops), augment, mesh, state)
@@ -53,10 +54,9 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
 
 def lower_prediction(config: ConfigDict, devices: np.ndarray, volume: tuple[int, int, int]) -> jax.stages.Lowered:
     """All tiles of one `volume` (d, h, w) with mirrors, spread over `devices`."""
-    network = dataclasses.replace(network_of(config), remat="none")
-    net = MedNeXt(network, LocalOps(platform=devices.flat[0].platform))
+    network, apply = _inference_network(config, devices.flat[0].platform)
     mesh = Mesh(devices.reshape(-1), ("tiles",))
-    window = Window(tuple(config.patch_size), mirror_axes=tuple(config.augment.mirror_axes), mesh=mesh)
+    window = _window(config, mesh)
     shape = bucket_shape(volume, window.patch_size, window.bucket)
     depth = -(-shape[0] // mesh.size) * mesh.size
     capacity = len(tile_starts(shape, window.patch_size, window.step))
@@ -68,7 +68,7 @@ def lower_prediction(config: ConfigDict, devices: np.ndarray, volume: tuple[int,
 
     return _add_tiles.lower(
         window,
-        lambda params, x: net.apply({"params": params}, x),
+        apply,
         jax.tree.map(lambda p: array(p.shape, p.dtype, whole), abstract_params(network)),
         array((*shape, network.in_channels), jnp.float32, whole),
         array((capacity, 3), jnp.int32, whole),
@@ -76,3 +76,29 @@ def lower_prediction(config: ConfigDict, devices: np.ndarray, volume: tuple[int,
         array((depth, *shape[1:], network.num_classes - 1), jnp.float32, slabs),
         array((depth, *shape[1:], 1), jnp.float32, slabs),
     )
+
+
+def lower_tile(config: ConfigDict, device: jax.Device) -> jax.stages.Lowered:
+    """The network on one tile, without mirrors, on one device."""
+    network, apply = _inference_network(config, device.platform)
+    place = SingleDeviceSharding(device)
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=place), abstract_params(network))
+    tile = jax.ShapeDtypeStruct((1, *config.patch_size, network.in_channels), jnp.float32, sharding=place)
+    return jax.jit(apply).lower(params, tile)
+
+
+def rounds_of_tiles(config: ConfigDict, devices: int, volume: tuple[int, int, int]) -> int:
+    """How often the network runs on each of `devices` for one `volume`, mirrors included."""
+    window = _window(config, None)
+    tiles = len(tile_starts(volume, window.patch_size, window.step))
+    return -(-tiles // devices) * 2 ** len(window.mirror_axes)
+
+
+def _window(config: ConfigDict, mesh: Mesh | None) -> Window:
+    return Window(tuple(config.patch_size), mirror_axes=tuple(config.augment.mirror_axes), mesh=mesh)
+
+
+def _inference_network(config: ConfigDict, platform: str) -> tuple[MedNeXtConfig, Callable[[Any, jax.Array], Any]]:
+    network = dataclasses.replace(network_of(config), remat="none", deep_supervision=False)
+    net = MedNeXt(network, LocalOps(platform=platform))
+    return network, lambda params, x: net.apply({"params": params}, x)

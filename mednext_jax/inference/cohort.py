@@ -19,6 +19,7 @@ from mednext_jax.inference.scans import Scan, find_scans
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 
 # Scans held ready: one waits while the next is read, so that a slow file does not stop the device.
 READ_AHEAD = 2
@@ -44,7 +45,8 @@ def predict(
     Each scan gives CASE_mask.nii.gz (uint8) and CASE_probability.nii.gz (float32) on its own grid; a BIDS data set
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
-    part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder.
+    part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
+    several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
@@ -53,36 +55,44 @@ def predict(
     device, is left out, the others are done, and the failures are raised together at the end: InputError if all of
     them are the input's fault, else WorkError.
     """
+    initialise()
+    if part == (1, 1):
+        part = jax.process_index() + 1, jax.process_count()
     inputs, output = Path(inputs), Path(output)
     k, n = part
-    if not 1 <= k <= n:
-        raise InputError("The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}")
-    if output.name.endswith(NIFTI_ENDINGS):
-        raise InputError("The output is a folder, not a file.", file=output, mend="name a new folder")
-    if n == 1:
-        refuse_existing(output)
-    predictor = Predictor(
-        [models] if isinstance(models, str | Path) else list(models),
-        threshold=threshold,
-        tta=tta,
-        step=step,
-        tile_batch=tile_batch,
-        skip_background=skip_background,
-    )
-    scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
-    brains = _brain_masks(brain_masks, predictor, scans)
-    for path in [*table_paths(output, part), *(output / p for s in scans for p in (s.mask, s.probability))]:
-        refuse_existing(path)
+    with checked_together():
+        if not 1 <= k <= n:
+            raise InputError(
+                "The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}"
+            )
+        if output.name.endswith(NIFTI_ENDINGS):
+            raise InputError("The output is a folder, not a file.", file=output, mend="name a new folder")
+        if n == 1:
+            refuse_existing(output)
+        predictor = Predictor(
+            [models] if isinstance(models, str | Path) else list(models),
+            threshold=threshold,
+            tta=tta,
+            step=step,
+            tile_batch=tile_batch,
+            skip_background=skip_background,
+        )
+        scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
+        brains = _brain_masks(brain_masks, predictor, scans)
+        for path in [*table_paths(output, part), *(output / p for s in scans for p in (s.mask, s.probability))]:
+            refuse_existing(path)
 
     settings = describe_run(predictor, inputs, part)
     log = _Log(len(scans), f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}, {settings['device']}")
     outcomes = _stream(predictor, scans, brains, lambda s, result: write_scan(output, s, result, settings))
-    try:
-        for scan, outcome in outcomes:
-            log.take(scan, outcome)
-    finally:  # what is done is done, also after Ctrl-C
-        if log.rows:
-            write_tables(output, log.rows, settings, part, bids=bool(scans[0].bids_sources))
+    with leaving_at_once():
+        try:
+            for scan, outcome in outcomes:
+                log.take(scan, outcome)
+        finally:  # what is done is done, also after Ctrl-C
+            if log.rows:
+                write_tables(output, log.rows, settings, part, bids=bool(scans[0].bids_sources))
+        meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
     log.finish()
     return log.rows
 
