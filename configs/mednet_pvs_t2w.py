@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     c.optimiser.clip_norm = 12.0  # nnUNetTrainerV2
     c.loss.deep_supervision = (16.0, 8.0, 4.0, 2.0, 1.0)  # MedNeXt's trainers
     c.foreground_fraction = 0.33  # nnUNetTrainer
+    c.augment.policy = "moreDA"  # nnUNetTrainerV2
     # Not published; what MedNeXt's own isotropic planner sets. The authors' checkpoint holds theirs.
     c.patch_size, c.batch_size = (128, 128, 128), 2
     # Half precision for the activations as in the paper (float16 there; bfloat16 needs no loss scaling).

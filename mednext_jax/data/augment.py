@@ -1,4 +1,7 @@
-"""nnU-Net's default augmentation on the device: what is drawn, with which probability, in which order."""
+"""nnU-Net's augmentation on the device: what is drawn, with which probability, in which order.
+
+v2's default and v1's `moreDA` share probabilities, ranges and order; three draws differ (`config.augment.policy`).
+"""
 
 from __future__ import annotations
 
@@ -65,9 +68,11 @@ def augment_sample(
 ) -> tuple[jax.Array, jax.Array]:
     """One sample: `image` (D, H, W, c), `label` (D, H, W) as read -> patch, in nnU-Net's order.
 
-    Source: nnunetv2 `nnUNetTrainer.get_training_transforms`; probabilities and ranges from `config.augment`.
+    Source: nnunetv2 `nnUNetTrainer.get_training_transforms`, nnU-Net v1 `get_moreDA_augmentation`; probabilities and
+    ranges from `config.augment`.
     """
     a, size, channels = config.augment, tuple(config.patch_size), image.shape[-1]
+    first_version = a.policy == "moreDA"
     spatial, *keys = jax.random.split(key, 10)
     keys_of = dict(zip(_INTENSITY, keys, strict=False))
     image, label = _spatial(spatial, image, label, config, labels)
@@ -88,8 +93,13 @@ def augment_sample(
 
     def blur(key: jax.Array, x: jax.Array) -> jax.Array:
         k1, k2 = jax.random.split(key)
-        blurred = transforms.blur(x, _uniform(k1, a.blur_range, (channels, 3)))
+        sigma = _uniform(k1, a.blur_range, (channels, 1 if first_version else 3))
+        blurred = transforms.blur(x, jnp.broadcast_to(sigma, (channels, 3)))
         return per_channel(k2, a.blur_per_channel, blurred, x)
+
+    def brightness(key: jax.Array, x: jax.Array) -> jax.Array:
+        factor = _uniform if first_version else _about_one
+        return x * factor(key, a.brightness_range, (channels,))
 
     def low_resolution(key: jax.Array, x: jax.Array) -> jax.Array:
         k1, k2 = jax.random.split(key)
@@ -98,11 +108,11 @@ def augment_sample(
 
     draw("noise", noise)
     draw("blur", blur)
-    draw("brightness", lambda key, x: x * _about_one(key, a.brightness_range, channels))
-    draw("contrast", lambda key, x: transforms.contrast(x, _about_one(key, a.contrast_range, channels)))
+    draw("brightness", brightness)
+    draw("contrast", lambda key, x: transforms.contrast(x, _about_one(key, a.contrast_range, (channels,))))
     draw("low_resolution", low_resolution)
-    draw("inverted_gamma", lambda key, x: -transforms.gamma(-x, _about_one(key, a.gamma_range, channels)))
-    draw("gamma", lambda key, x: transforms.gamma(x, _about_one(key, a.gamma_range, channels)))
+    draw("inverted_gamma", lambda key, x: -transforms.gamma(-x, _about_one(key, a.gamma_range, (channels,))))
+    draw("gamma", lambda key, x: transforms.gamma(x, _about_one(key, a.gamma_range, (channels,))))
 
     flips = jax.random.bernoulli(keys_of["mirror"], 0.5, (3,))
     for axis in a.mirror_axes:
@@ -135,7 +145,8 @@ def _spatial(
     rotate, scale = jax.random.bernoulli(k1, a.rotation), jax.random.bernoulli(k2, a.scaling)
     limit = jnp.deg2rad(a.rotation_degrees)
     angles = jnp.where(rotate, jax.random.uniform(k3, (3,), minval=-limit, maxval=limit), 0)
-    factor = jnp.where(scale, _uniform(k4, a.scaling_range), 1)
+    drawn = (_about_one if a.policy == "moreDA" else _uniform)(k4, a.scaling_range)
+    factor = jnp.where(scale, drawn, 1)
 
     def moved() -> tuple[jax.Array, jax.Array]:
         matrix = transforms.affine_matrix(angles, jnp.broadcast_to(factor, (3,)))
@@ -148,14 +159,14 @@ def _uniform(key: jax.Array, span: Sequence[float], shape: tuple[int, ...] = ())
     return jax.random.uniform(key, shape, minval=span[0], maxval=span[1])
 
 
-def _about_one(key: jax.Array, span: Sequence[float], channels: int) -> jax.Array:
-    """(channels,): below 1 with probability 1/2, then uniform in [low, 1], else in [max(low, 1), high].
+def _about_one(key: jax.Array, span: Sequence[float], shape: tuple[int, ...] = ()) -> jax.Array:
+    """Below 1 with probability 1/2, then uniform in [low, 1], else in [max(low, 1), high].
 
     Source: batchgeneratorsv2 `BGContrast`.
     """
     low, high = span
     k1, k2 = jax.random.split(key)
-    u = jax.random.uniform(k2, (channels,))
-    below = jax.random.bernoulli(k1, 0.5, (channels,)) & (low < 1)
+    u = jax.random.uniform(k2, shape)
+    below = jax.random.bernoulli(k1, 0.5, shape) & (low < 1)
     above = max(low, 1.0)
     return jnp.where(below, low + u * (1 - low), above + u * (high - above))

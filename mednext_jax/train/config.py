@@ -67,6 +67,9 @@ def default_config() -> ConfigDict:
 
     # Probabilities, ranges and order of nnU-Net's default augmentation, drawn per sample.
     c.augment = ConfigDict()
+    # nnU-Net v2's "DA", or v1's "moreDA" with the same probabilities and ranges: scales below and above 1 equally
+    # often, brightness uniform, one blur for all axes. (v1 also interpolates with order 3; here it is linear.)
+    c.augment.policy = "DA"
     c.augment.rotation = 0.2  # probability
     c.augment.rotation_degrees = 30.0  # each axis uniform in +-
     c.augment.scaling = 0.2
@@ -260,6 +263,7 @@ def check_config(config: ConfigDict) -> None:
     check("accumulate", lambda v: config.batch_size % v == 0, "a divisor of config.batch_size")
     for field in AUGMENT_PROBABILITIES:
         probability(f"augment.{field}")
+    check("augment.policy", lambda v: v in ("DA", "moreDA"), "'DA' or 'moreDA'")
     check("augment.rotation_degrees", lambda v: 0 <= v <= 90, "degrees from 0 to 90")
     span("augment.scaling_range", 0.1, 10)
     span("augment.noise_range", 0, 10)

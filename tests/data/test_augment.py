@@ -79,6 +79,32 @@ def test_zero_outside_clears_the_image_where_the_label_is_minus_one():
     assert float(jnp.abs(found[5:]).min()) > 0
 
 
+def test_the_policy_of_version_1_draws_scale_brightness_and_blur_its_own_way(monkeypatch):
+    scales, sigmas = [], []
+    affine_matrix, blur = transforms.affine_matrix, transforms.blur
+    monkeypatch.setattr(transforms, "affine_matrix", lambda a, s: scales.append(float(s[0])) or affine_matrix(a, s))
+    monkeypatch.setattr(transforms, "blur", lambda x, s: sigmas.append(np.asarray(s)) or blur(x, s))
+    image, label = (jnp.asarray(x) for x in a_sample())
+
+    def draws(**augment):
+        found = []
+        with jax.disable_jit():  # so that the recorders see numbers
+            for seed in range(40):
+                found.append(augment_sample(jax.random.key(seed), image, label, a_config(**augment), labels=(0, 1))[0])
+        return found
+
+    for policy in ("DA", "moreDA"):
+        scales.clear(), sigmas.clear()
+        draws(policy=policy, scaling=1.0, scaling_range=(0.95, 1.45))
+        below = np.mean(np.array(scales) < 1)  # a tenth of the range, or one of two
+        assert len(scales) == 40 and (below > 0.3) == (policy == "moreDA")
+        draws(policy=policy, blur=1.0)
+        isotropic = [bool((s == s[:, :1]).all()) for s in sigmas]
+        assert all(isotropic) if policy == "moreDA" else not any(isotropic)
+    factors = [float(x.std() / image.std()) for x in draws(policy="moreDA", brightness=1.0)]
+    assert 0.75 <= min(factors) < 0.85 and 1.15 < max(factors) <= 1.25
+
+
 def test_small_objects_preset_keeps_a_line_of_one_voxel_visible():
     line = jnp.zeros((16, 16, 16, 1)).at[:, 8, 8].set(1)
     left = []
