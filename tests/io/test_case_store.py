@@ -55,6 +55,17 @@ def store(tmp_path):
     return CaseStore.open(tmp_path / "prepared")
 
 
+def test_a_url_is_written_and_read(tmp_path):
+    """As gs:// and s3:// are: through TensorStore's key-value stores alone."""
+    url = f"file://{tmp_path}/prepared"
+    writer = write(url)
+    store = CaseStore.open(url)
+    np.testing.assert_array_equal(store.read("b")[0], case(1)[0])
+    assert store.foreground("a").keys() == {1} and writer.keys() == {"a": "k0", "b": "k1"}
+    writer.remove_case("a")
+    assert writer.keys() == {"b": "k1"} and not (tmp_path / "prepared" / "cases" / "a" / "image").exists()
+
+
 def test_what_is_written_is_read(store):
     image, label = case(1)
     assert store.meta == META and store.ids == ("a", "b") and store.splits == FOLDS
