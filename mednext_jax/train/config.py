@@ -236,10 +236,12 @@ def check_config(config: ConfigDict) -> None:
         positive_integer(field)
     for field in ("seed", "validation_steps", "scan_validation_epochs", "optimiser.warmup_steps", "checkpoint.steps"):
         positive_integer(field, lowest=0)
+    check("seed", lambda v: v < 2**31, "below 2^31")
+    check("threads", lambda v: v <= 1024, "at most 1024")
     check(
         "patch_size",
-        lambda v: len(v) == 3 and all(i > 0 and i % EXTENT_MULTIPLE == 0 for i in v),
-        f"three positive multiples of {EXTENT_MULTIPLE} (d, h, w)",
+        lambda v: len(v) == 3 and all(0 < i <= 4096 and i % EXTENT_MULTIPLE == 0 for i in v),
+        f"three multiples of {EXTENT_MULTIPLE} (d, h, w) up to 4096",
     )
     probability("foreground_fraction")
     check("foreground_rule", lambda v: v in ("position", "probabilistic"), "'position' or 'probabilistic'")
@@ -249,7 +251,7 @@ def check_config(config: ConfigDict) -> None:
     check("loss", lambda v: any(v[t] > 0 for t in terms), "a term with a weight above 0")
     check(
         "loss.deep_supervision",
-        lambda v: len(v) == 5 and all(w >= 0 for w in v) and v[0] > 0,
+        lambda v: len(v) == 5 and all(0 <= w < math.inf for w in v) and v[0] > 0,
         "five weights of at least 0, the first (full resolution) above 0",
     )
     check("optimiser.name", lambda v: v in ("adamw", "sgd"), "'adamw' or 'sgd'")
