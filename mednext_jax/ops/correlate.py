@@ -6,7 +6,8 @@
 Which form is fast depends on the device, by a factor of ten to a hundred:
 
     blocks   (CPU) blocks of planes that stay in cache; the products of many taps fuse into one vectorised loop
-    shifts   (TPU) all k^3 shifted products in one loop; the best by the compiler's own estimate, not measured
+    shifts   (TPU) all k^3 shifted products in one loop; the best by the compiler's own estimate, not measured. Of
+             float32 volumes that compiler stores every shift instead, so the products are bfloat16 (docs/scale.md)
     grouped  (GPU) XLA's convolution with one group a channel
 """
 
@@ -59,7 +60,9 @@ def correlate(
     if form == "shifts":
         out_shape = _out_shape(padded, kernel.shape[:3], stride)
         total = jnp.broadcast_to(bias.astype(_sum_type(x)), out_shape)
-        return _add_products(total, padded.astype(total.dtype), kernel, stride).astype(x.dtype)
+        for tap in itertools.product(*map(range, kernel.shape[:3])):
+            total = total + (_shifted(padded, tap, out_shape[1:4], stride) * kernel[tap]).astype(total.dtype)
+        return total.astype(x.dtype)
     return _correlate_blocks(padded, kernel, bias, stride)
 
 
@@ -72,6 +75,8 @@ def kernel_gradient(
     padded = _pad(x, padding)
     if form == "blocks":
         return _kernel_gradient_blocks(padded, g, sizes, stride)
+    if form == "shifts":
+        return _kernel_gradient_shifts(padded, g, sizes, stride)
     kernel = jax.ShapeDtypeStruct((*sizes, x.shape[-1]), x.dtype)
     transpose = jax.linear_transpose(lambda k: _convolve(padded, k, stride), kernel)
     return transpose(g)[0].astype(_sum_type(x))
@@ -105,6 +110,15 @@ def _shifted(slab: Array, tap: Sequence[int], extents: Sequence[int], stride: in
     """The voxels tap + stride * (0 .. extents - 1) of (n, d, h, w, c)."""
     window = [slice(t, t + stride * (e - 1) + 1, stride) for t, e in zip(tap, extents, strict=True)]
     return slab[(slice(None), *window)]
+
+
+def _kernel_gradient_shifts(padded: Array, g: Array, sizes: Sequence[int], stride: int) -> Array:
+    g = g.astype(_sum_type(padded))
+    sums = [
+        jnp.sum(_shifted(padded, tap, g.shape[1:4], stride).astype(g.dtype) * g, (0, 1, 2, 3))
+        for tap in itertools.product(*map(range, sizes))
+    ]
+    return jnp.stack(sums).reshape(*sizes, -1)
 
 
 def _correlate_blocks(padded: Array, kernel: Array, bias: Array, stride: int) -> Array:
