@@ -190,6 +190,16 @@ def test_three_classes():
     np.testing.assert_array_equal(decide(classes, 0.5)[0].ravel(), [1, 1, 2, 0])
 
 
+def test_overlapping_regions():
+    """Later regions write over earlier ones."""
+    classes = np.array([[0.6, 0.2], [0.6, 0.7], [0.1, 0.9], [0.5, 0.4]])[:, None, None]
+    label, probability = decide(classes, None, (1, 2))
+    np.testing.assert_array_equal(label.ravel(), [1, 2, 2, 0])
+    np.testing.assert_allclose(probability.ravel(), [0.6, 0.7, 0.9, 0.5])
+    np.testing.assert_array_equal(decide(classes, 0.5, (2, 1))[0].ravel(), [2, 1, 1, 0])
+    np.testing.assert_array_equal(decide(classes, 0.8, (1, 2))[0].ravel(), [0, 0, 2, 0])
+
+
 def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
     path = save_scan(tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match="channels"):

@@ -1,15 +1,21 @@
 """A tiny prepared data set, written as `prepare` does."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from mednext_jax.io.case_store import CaseWriter
+from mednext_jax.io.case_store import ANNOTATED, CaseWriter
 from mednext_jax.io.prepared import PreparedMeta
 from mednext_jax.preprocess.pipeline import Properties
 
 
-def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
-    """Noise with bright 3-voxel-wide bars, which are the label. `poison`: a case whose image holds a NaN voxel."""
+def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None, **described):
+    """Noise with bright 3-voxel-wide bars, which are the label. `poison`: a case whose image holds a NaN voxel.
+
+    `described`: other fields of the description. With regions the middle of each bar is labelled 2, with an ignore
+    label the first planes have it.
+    """
     rng = np.random.default_rng(0)
     margin = 2  # of zeros around the stored box in the scan, whose axes are (x, y, z) and point right, front, up
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -28,6 +34,16 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
             z, y, x = (int(rng.integers(0, n - 13)) for n in shape)
             label[z : z + 12, y : y + 3, x : x + 3] = 1
         image = rng.normal(size=shape).astype(np.float32) + 3 * label
+        voxels = {1: np.argwhere(label == 1)}
+        if "regions_class_order" in described:
+            middle = label.astype(bool) & np.roll(label, 1, 1).astype(bool) & np.roll(label, -1, 1).astype(bool)
+            label[middle] = 2
+            voxels[2] = np.argwhere(middle)
+        if "ignore_label" in described:
+            label[:3] = described["ignore_label"]
+            voxels = {k: v[v[:, 0] >= 3] for k, v in voxels.items()} | {
+                ANNOTATED: np.argwhere(label[3:] >= 0) + [3, 0, 0]
+            }
         if case == poison:
             image[:] = np.nan
         record = {
@@ -36,7 +52,7 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
             "stored_shape": [n + 2 * margin for n in shape[::-1]],
             "affine": affine.tolist(),
         }
-        writer.write_case(case, image[..., None], label, {1: np.argwhere(label == 1)}, record)
+        writer.write_case(case, image[..., None], label, voxels, record)
     meta = PreparedMeta(
         name="bars",
         channel_names=("T2w",),
@@ -53,6 +69,7 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None):
         settings={"splits": "kfold:2"},
         versions={},
     )
+    meta = dataclasses.replace(meta, **described)
     writer.finish(meta, [{"train": ids[1:], "val": ids[:1]}, {"train": ids[:-1], "val": ids[-1:]}])
     return path
 

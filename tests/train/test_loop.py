@@ -21,7 +21,7 @@ from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.model.directory import load_model, load_models
 from mednext_jax.train.cross_validation import cross_validate
-from mednext_jax.train.loop import run
+from mednext_jax.train.loop import _stop_signal, run
 
 pytestmark = pytest.mark.core
 
@@ -206,6 +206,58 @@ def test_fine_tuning_starts_from_the_weights_of_a_model(straight, config, tmp_pa
     # One update of AdamW moves a weight by about the learning rate at most, and a tenth of it goes into the average.
     limit = 0.11 * config.optimiser.learning_rate
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=limit), found, expected)
+
+
+@pytest.fixture(scope="module")
+def watched(config, compiled_once, write_data, tmp_path_factory):
+    """A run with a checkpoint after each step, whole scans after each epoch and a trace: (configuration, workdir)."""
+    folder = tmp_path_factory.mktemp("watched")
+    watched = copy.deepcopy(config)
+    watched.data = str(write_data(folder / "prepared"))
+    watched.steps, watched.steps_per_epoch, watched.scan_validation_epochs = 4, 2, 1
+    watched.checkpoint.steps, watched.checkpoint.minutes, watched.checkpoint.keep = 0, 1e-9, 10
+    watched.profile = (1, 2)
+    run(watched, folder / "run")
+    return watched, folder / "run"
+
+
+def test_a_run_is_saved_by_the_clock_and_can_be_watched(watched):
+    _, workdir = watched
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [1, 2, 3, 4]
+    assert all(0 <= float(row["scan_dice"]) <= 1 for row in table(workdir / "metrics.csv"))
+    assert [path.name for path in sorted((workdir / "pictures").iterdir())] == ["step_2", "step_4"]
+    assert list((workdir / "events").iterdir())
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_damaged_chunk_stops_a_run_and_leaves_its_checkpoints(watched):
+    config, workdir = watched
+    (workdir / "model").rename(workdir / "first_model")
+    longer = copy.deepcopy(config)
+    longer.steps, longer.profile = 6, (0, 0)
+    arrays = [
+        path for path in Path(config.data).glob("cases/*/image/**/*") if path.is_file() and path.suffix != ".json"
+    ]
+    sound = {path: path.read_bytes() for path in arrays}
+    assert len(sound) == 4
+    for path, data in sound.items():
+        path.write_bytes(bytes(255 - b for b in data))
+    with pytest.raises(InputError, match="A stored case cannot be read"):
+        run(longer, workdir)
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [1, 2, 3, 4]
+    for path, data in sound.items():
+        path.write_bytes(data)
+    assert run(longer, workdir) == workdir / "model"
+    assert len(table(workdir / "steps.csv")) == 6
+
+
+def test_ctrl_c_stops_after_the_step_and_a_second_one_at_once():
+    with _stop_signal() as stopped:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopped.wait(5)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
 
 
 @pytest.mark.parametrize(
