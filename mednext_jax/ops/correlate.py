@@ -58,11 +58,7 @@ def correlate(
     if form == "grouped":
         return (_convolve(padded, kernel, stride) + bias).astype(x.dtype)
     if form == "shifts":
-        out_shape = _out_shape(padded, kernel.shape[:3], stride)
-        total = jnp.broadcast_to(bias.astype(_sum_type(x)), out_shape)
-        for tap in itertools.product(*map(range, kernel.shape[:3])):
-            total = total + (_shifted(padded, tap, out_shape[1:4], stride) * kernel[tap]).astype(total.dtype)
-        return total.astype(x.dtype)
+        return _correlate_shifts(padded, kernel, bias, stride)
     return _correlate_blocks(padded, kernel, bias, stride)
 
 
@@ -112,10 +108,21 @@ def _shifted(slab: Array, tap: Sequence[int], extents: Sequence[int], stride: in
     return slab[(slice(None), *window)]
 
 
+def _correlate_shifts(padded: Array, kernel: Array, bias: Array, stride: int) -> Array:
+    # Strided slices are stored one by one, too: every voxel is computed, and then some are taken.
+    out_shape = _out_shape(padded, kernel.shape[:3], 1)
+    total = jnp.broadcast_to(bias.astype(_sum_type(padded)), out_shape)
+    for tap in itertools.product(*map(range, kernel.shape[:3])):
+        total = total + (_shifted(padded, tap, out_shape[1:4], 1) * kernel[tap]).astype(total.dtype)
+    return total.astype(padded.dtype)[:, ::stride, ::stride, ::stride]
+
+
 def _kernel_gradient_shifts(padded: Array, g: Array, sizes: Sequence[int], stride: int) -> Array:
+    between = (0, 0, stride - 1)
+    g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), between, between, between, (0, 0, 0)))
     g = g.astype(_sum_type(padded))
     sums = [
-        jnp.sum(_shifted(padded, tap, g.shape[1:4], stride).astype(g.dtype) * g, (0, 1, 2, 3))
+        jnp.sum(_shifted(padded, tap, g.shape[1:4], 1).astype(g.dtype) * g, (0, 1, 2, 3))
         for tap in itertools.product(*map(range, sizes))
     ]
     return jnp.stack(sums).reshape(*sizes, -1)
