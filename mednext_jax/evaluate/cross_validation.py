@@ -236,11 +236,12 @@ def markdown(several: Sequence[CrossValidation]) -> str:
             means = [_mean_sd(summary[name]) for name in DISTRIBUTIONS.values()]
             correlations = [_rounded(summary[name]["pearson"]) for name in CORRELATIONS.values()]
             rows.append([*place, str(summary["cases"]), *means, *correlations])
-            undefined += [
-                f"{title} of {_shown(region)} ({place[0]}, {found.design}) over {summary[name]['n']} scans"
-                for title, name in DISTRIBUTIONS.items()
-                if summary[name]["n"] < summary["cases"]
-            ]
+            fewer = {title: summary[name]["n"] for title, name in DISTRIBUTIONS.items()}
+            fewer = {title: n for title, n in fewer.items() if n < summary["cases"]}
+            if fewer:
+                undefined.append(
+                    f"{', '.join(place)}: {', '.join(f'{title} of {n} scans' for title, n in fewer.items())}"
+                )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows.insert(1, ["-" * width for width in widths])
     lines = [f"| {' | '.join(cell.ljust(n) for cell, n in zip(row, widths, strict=True))} |" for row in rows]
@@ -257,7 +258,7 @@ def markdown(several: Sequence[CrossValidation]) -> str:
         "r is Pearson's, over scans."
     )
     if undefined:
-        notes.append(f"- A score of 0/0 is left out: {'; '.join(undefined)}.")
+        notes += ["- A score of 0/0 is left out:", *(f"  - {line}" for line in undefined)]
     return "\n".join([*lines, "", *notes]) + "\n"
 
 

@@ -137,7 +137,7 @@ def test_scores_of_nothing_by_nothing_are_left_out_and_counted(tmp_path):
     write(tmp_path / "run", dataclasses.replace(FOLD, count=1), cases)
     found = read_cross_validation(tmp_path)
     assert math.isnan({case: regions for _, case, regions in found.scores}["b"]["basal ganglia"]["dice"])
-    assert "voxel Dice of basal ganglia (T1w, 1FCV) over 1 scans" in markdown([found])
+    assert "T1w, 1FCV, basal ganglia: voxel Dice of 1 scans" in markdown([found])
 
 
 @pytest.mark.parametrize(
