@@ -52,7 +52,8 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None, **describe
             "stored_shape": [n + 2 * margin for n in shape[::-1]],
             "affine": affine.tolist(),
         }
-        writer.write_case(case, image[..., None], label, voxels, record)
+        sides = np.where(np.arange(shape[2]) < shape[2] // 2, 1, 2) * np.ones(shape, int)
+        writer.write_case(case, image[..., None], label, voxels, record, sides)
     meta = PreparedMeta(
         name="bars",
         channel_names=("T2w",),
@@ -68,6 +69,7 @@ def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None, **describe
         sources={},
         settings={"splits": "kfold:2"},
         versions={},
+        regions={"left": 1, "right": 2},
     )
     meta = dataclasses.replace(meta, **described)
     writer.finish(meta, [{"train": ids[1:], "val": ids[:1]}, {"train": ids[:-1], "val": ids[-1:]}])

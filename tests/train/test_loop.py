@@ -115,7 +115,9 @@ def test_cross_validation_trains_each_fold_and_collects_them(config, tmp_path, c
     assert len(load_models(ensemble)) == 2
     printed = capsys.readouterr().out
     written = tmp_path / "cv" / "cross_validation"
-    assert [row["case"] for row in table(written / "cases.csv")] == ["case_0", "case_3"]
+    rows = [(row["fold"], row["case"], row["region"]) for row in table(written / "cases.csv")]
+    scans = (("0", "case_0"), ("1", "case_3"))
+    assert rows == [(*scan, region) for scan in scans for region in ("whole", "left", "right")]
     assert "2FCV: 2 scans" in printed and printed.endswith((written / "table.md").read_text())
     assert cross_validate(short, tmp_path / "cv") == ensemble  # nothing is left to do
 
