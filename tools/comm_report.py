@@ -127,6 +127,8 @@ def main() -> None:
     config = load_config(arguments.config, overrides)
     mesh = make_mesh(*map(int, arguments.mesh.split(",")))
     network = network_of(config)
+    if mesh.devices.flat[0].platform == "cpu":  # exchanges half precision as float32
+        network = dataclasses.replace(network, dtype="float32")
     least = halo_bytes(network, layout_of(network, mesh, config.patch_size), config.batch_size // mesh.shape["data"])
     # The form with the shortest programs; which one a device runs does not change what is sent.
     compiled = lower_train_step(config, mesh, LocalOps(platform="gpu")).compile()
