@@ -1,8 +1,8 @@
 """Compile the real training step and prediction for a TPU topology on a machine without a TPU, and say what they take.
 
     pip install "jax[tpu]"
-    python tools/aot_compile.py configs/mednet_pvs_t2w.py --topology v5e:4x4 --mesh 16,1,1 --config.batch_size=32
-    python tools/aot_compile.py configs/mednet_pvs_t2w.py --topology local
+    python -m tools.aot_compile configs/mednet_pvs_t2w.py --topology v5e:4x4 --mesh 16,1,1 --config.batch_size=32
+    python -m tools.aot_compile configs/mednet_pvs_t2w.py --topology local
 
 `--topology local` compiles for the devices present. Per device: memory against the chip's, FLOPs, bytes, and the
 time that the compiler's own cost model gives: an estimate, nothing runs. What a loop repeats is counted once, and

@@ -1,6 +1,6 @@
 """What a compiled training step sends between devices, against the least that its halos need.
 
-    JAX_NUM_CPU_DEVICES=8 python tools/comm_report.py configs/mednext.py:S/5 --mesh 2,4,1 --config.patch_size=64,64,64
+    JAX_NUM_CPU_DEVICES=8 python -m tools.comm_report configs/mednext.py:S/5 --mesh 2,4,1 --config.patch_size=64,64,64
 
 Prints a table of the collectives, in bytes that a device sends or holds for one step, and the theoretical bytes of
 the halos: for each depthwise convolution the planes that a part needs of its neighbours, forward and back.

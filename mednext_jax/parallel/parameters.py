@@ -35,8 +35,9 @@ def state_like(init: Callable[[], Any], mesh: Mesh, *, shared: bool, rules: Rule
     def with_sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         text = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
         axis = next(axis for pattern, axis in rules if re.search(pattern, text)) if shared else None
-        whole = axis is None or leaf.shape[axis] % parts
-        spec = PartitionSpec() if whole else PartitionSpec(*[None] * axis, name)
+        spec = PartitionSpec()
+        if axis is not None and leaf.shape[axis] % parts == 0:
+            spec = PartitionSpec(*[None] * axis, name)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(with_sharding, jax.eval_shape(init))
