@@ -44,9 +44,9 @@ def sampler():
     return PatchSampler(Cases(), ("a", "b", "c"), 4, (16, 16, 16), (20, 20, 20), 0.33, seed=7)
 
 
-def global_batches(sampler, first, last, processes):
+def global_batches(sampler, first, last, processes, threads=3):
     """The batches that `processes` processes make together."""
-    each = [batches(sampler, first, last, part=(p, processes), threads=3) for p in range(processes)]
+    each = [batches(sampler, first, last, part=(p, processes), threads=threads) for p in range(processes)]
     parts = [list(itertools.islice(it, last - first)) for it in each]
     return [
         {name: np.concatenate([part[s][name] for part in parts]) for name in parts[0][s]} for s in range(last - first)
@@ -61,6 +61,13 @@ def test_same_global_batches_for_any_process_count_fresh_or_resumed(sampler, pro
     for expected, batch in zip(reference[first:], found, strict=True):
         for name in expected:
             np.testing.assert_array_equal(batch[name], expected[name])
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_same_batches_for_any_number_of_threads(sampler, threads):
+    reference = global_batches(sampler, 0, 5, 1)
+    for expected, batch in zip(reference, global_batches(sampler, 0, 5, 1, threads), strict=True):
+        np.testing.assert_array_equal(batch["image"], expected["image"])
 
 
 def test_batches_differ_by_step_seed_and_stream(sampler):

@@ -3,12 +3,13 @@
 import math
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from mednext_jax.train.events import Events
-from mednext_jax.train.log import EPOCH_COLUMNS, Progress, Table, Trace
+from mednext_jax.train.log import EPOCH_COLUMNS, Progress, Stopwatch, Table, Trace
 from mednext_jax.train.picture import COLOURS, draw_case, draw_progress
 
 pytestmark = pytest.mark.core
@@ -84,6 +85,30 @@ def read_events(path):
 
 def scalars(events):
     return [(value.tag, event.step, value.simple_value) for event in events for value in event.summary.value]
+
+
+def test_progress_is_a_bar_on_a_terminal(row, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress(0, 4, 2, 8)
+    progress.step(1, 0.5, 0.0)
+    progress.epoch(row)
+    progress.step(2, 0.25, 0.1)
+    progress._bar.refresh()
+    progress.close()
+    bar = capsys.readouterr().err.split("\r")[-2]
+    for words in ("50%", "epoch 1/2", "loss 0.2500", "Dice 0.250", "samples/s", "data wait 10%", "step", "ETA"):
+        assert words in bar, bar
+
+
+def test_the_stopwatch_tells_the_share_of_waiting():
+    waiting = Stopwatch()
+    for _ in range(2):
+        with waiting:
+            time.sleep(0.05)
+        time.sleep(0.05)
+    assert 0.1 <= waiting.inside < waiting.total and waiting.share == pytest.approx(0.5, abs=0.25)
+    waiting.reset()
+    assert waiting.inside == 0 and waiting.total < 0.05
 
 
 def test_a_trace_covers_the_steps_it_was_asked_for(tmp_path):
