@@ -1,7 +1,12 @@
 """Checkpoints: which are kept, what comes back, and what a full or damaged disk does."""
 
+import os
+import random
 import shutil
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 
+import mednext_jax
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.train.checkpoint import Checkpoints
 from mednext_jax.train.state import new_state
@@ -74,3 +80,27 @@ def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoints(tmp_path):
         checkpoints.close()
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_leave_the_last_whole_checkpoint(tmp_path):
+    script = Path(__file__).with_name("save_checkpoints.py")
+    environ = {**os.environ, "PYTHONPATH": str(Path(mednext_jax.__file__).parents[1])}
+    moments, seen = random.Random(0), 0
+    for _ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, script, tmp_path], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        said = [process.stdout.readline()]
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        said += process.stdout.read().split("\n")
+        finished = max(int(line) for line in said if line.strip().isdigit())
+        checkpoints = Checkpoints(tmp_path, keep=2)
+        latest = checkpoints.latest
+        assert latest in (finished, finished + 1) and latest > seen  # the next may be whole and not yet be said
+        seen = latest
+        like = new_state({"kernel": jnp.zeros(500_000)}, optax.scale_by_adam(), average=False)
+        assert float(checkpoints.restore(latest, shapes(like)).params["kernel"].min()) == latest
+        assert checkpoints.config(latest) == {"steps": latest}
+        checkpoints.close()
