@@ -55,7 +55,7 @@ def recipe(data: Path) -> ConfigDict:
     c.steps = c.steps_per_epoch = STEPS
     c.validation_steps = 2
     c.patch_size = (PATCH,) * 3
-    c.foreground_fraction = 0.5  # one patch of two shows the brain's surface, which else looks like PVS
+    c.foreground_fraction = 0.5  # one patch of two lies anywhere, or all outside the regions looks like PVS
     c.augment.mirror_axes = ()  # eight times the cost of the final validation
     c.model.deep_supervision = False  # coarser heads see next to nothing of lines one voxel wide
     # Cross entropy first drives every voxel to background, which takes hundreds of steps to leave; Dice alone does not.
@@ -158,7 +158,7 @@ python tools/paper_table.py --workdir paper_table
   reference is exact, where a rater's is not.
 - Nothing about the paper's network, which has far more parameters and was trained a thousand times longer on finer
   scans. The small one has hardly begun to learn: a comparison with the paper's figures would say nothing.
-- The rows `whole` also count what was found outside of both regions, most of it false, on the brain's surface.
+- The rows `whole` also count what was found outside of both regions, much of it false.
 - Sites differ in voxel size, noise, shading and contrast only as `simulate` draws them, so the difference between 5FCV
   and LOSOCV is not that of real scanners. A site has five or six scans.
 - One run with one seed on 40 scans: a difference of a few hundredths between rows is within chance.
