@@ -111,9 +111,12 @@ def check(name, shape):
     if NETWORKS[name].dtype == "float32":
         assert max(errors) < 1e-5  # float32 sums over other groups of voxels
     else:
-        # A sum that differs in its last bit rounds to the next bfloat16 here and there: 2^-9 of a value, through
-        # all layers of the network and back.
-        assert errors[0] < 2**-9 and errors[1] < 0.1 and errors[2] < 1e-2
+        # A sum that differs in its last bit rounds to the next bfloat16 here and there: 2^-9 of a value, through all
+        # layers and back. Arrays whose gradient is all rounding tell nothing: the gradient is compared as a whole.
+        flat, flat_1 = (np.concatenate([np.ravel(g) for g in jax.tree.leaves(t)]) for t in (gradient, gradient_1))
+        whole = np.linalg.norm(flat - flat_1) / np.linalg.norm(flat_1)
+        print(f"the whole gradient: {whole:.1e}")
+        assert errors[0] < 2**-9 and whole < 0.05 and errors[2] < 1e-2
 
 
 def check_collectives(name, mesh, found):
