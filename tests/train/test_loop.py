@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import importlib.util
 import json
 import os
 import signal
@@ -228,7 +229,8 @@ def test_a_run_is_saved_by_the_clock_and_can_be_watched(watched):
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [1, 2, 3, 4]
     assert all(0 <= float(row["scan_dice"]) <= 1 for row in table(workdir / "metrics.csv"))
     assert [path.name for path in sorted((workdir / "pictures").iterdir())] == ["step_2", "step_4"]
-    assert list((workdir / "events").iterdir())
+    installed = importlib.util.find_spec("tensorboardX") is not None
+    assert any(workdir.glob("events/*")) == installed
     assert list((workdir / "profile").rglob("*.xplane.pb"))
 
 
