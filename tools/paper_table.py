@@ -161,8 +161,8 @@ python tools/paper_table.py --workdir paper_table
 - The rows `whole` also count what was found outside of both regions, much of it false.
 - Nothing about scans that the settings never saw: no fold's model saw the scans it is scored on, but steps, loss,
   learning rate and where patches lie were chosen by looking at scores of these same 40 scans (five tries on one fold of
-  T1w, then two whole tables, of which this is the second; neither was better in every row). The figures flatter the
-  recipe.
+  T1w, then two whole tables, of which neither was better in every row and the second was kept). The figures flatter
+  the recipe.
 - Sites differ in voxel size, noise, shading and contrast only as `simulate` draws them, so the difference between 5FCV
   and LOSOCV is not that of real scanners. A site has five or six scans.
 - One run with one seed on 40 scans: a difference of a few hundredths between rows is within chance.
