@@ -55,3 +55,8 @@ class InputError(Exception):
 
 class WorkError(Exception):
     """The input was right but the work failed (no space, lost device); exits 1 without a traceback."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether `error`, of JAX or of one of its compilers, says that a device's memory is full."""
+    return "RESOURCE_EXHAUSTED" in str(error)

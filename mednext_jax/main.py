@@ -81,11 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,T2w: two channels"
     )
-
     prepare.add_argument(
         "--regions", type=Path, default=None, metavar="MASKS", help="region maps (default: DATASET/regions if there)"
     )
-
     prepare.add_argument("--n4", action="store_true", help="N4 bias field correction")
     prepare.add_argument("--denoise", action="store_true", help="edge-preserving smoothing")
     prepare.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")

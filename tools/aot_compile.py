@@ -23,6 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mednext_jax.errors import is_out_of_memory
+
 # Bytes of high-bandwidth memory per chip, by `device_kind`; the compiler keeps a part of it.
 MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
 # What libtpu would ask a TPU VM for; the topology that is compiled for does not depend on it.
@@ -59,7 +61,7 @@ def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
     try:
         compiled = lowered.compile()
     except Exception as error:  # the compiler's own error type differs between backends
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         needed = re.search(r"required for[^(]*\(([\d.]+)G\)", str(error))
         return row | {

@@ -7,6 +7,7 @@ The columns are those of MedNet-PVS's table (Low et al. 2025): voxel and cluster
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,11 @@ class CrossValidation:
     first: Fold
     missing: tuple[int, ...]
     scores: tuple[tuple[str, str, dict[str, Scores]], ...]
+
+    @functools.cached_property
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Region -> what `summarise` says of all scans."""
+        return by_region([regions for _, _, regions in self.scores])
 
     @property
     def design(self) -> str:
@@ -208,7 +214,7 @@ def _misfits(
 def table_rows(found: CrossValidation) -> list[dict[str, Any]]:
     """A row a region, numbers unrounded: `table.csv`."""
     rows = []
-    for region, summary in _summaries(found).items():
+    for region, summary in found.summaries.items():
         row: dict[str, Any] = {
             "data_set": found.first.data_set,
             "contrast": ", ".join(found.first.channels),
@@ -231,7 +237,7 @@ def markdown(several: Sequence[CrossValidation]) -> str:
     rows = [["contrast", "design", "region", "scans", *DISTRIBUTIONS, *CORRELATIONS]]
     undefined = []
     for found in several:
-        for region, summary in _summaries(found).items():
+        for region, summary in found.summaries.items():
             place = [", ".join(found.first.channels), found.design, _shown(region)]
             means = [_mean_sd(summary[name]) for name in DISTRIBUTIONS.values()]
             correlations = [_rounded(summary[name]["pearson"]) for name in CORRELATIONS.values()]
@@ -260,10 +266,6 @@ def markdown(several: Sequence[CrossValidation]) -> str:
     if undefined:
         notes += ["- A score of 0/0 is left out:", *(f"  - {line}" for line in undefined)]
     return "\n".join([*lines, "", *notes]) + "\n"
-
-
-def _summaries(found: CrossValidation) -> dict[str, dict[str, Any]]:
-    return by_region([regions for _, _, regions in found.scores])
 
 
 def _shown(region: str) -> str:

@@ -14,10 +14,10 @@ import nibabel as nib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, is_out_of_memory
 from mednext_jax.inference.on_device import Boxed, segment
 from mednext_jax.inference.sliding_window import Network, Window
-from mednext_jax.inference.tile_batch import choose_tile_batch, is_out_of_memory
+from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
@@ -107,9 +107,7 @@ class Predictor:
         self.paths = [model.path for model in loaded]
         self.recipe = loaded[0].recipe
         packages(self.recipe.cleaning)  # before any work
-        self.threshold = threshold
-        if threshold is None and (len(self.recipe.labels) == 2 or self.recipe.regions_class_order is not None):
-            self.threshold = self.recipe.threshold
+        self.threshold = self.recipe.read_out if threshold is None else threshold
         devices = jax.local_devices() if devices is None else devices
         self.window = Window(
             self.recipe.patch_size,

@@ -38,8 +38,3 @@ def tile_bytes(config: MedNeXtConfig, patch_size: Sequence[int]) -> int:
     wide = 2 * config.base_channels
     channels = 2 * config.expansion_ratios[-1] * wide + 2 * wide + 2 * config.base_channels
     return math.prod(patch_size) * channels * jnp.dtype(config.dtype).itemsize
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether JAX raised `error` because a device's memory was full."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

@@ -64,10 +64,18 @@ def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np
     Raises InputError if it cannot be read, lies on another grid or is empty.
     """
     image = read_labels(path)
-    problems = grid_problems(image, like, "The brain mask", path, like.get_filename() or "the scan")
-    if not np.any(image.dataobj):
-        problems.append(Problem("The brain mask is empty.", str(path), mend="make it again"))
+    problems = brain_problems(image, like, path, like.get_filename() or "the scan")
     errors = [problem for problem in problems if problem.severity == "E"]
     if errors:
         raise InputError.of(errors)
     return label_volume(image, grid) != 0
+
+
+def brain_problems(
+    mask: nib.Nifti1Image, scan: nib.Nifti1Image, path: str | os.PathLike, scan_path: str | os.PathLike
+) -> list[Problem]:
+    """What is wrong with the brain mask at `path` for the scan at `scan_path`: another grid, or nothing in it."""
+    problems = grid_problems(mask, scan, "The brain mask", path, scan_path)
+    if not np.any(mask.dataobj):
+        problems.append(Problem("The brain mask is empty.", str(path), mend="make it again"))
+    return problems

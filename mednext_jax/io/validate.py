@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.brain_masks import brain_problems
 from mednext_jax.io.geometry import bounding_box, grid_problems, scan_warnings
 from mednext_jax.io.nifti import grid_of, read_labels, read_scan
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
@@ -197,10 +198,8 @@ def _check_brain(case: RawCase, scan: nib.Nifti1Image, label: nib.Nifti1Image, p
     image = _try(read_labels, case.brain, problems)
     if image is None:
         return everywhere
-    found = grid_problems(image, scan, "The brain mask", case.brain, case.images[0])
+    found = brain_problems(image, scan, case.brain, case.images[0])
     brain = np.asanyarray(image.dataobj) != 0
-    if not brain.any():
-        found.append(Problem("The brain mask is empty.", str(case.brain), mend="make it again"))
     problems += found
     if any(problem.severity == "E" for problem in found):
         return everywhere

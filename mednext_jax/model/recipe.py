@@ -115,6 +115,11 @@ class Recipe:
             "threshold": (_number(self.threshold) and 0 < self.threshold < 1, "a number between 0 and 1"),
         }
 
+    @property
+    def read_out(self) -> float | None:
+        """The threshold by which foreground is told from background; None with three or more classes: the argmax."""
+        return self.threshold if len(self.labels) == 2 or self.regions_class_order is not None else None
+
     def check_fits(self, config: MedNeXtConfig, *, file: object = None) -> None:
         """Raise InputError if channels or labels are not as many as the network's."""
         pairs = (

@@ -30,7 +30,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import mednext_jax
-from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory
 
 ASKED = ("MEDNEXT_JAX_COORDINATOR", "MEDNEXT_JAX_PROCESSES", "MEDNEXT_JAX_PROCESS_ID")
 START_TIMEOUT = 300  # seconds; JAX's own default for the same wait
@@ -196,7 +196,7 @@ def leaving_at_once() -> Iterator[None]:
             raise
         known = isinstance(error, (InputError, WorkError, OSError, jax.errors.JaxRuntimeError))
         _tell(str(error) if known else traceback.format_exc())
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error):
             _tell(_who_died())
         os._exit(2 if isinstance(error, InputError) else 1)
 

@@ -23,13 +23,13 @@ from mednext_jax.data.pipeline import PatchSampler
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cross_validation import Fold
+from mednext_jax.inference.predictor import network_of
 from mednext_jax.inference.sliding_window import Network
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import load_model
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.model.recipe import Recipe
-from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.triton import best_ops
 from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
@@ -83,7 +83,8 @@ class Experiment:
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
         augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
-        apply = spread(architecture, mesh, _ops(architecture))
+        ops = best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn)
+        apply = spread(architecture, mesh, ops)
         state = state_like(functools.partial(initial_state, config, architecture), mesh, shared=config.mesh.share_state)
         sampler = PatchSampler(
             cases=store,
@@ -146,7 +147,8 @@ class Experiment:
         self, params: Any, folder: Path | None = None, pictures: Path | None = None
     ) -> dict[str, dict[str, Scores]]:
         """`validate_scans` of the fold's validation cases with these weights (on the host)."""
-        network = Network(_one_head(self.architecture), params)
+        one_head = dataclasses.replace(self.architecture, deep_supervision=False, remat="none")
+        network = Network(network_of(one_head), params)
         return validate_scans(self.store, self.fold, network, self.recipe, folder, pictures)
 
     def first_state(self) -> TrainState:
@@ -165,17 +167,6 @@ def initial_state(config: ConfigDict, architecture: MedNeXtConfig, params: Any =
         image = jnp.zeros((1, 16, 16, 16, architecture.in_channels))
         params = MedNeXt(architecture).init(jax.random.key(config.seed), image)["params"]
     return new_state(params, make_optimiser(config), average=config.optimiser.ema > 0)
-
-
-@functools.cache
-def _one_head(architecture: MedNeXtConfig) -> Callable[[Any, jax.Array], Any]:
-    """The full-resolution head for inference; one function for each architecture, so that it is compiled once."""
-    net = MedNeXt(dataclasses.replace(architecture, deep_supervision=False, remat="none"), _ops(architecture))
-    return lambda params, x: net.apply({"params": params}, x)
-
-
-def _ops(architecture: MedNeXtConfig) -> LocalOps:
-    return best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn)
 
 
 def to_host(params: Any) -> Any:

@@ -47,7 +47,6 @@ def validate_scans(
         average=recipe.average,
         regions=recipe.regions_class_order,
     )
-    threshold = recipe.threshold if len(recipe.labels) == 2 or recipe.regions_class_order is not None else None
     scores, masks = {}, {}
     names = {value: name for name, value in store.meta.regions.items()}
     for number, case in enumerate(fold.cases):
@@ -55,7 +54,7 @@ def validate_scans(
         evidence = sliding_window(window, [network], image)
         counted = label != store.meta.ignore_label  # all of them without such a label
         label = label * counted
-        found, _ = decide(foreground_probabilities(evidence, window.kind), threshold, window.regions)
+        found, _ = decide(foreground_probabilities(evidence, window.kind), recipe.read_out, window.regions)
         record = store.record(case)
         properties = Properties.from_dict(record["properties"])
         scores[case] = evaluate_case(
@@ -66,7 +65,7 @@ def validate_scans(
             draw_case(image, label, np.asarray(found), title, pictures / f"{case}.png")
         if folder is not None:
             whole = restore(evidence, properties, fill=window.background)
-            mask, _ = decide(foreground_probabilities(whole, window.kind), threshold, window.regions)
+            mask, _ = decide(foreground_probabilities(whole, window.kind), recipe.read_out, window.regions)
             masks[case] = _on_scan(np.asarray(mask), record)
     if folder is not None:
         with atomic_directory(folder) as new:
