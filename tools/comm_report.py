@@ -17,11 +17,9 @@ from collections.abc import Iterable
 from mednext_jax.model.config import LEVELS, STAGES, MedNeXtConfig
 from mednext_jax.ops.depthwise import conv_halo, down_halo, up_halo
 from mednext_jax.parallel.sharded_ops import Layout
+from tools.hlo import instructions
 
 KINDS = ("collective-permute", "all-gather", "all-reduce", "reduce-scatter", "all-to-all")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
-_LINE = re.compile(rf"=\s+(.+?)\s+({'|'.join(KINDS)})(-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +32,20 @@ class Collective:
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """Those in the text of a compiled program (`compiled.as_text()`), in order; a loop's are counted once."""
+    """Those that one run of a compiled program (`compiled.as_text()`) starts; one in a loop is there for each turn."""
     found = []
-    for line in hlo.splitlines():
-        match = _LINE.search(line)
-        if match is None:
+    for one in instructions(hlo):
+        kind = one.operation.removesuffix("-start")
+        if kind not in KINDS:
             continue
-        result, kind, asynchronous = match.groups()
-        arrays = [(f"{kind_of}[{extents}]", _size(kind_of, extents)) for kind_of, extents in _ARRAY.findall(result)]
+        arrays = one.arrays
         # An asynchronous start returns its operand, its result and perhaps semaphores.
-        if asynchronous and kind != "all-reduce":
+        if kind != one.operation and kind != "all-reduce":
             arrays = [max(arrays, key=lambda array: array[1])]
         size = sum(bytes for _, bytes in arrays)
         if kind == "reduce-scatter":
-            size *= _group_size(line)
-        found.append(Collective(kind, tuple(name for name, _ in arrays), size))
+            size *= _group_size(one.arguments)
+        found += [Collective(kind, tuple(name for name, _ in arrays), size)] * one.times
     return found
 
 
@@ -98,10 +95,6 @@ def _planes(layout: Layout, level: int, halo: tuple[int, int]) -> int:
             total += sum(halo) * math.prod(part) // part[axis]
             part[axis] += sum(halo)  # the corners: the next axis's planes are larger by this one's halo
     return total
-
-
-def _size(kind: str, extents: str) -> int:
-    return math.prod(int(n) for n in extents.split(",") if n) * _BYTES.get(kind, 4)
 
 
 def _group_size(line: str) -> int:

@@ -98,15 +98,22 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        channels = self.config.stage_channels[self.stage]
-        for i in range(self.config.block_counts[self.stage]):
-            x = _block(MedNeXtBlock, self.config, self.ops)(
-                *(channels, channels, self.config.expansion_ratios[self.stage]),
-                self.kernel_size,
-                grn=self.config.grn,
-                residual=self.config.residual,
-                name=str(i),
-            )(x)
+        config, count = self.config, self.config.block_counts[self.stage]
+        channels = config.stage_channels[self.stage]
+        block = functools.partial(
+            _block(MedNeXtBlock, config, self.ops),
+            *(channels, channels, config.expansion_ratios[self.stage]),
+            self.kernel_size,
+            grn=config.grn,
+            residual=config.residual,
+        )
+        if self.ops.loops_over_blocks and count > 1 and not self.is_initializing():
+            params = [self.variables["params"][str(i)] for i in range(count)]
+            one = block(parent=None)
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+            return jax.lax.scan(lambda x, params: (one.apply({"params": params}, x), None), x, stacked)[0]
+        for i in range(count):
+            x = block(name=str(i))(x)
         return x
 
 

@@ -6,8 +6,7 @@
 Which form is fast depends on the device, by a factor of ten to a hundred:
 
     blocks   (CPU) blocks of planes that stay in cache; the products of many taps fuse into one vectorised loop
-    shifts   (TPU) all k^3 shifted products in one loop; the best by the compiler's own estimate, not measured. Of
-             float32 volumes that compiler stores every shift instead, so the products are bfloat16 (docs/scale.md)
+    banded   (TPU) products with banded matrices (ops.banded); chosen by the compiler's estimates, not measured
     grouped  (GPU) XLA's convolution with one group a channel
 """
 
@@ -23,8 +22,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Form = Literal["blocks", "shifts", "grouped"]
-_FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "shifts", "gpu": "grouped"}
+from mednext_jax.ops import banded
+
+Form = Literal["blocks", "banded", "grouped"]
+_FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "banded", "gpu": "grouped"}
 Padding = tuple[tuple[int, int], ...]
 
 # A block of planes, as float32 output: stays in the second-level cache.
@@ -51,14 +52,17 @@ def correlate(
     Returns (n, d', h', w', c) in x's type; sums are float32.
     """
     form = form or form_for()
-    padded = _pad(x, padding)
-    kernel = kernel.astype(x.dtype)
     if bias is None:
         bias = jnp.zeros(x.shape[-1:], kernel.dtype)
+    if form == "banded":
+        before = [lo for lo, _ in padding]
+        padded_extents = [n + lo + hi for n, (lo, hi) in zip(x.shape[1:4], padding, strict=True)]
+        extents = _out_extents(padded_extents, kernel.shape[:3], stride)
+        return banded.correlate_rows(x, kernel, bias, stride, before, extents)
+    padded = _pad(x, padding)
+    kernel = kernel.astype(x.dtype)
     if form == "grouped":
         return (_convolve(padded, kernel, stride) + bias).astype(x.dtype)
-    if form == "shifts":
-        return _correlate_shifts(padded, kernel, bias, stride)
     return _correlate_blocks(padded, kernel, bias, stride)
 
 
@@ -68,11 +72,11 @@ def kernel_gradient(
 ) -> Array:
     """`x` (n, d, h, w, c), `g` (n, d', h', w', c), kernel `sizes` (3,) -> (kd, kh, kw, c) float32."""
     form = form or form_for()
+    if form == "banded":
+        return banded.kernel_gradient_rows(x, g, sizes, stride, [lo for lo, _ in padding])
     padded = _pad(x, padding)
     if form == "blocks":
         return _kernel_gradient_blocks(padded, g, sizes, stride)
-    if form == "shifts":
-        return _kernel_gradient_shifts(padded, g, sizes, stride)
     kernel = jax.ShapeDtypeStruct((*sizes, x.shape[-1]), x.dtype)
     transpose = jax.linear_transpose(lambda k: _convolve(padded, k, stride), kernel)
     return transpose(g)[0].astype(_sum_type(x))
@@ -108,28 +112,9 @@ def _shifted(slab: Array, tap: Sequence[int], extents: Sequence[int], stride: in
     return slab[(slice(None), *window)]
 
 
-def _correlate_shifts(padded: Array, kernel: Array, bias: Array, stride: int) -> Array:
-    # Strided slices are stored one by one, too: every voxel is computed, and then some are taken.
-    out_shape = _out_shape(padded, kernel.shape[:3], 1)
-    total = jnp.broadcast_to(bias.astype(_sum_type(padded)), out_shape)
-    for tap in itertools.product(*map(range, kernel.shape[:3])):
-        total = total + (_shifted(padded, tap, out_shape[1:4], 1) * kernel[tap]).astype(total.dtype)
-    return total.astype(padded.dtype)[:, ::stride, ::stride, ::stride]
-
-
-def _kernel_gradient_shifts(padded: Array, g: Array, sizes: Sequence[int], stride: int) -> Array:
-    between = (0, 0, stride - 1)
-    g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), between, between, between, (0, 0, 0)))
-    g = g.astype(_sum_type(padded))
-    sums = [
-        jnp.sum(_shifted(padded, tap, g.shape[1:4], 1).astype(g.dtype) * g, (0, 1, 2, 3))
-        for tap in itertools.product(*map(range, sizes))
-    ]
-    return jnp.stack(sums).reshape(*sizes, -1)
-
-
 def _correlate_blocks(padded: Array, kernel: Array, bias: Array, stride: int) -> Array:
-    n, d, h, w, c = out_shape = _out_shape(padded, kernel.shape[:3], stride)
+    n, *extents, c = padded.shape
+    d, h, w = _out_extents(extents, kernel.shape[:3], stride)
     planes = divisor_up_to(d, _BLOCK_BYTES // (4 * n * h * w * c))
     sum_type = _sum_type(padded)
     # A small kernel in one loop, a large one in one loop per depth tap.
@@ -147,7 +132,7 @@ def _correlate_blocks(padded: Array, kernel: Array, bias: Array, stride: int) ->
         total, _ = lax.scan(add, varying_like(padded, total), starts)
         return lax.dynamic_update_slice_in_dim(out, total.astype(out.dtype), start, axis=1), None
 
-    out = varying_like(padded, jnp.zeros(out_shape, padded.dtype))
+    out = varying_like(padded, jnp.zeros((n, d, h, w, c), padded.dtype))
     return lax.scan(block, out, jnp.arange(0, d, planes))[0]
 
 
@@ -187,10 +172,8 @@ def _kernel_gradient_blocks(padded: Array, g: Array, sizes: Sequence[int], strid
     return lax.scan(block, total, jnp.arange(0, d, planes))[0].reshape(kd, kh, kw, c)
 
 
-def _out_shape(padded: Array, sizes: Sequence[int], stride: int) -> tuple[int, int, int, int, int]:
-    n, *extents, c = padded.shape
-    d, h, w = ((extent - size) // stride + 1 for extent, size in zip(extents, sizes, strict=True))
-    return n, d, h, w, c
+def _out_extents(padded: Sequence[int], sizes: Sequence[int], stride: int) -> list[int]:
+    return [(extent - size) // stride + 1 for extent, size in zip(padded, sizes, strict=True)]
 
 
 def _sum_type(x: Array) -> jnp.dtype:

@@ -33,6 +33,11 @@ class LocalOps:
     def _form(self) -> Form:
         return form_for(self.platform)
 
+    @property
+    def loops_over_blocks(self) -> bool:
+        """Whether the equal blocks of a stage are one compiled loop body, for the sake of the compiler's time."""
+        return self._form == "banded"
+
     def enter(self, x: Array) -> Array:
         """(n, d, h, w, c) -> the layout of activations."""
         return x

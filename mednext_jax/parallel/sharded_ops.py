@@ -61,6 +61,10 @@ class ShardedOps(LocalOps):
     layout: Layout
     local: LocalOps = LocalOps()
 
+    @property
+    def loops_over_blocks(self) -> bool:
+        return self.local.loops_over_blocks
+
     def enter(self, x: Array) -> Array:
         return self.local.enter(x)
 

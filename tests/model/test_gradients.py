@@ -9,6 +9,7 @@ import pytest
 
 from mednext_jax import MedNeXt, MedNeXtConfig
 from mednext_jax.model.names import from_torch_names
+from mednext_jax.ops.local import LocalOps
 from tests.golden import state_dict, unit_uniform
 
 torch = pytest.importorskip("torch")
@@ -28,8 +29,9 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_gradients_are_pytorchs(name):
+# A TPU's forms run anywhere, slowly; blocks of one stage are a loop there.
+@pytest.mark.parametrize(("name", "platform"), [*((n, "cpu") for n in CONFIGS), ("response norm, five heads", "tpu")])
+def test_gradients_are_pytorchs(name, platform):
     from tools.torch_reference import TorchMedNeXt
 
     config = CONFIGS[name]
@@ -47,7 +49,9 @@ def test_gradients_are_pytorchs(name):
     assert set(gradients) == set(state) - {"dummy_tensor"}
 
     def ours(params):
-        logits = MedNeXt(config).apply({"params": params}, np.moveaxis(x, 1, -1).astype(np.float32))
+        logits = MedNeXt(config, LocalOps(platform=platform)).apply(
+            {"params": params}, np.moveaxis(x, 1, -1).astype(np.float32)
+        )
         logits = logits if config.deep_supervision else (logits,)
         return sum(jnp.mean(o * np.moveaxis(p, 1, -1)) for o, p in zip(logits, probes, strict=True)), logits
 

@@ -70,7 +70,7 @@ def check(got, expected):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max() + 1e-5)
 
 
-@pytest.mark.parametrize("form", ["blocks", "shifts", "grouped"])
+@pytest.mark.parametrize("form", ["blocks", "banded", "grouped"])
 @pytest.mark.parametrize(("name", "k"), [(name, k) for name in OPS for k in (3, 5)])
 def test_form_is_the_definition(name, k, form):
     values = operands(name, k)
@@ -90,13 +90,12 @@ def test_odd_extents_and_one_voxel():
         check(run("conv", *values, "blocks"), by_definition("conv", *values))
 
 
-@pytest.mark.parametrize(("form", "absolute"), [("blocks", 1e-2), ("shifts", 5e-2), ("grouped", 1e-2)])
+@pytest.mark.parametrize(("form", "absolute"), [("blocks", 1e-2), ("banded", 1e-2), ("grouped", 1e-2)])
 def test_bfloat16_sums_in_float32(form, absolute):
     x, kernel, bias, _ = operands("conv", 5)
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (x, kernel))
     y = jax.jit(depthwise.depthwise_conv, static_argnums=(3, 4))(x, kernel, bias, depthwise.NO_HALO, form)
     exact, _ = by_definition("conv", x, kernel, bias, np.zeros(x.shape))
     assert y.dtype == jnp.bfloat16
-    # Only the result is rounded, by 2^-9 relative; sums in bfloat16 of 125 products would be off tenfold. `shifts`
-    # also rounds the products: by 2^-9 of order 1 each, at random.
+    # Only the result is rounded, by 2^-9 relative; sums in bfloat16 of 125 products would be off tenfold.
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2**-8, atol=absolute)

@@ -41,7 +41,8 @@ def test_programs_for_the_devices_present(tmp_path):
     for program in (train, predict):
         assert program["peak"] >= program["temporaries"] > 0 and program["arguments"] > 0
         assert program["fits"] is None  # nobody says how much memory a CPU may use
-        assert program["flops"] > 0 and (program["estimated_seconds"] or 1) > 0
+        assert program["flops"] > 0 and program["bytes"] > 0
+        assert program["estimated_seconds"] is None  # only a TPU's compiler tells
     assert train["collectives"]["collective-permute"]["bytes"] > 0
     assert [line.split(" | ")[0] for line in done.stdout.splitlines()[2:]] == ["| train", "| predict"]
 

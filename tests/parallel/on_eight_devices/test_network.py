@@ -58,12 +58,12 @@ def parameters(name):
     return jax.tree.unflatten(tree, noisy)
 
 
-def training_step(name, mesh):
+def training_step(name, mesh, ops=OPS):
     """(params, image, label) -> loss, gradient, new params; Dice over the whole batch."""
     config = default_config()
     optimiser = make_optimiser(config)
     terms = config.loss.to_dict() | {"batch_dice": True}
-    apply = spread(NETWORKS[name], mesh, OPS)
+    apply = spread(NETWORKS[name], mesh, ops)
 
     def step(params, image, label):
         loss, gradient = jax.value_and_grad(lambda p: segmentation_loss(apply(p, image), label, terms))(params)
@@ -98,11 +98,11 @@ def distance(ours, theirs):
     return worst
 
 
-def check(name, shape):
+def check(name, shape, ops=OPS):
     """The step on a mesh gives the numbers of one device, and moves little more than it must."""
     mesh = make_mesh(*shape)
     arguments = place(mesh, parameters(name), *batch())
-    compiled = training_step(name, mesh).lower(*arguments).compile()
+    compiled = training_step(name, mesh, ops).lower(*arguments).compile()
     check_collectives(name, mesh, collectives(compiled.as_text()))
     loss, gradient, params = jax.device_get(compiled(*arguments))
     loss_1, gradient_1, params_1 = on_one_device(name)
@@ -151,6 +151,11 @@ def test_k5_with_grn_and_deep_supervision(shape):
 @pytest.mark.parametrize("shape", MESHES)
 def test_networks(name, shape):
     check(name, shape)
+
+
+@pytest.mark.slow
+def test_forms_for_tpus():
+    check("S k3", (2, 2, 2), LocalOps(platform="tpu"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,102 @@
+"""What is read from a compiled program's text, against XLA's own analysis and a count by hand."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from tools import hlo
+
+pytestmark = pytest.mark.core
+
+
+def compiled(function, *shapes):
+    return jax.jit(function).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
+
+
+def program_of(function, *shapes):
+    return hlo.instructions(compiled(function, *shapes).as_text())
+
+
+def convolution(x, kernel, **options):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **options)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda a, b: a @ b, ((64, 96), (96, 32))),
+        (lambda a, b: jnp.einsum("bij,bjk->bik", a, b), ((4, 64, 96), (4, 96, 32))),
+        (lambda x, k: convolution(x, k, window_strides=(2, 2), padding="SAME"), ((2, 8, 8, 16), (3, 3, 16, 32))),
+        (
+            lambda x, k: convolution(x, k, window_strides=(1, 1), padding=((1, 2), (2, 1)), lhs_dilation=(2, 2)),
+            ((1, 8, 8, 16), (3, 3, 16, 32)),
+        ),
+        (
+            lambda x, k: convolution(x, k, window_strides=(1, 1), padding="VALID", feature_group_count=4),
+            ((1, 8, 8, 16), (3, 3, 4, 32)),
+        ),
+    ],
+)
+def test_work_is_what_xla_counts(function, shapes):
+    # Before optimisation: a CPU's products become calls of a library, which neither counts.
+    lowered = jax.jit(function).lower(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+    expected = lowered.cost_analysis()["flops"]
+    found = hlo.flops(hlo.instructions(lowered.as_text(dialect="hlo")))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_bytes_are_what_xla_counts():
+    program = compiled(lambda x, y: (x * y + 1).sum(0), (256, 1000), (256, 1000))
+    assert hlo.bytes_moved(hlo.instructions(program.as_text())) == program.cost_analysis()["bytes accessed"]
+
+
+def test_a_loop_counts_as_often_as_it_turns():
+    def looped(x, weights):
+        return lax.scan(lambda x, w: (lax.scan(lambda y, _: (jnp.sin(y @ w), None), x, length=3)[0], None), x, weights)[
+            0
+        ]
+
+    program = program_of(looped, (128, 128), (5, 128, 128))
+    assert {one.times for one in program if one.operation == "sine"} == {15}
+    once = program_of(lambda x, w: jnp.sin(x @ w), (128, 128), (128, 128))
+    assert hlo.bytes_moved(program) >= 15 * hlo.bytes_moved(once)
+    # Of the stacked weights each turn takes a slice: all of them in each would be five times as much.
+    assert hlo.bytes_moved(program) < 15 * 2 * hlo.bytes_moved(once)
+
+
+def test_cycles_are_those_of_kernels_not_of_their_parts():
+    text = """
+%inner (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %b = f32[8]{0} negate(%a), backend_config={"estimated_cycles":"1"}
+}
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  %k = f32[8]{0:T(256)S(1)} fusion(%x), kind=kLoop, calls=%inner, backend_config={"estimated_cycles":"100"}
+  ROOT %t = (s32[], f32[8]{0}) tuple(%i, %k)
+}
+
+%condition (p.1: (s32[], f32[8])) -> pred[] {
+  %p.1 = (s32[], f32[8]{0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %n = s32[]{:T(128)} constant(7)
+  ROOT %c = pred[] compare(%i.1, %n), direction=LT
+}
+
+ENTRY %main (x.1: f32[8]) -> (s32[], f32[8]) {
+  %x.1 = f32[8]{0} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[8]{0}) tuple(%zero, %x.1)
+  ROOT %w = (s32[], f32[8]{0}) while(%start), condition=%condition, body=%body
+}
+"""
+    program = hlo.instructions(text)
+    assert hlo.cycles(program) == 700
+    assert hlo.bytes_moved(program) == 7 * 64 + 7 * (1 + 4 + 4)  # and the comparisons
