@@ -79,7 +79,7 @@ def _convolve_rows(
         lhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=c,
-        precision=lax.Precision.HIGHEST,  # float32 products in float32; of bfloat16 it changes nothing
+        precision=lax.Precision.HIGHEST,
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     y = y.reshape(n, *extents[:2], c, extents[2]) + bias[:, None]

@@ -95,6 +95,7 @@ def _convolve(padded: Array, kernel: Array, stride: int) -> Array:
         padding="VALID",
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
         feature_group_count=padded.shape[-1],
+        precision=lax.Precision.HIGHEST,
     )
 
 

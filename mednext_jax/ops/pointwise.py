@@ -12,6 +12,7 @@ def pointwise(x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None =
         x,
         kernel.astype(x.dtype),
         (((x.ndim - 1,), (0,)), ((), ())),
+        precision=lax.Precision.HIGHEST,  # float32 products in float32, not TF32; of bfloat16 no different
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     return (y + bias).astype(dtype or x.dtype)

@@ -69,7 +69,9 @@ class ChannelsFirstOps(LocalOps):
         return blocks.up_block(x, conv1, weights, res_conv)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
-        y = jnp.einsum("ce,ncdhw->nedhw", kernel.astype(x.dtype), x, preferred_element_type=jnp.float32)
+        y = jnp.einsum(
+            "ce,ncdhw->nedhw", kernel.astype(x.dtype), x, precision="highest", preferred_element_type=jnp.float32
+        )
         return (y + bias[:, None, None, None]).astype(dtype or x.dtype)
 
     # The composed form's operations: XLA cancels the transpositions between one and the next.
