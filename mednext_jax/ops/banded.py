@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
+from mednext_jax.ops.pointwise import precision_for
+
 
 def correlate_rows(
     x: Array, kernel: Array, bias: Array, stride: int, before: Sequence[int], extents: Sequence[int]
@@ -47,7 +49,7 @@ def kernel_gradient_rows(x: Array, g: Array, sizes: Sequence[int], stride: int, 
         rhs_dilation=(stride, stride),
         dimension_numbers=("CHWN", "IHWO", "NHWC"),  # sums over the samples, too
         batch_group_count=x.shape[-1],
-        precision=lax.Precision.HIGHEST,
+        precision=precision_for(x),
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     bands = bands.reshape(*bands.shape[:3], x.shape[-1], -1)  # (w, kd, kh, c, w')
@@ -79,7 +81,7 @@ def _convolve_rows(
         lhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=c,
-        precision=lax.Precision.HIGHEST,
+        precision=precision_for(x),
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     y = y.reshape(n, *extents[:2], c, extents[2]) + bias[:, None]

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from mednext_jax.ops import banded
+from mednext_jax.ops.pointwise import precision_for
 
 Form = Literal["blocks", "banded", "grouped"]
 _FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "banded", "gpu": "grouped"}
@@ -95,7 +96,7 @@ def _convolve(padded: Array, kernel: Array, stride: int) -> Array:
         padding="VALID",
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
         feature_group_count=padded.shape[-1],
-        precision=lax.Precision.HIGHEST,
+        precision=precision_for(padded),
     )
 
 

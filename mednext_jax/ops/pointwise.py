@@ -6,13 +6,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 
+def precision_for(x: Array) -> lax.Precision | None:
+    """Of float32 operands like `x` products are float32 on every device, not TF32 or bfloat16."""
+    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+
+
 def pointwise(x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
     """`x` (..., c), `kernel` (c, e), `bias` (e,) -> (..., e) in `dtype` (x's), accumulated in float32."""
     y = lax.dot_general(
         x,
         kernel.astype(x.dtype),
         (((x.ndim - 1,), (0,)), ((), ())),
-        precision=lax.Precision.HIGHEST,  # float32 products in float32, not TF32; of bfloat16 no different
+        precision=precision_for(x),
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     return (y + bias).astype(dtype or x.dtype)

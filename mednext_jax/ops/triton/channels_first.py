@@ -14,6 +14,7 @@ from mednext_jax.ops.depthwise import NO_HALO, Halo
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.norm import WHOLE, Split
+from mednext_jax.ops.pointwise import precision_for
 from mednext_jax.ops.triton import blocks, tell_once
 from mednext_jax.ops.triton.launch import INTERPRETED
 from mednext_jax.ops.triton.tiles import has_kernel_size
@@ -69,9 +70,9 @@ class ChannelsFirstOps(LocalOps):
         return blocks.up_block(x, conv1, weights, res_conv)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
-        y = jnp.einsum(
-            "ce,ncdhw->nedhw", kernel.astype(x.dtype), x, precision="highest", preferred_element_type=jnp.float32
-        )
+        precision = precision_for(x)
+        kernel = kernel.astype(x.dtype)
+        y = jnp.einsum("ce,ncdhw->nedhw", kernel, x, precision=precision, preferred_element_type=jnp.float32)
         return (y + bias[:, None, None, None]).astype(dtype or x.dtype)
 
     # The composed form's operations: XLA cancels the transpositions between one and the next.
