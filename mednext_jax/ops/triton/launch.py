@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+
+from mednext_jax.ops.triton.kernel_cache import keep_compiled_kernels
 
 # Triton decides when a kernel is defined whether it will be compiled or run by its CPU interpreter.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -48,6 +51,7 @@ def launch(
     )
 
 
+@functools.cache
 def _jax_triton() -> Any:
     # Its import empties TRITON_CACHE_DIR, after which Triton's own launches in this process (torch.compile) fail.
     before = os.environ.get("TRITON_CACHE_DIR")
@@ -57,6 +61,7 @@ def _jax_triton() -> Any:
         os.environ["TRITON_CACHE_DIR"] = before
     elif os.environ.get("TRITON_CACHE_DIR") == "":
         del os.environ["TRITON_CACHE_DIR"]
+    keep_compiled_kernels(jax_triton.triton_lib)
     return jax_triton
 
 
