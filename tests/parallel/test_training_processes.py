@@ -56,12 +56,12 @@ def alone(values, folder):
     return folder / "alone"
 
 
-def start(values, workdir, processes, devices, mesh, *, last=None, last_environ=None):
+def start(values, workdir, processes, devices, mesh, *, shared=False, last=None, last_environ=None):
     """`processes` processes with `devices` CPU devices each that train on `mesh` (data, space, height).
 
-    last, last_environ: what is different for the last of them.
+    shared: weights and optimiser state are split, too. last, last_environ: what is different for the last of them.
     """
-    values = values | {"mesh": dict(zip(("data", "space", "height"), mesh, strict=True))}
+    values = values | {"mesh": dict(zip(("data", "space", "height"), mesh, strict=True)) | {"share_state": shared}}
     workdir.parent.mkdir(exist_ok=True)
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
@@ -134,7 +134,7 @@ def check_equal_to_one_device(workdir, alone):
 @pytest.mark.slow
 def test_two_processes_stopped_by_a_signal_to_one_and_continued_by_one_equal_one_device(values, alone, tmp_path):
     together = tmp_path / "together"
-    running = start(values, together, 2, 2, (2, 2, 1))
+    running = start(values, together, 2, 2, (2, 2, 1), shared=True)
     wait_until(lambda: losses(together), running)
     running[1].send_signal(signal.SIGTERM)
     outputs = finish(running)
@@ -162,7 +162,7 @@ def test_the_death_of_one_of_four_processes_ends_all_and_is_named_and_a_restart_
         assert re.search(r"[Pp]rocess 2\b|Task 2 heartbeat|heartbeats\):\s+2\b", outputs[survivor]), outputs[survivor]
     assert 4 <= max(losses(together)) < STEPS
 
-    finish(start(values, together, 4, 1, (2, 2, 1)))
+    finish(start(values, together, 4, 1, (2, 2, 1), shared=True))
     check_equal_to_one_device(together, alone)
 
 

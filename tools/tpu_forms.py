@@ -1,0 +1,86 @@
+"""Forms of the depthwise convolution on a TPU, by the compiler's own estimates: why `ops.correlate` takes the banded.
+
+    pip install "jax[tpu]"
+    python -m tools.tpu_forms --levels 128x32,32x128 --forms banded,shifts,densified
+
+Per form and level (extent x channels, two bfloat16 volumes, k5): the compiler's cycles as time, temporary memory, and
+seconds to compile. Nothing runs. `gradients`: of input and kernel, for the form in use. The shifts and the densified
+convolution are here for comparison only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from tools.aot_compile import compile_and_measure, devices_of
+
+K = 5
+
+
+def forms() -> dict[str, Callable[[Any, Any], Any]]:
+    """By name: (x (n, d, h, w, c), kernel (k, k, k, c)) -> the correlation."""
+    import jax.numpy as jnp
+    from jax import lax
+
+    from mednext_jax.ops.correlate import correlate, kernel_gradient
+
+    around = ((K // 2, K // 2),) * 3
+
+    def shifts(x: Any, kernel: Any) -> Any:
+        padded = jnp.pad(x, ((0, 0), *around, (0, 0)))
+        total = jnp.zeros(x.shape, jnp.float32)
+        for tap in itertools.product(range(K), repeat=3):
+            slab = lax.dynamic_slice(padded, (0, *tap, 0), x.shape)
+            total = total + (slab * kernel[tap].astype(x.dtype)).astype(jnp.float32)
+        return total.astype(x.dtype)
+
+    def densified(x: Any, kernel: Any) -> Any:
+        dense = kernel.astype(x.dtype)[..., None] * jnp.eye(x.shape[-1], dtype=x.dtype)
+        numbers = ("NDHWC", "DHWIO", "NDHWC")
+        return lax.conv_general_dilated(x, dense, (1, 1, 1), around, dimension_numbers=numbers)
+
+    def gradients(x: Any, kernel: Any) -> Any:
+        by_input = correlate(x, kernel[::-1, ::-1, ::-1], None, 1, around, "banded")
+        return by_input, kernel_gradient(x, x, (K, K, K), 1, around, "banded")
+
+    return {
+        "banded": lambda x, kernel: correlate(x, kernel, None, 1, around, "banded"),
+        "gradients": gradients,
+        "shifts": shifts,
+        "densified": densified,
+        "grouped": lambda x, kernel: correlate(x, kernel, None, 1, around, "grouped"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--topology", default="v5e:2x4")
+    parser.add_argument("--levels", default="128x32,64x64,32x128,16x256,8x512", help="extent x channels")
+    parser.add_argument("--forms", default="banded,gradients,shifts")
+    arguments = parser.parse_args()
+
+    device = devices_of(arguments.topology)[0]
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import SingleDeviceSharding
+
+    place, known = SingleDeviceSharding(device), forms()
+    print("| level | form | estimate (ms) | temporaries (MiB) | compile (s) |\n| --- | --- | --- | --- | --- |")
+    for level, name in itertools.product(arguments.levels.split(","), arguments.forms.split(",")):
+        extent, channels = map(int, level.split("x"))
+        x = jax.ShapeDtypeStruct((2, extent, extent, extent, channels), jnp.bfloat16, sharding=place)
+        kernel = jax.ShapeDtypeStruct((K, K, K, channels), jnp.float32, sharding=place)
+        row = compile_and_measure(name, jax.jit(known[name]).lower(x, kernel), device)
+        estimate, memory = row.get("estimated_seconds"), row["temporaries"]
+        cells = [
+            *(level, name, "does not fit" if estimate is None else f"{1e3 * estimate:.2f}"),
+            *("-" if memory is None else f"{memory / 2**20:.0f}", f"{row['compile_seconds']:.0f}"),
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
