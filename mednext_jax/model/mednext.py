@@ -132,11 +132,10 @@ class OutBlock(nn.Module):
 
 def _block(block: type[nn.Module], config: MedNeXtConfig, ops: LocalOps) -> Callable[..., nn.Module]:
     """The class of a block with the fields that all blocks share, recomputed in the backward pass as configured."""
-    if config.remat == "block":
-        block = nn.remat(block)
-    elif config.remat == "dw":
-        # Keeps each depthwise convolution's output: the costly op runs once, everything else twice.
-        block = nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names("dw"))
+    # "dw" keeps each depthwise convolution's output: the costly op runs once, everything else twice.
+    kept = {"none": None, "block": ["halo"], "dw": ["halo", "dw"]}[config.remat]
+    if kept is not None:
+        block = nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names(*kept))
     return functools.partial(block, norm=config.norm, ops=ops)
 
 

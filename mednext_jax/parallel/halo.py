@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 
 def with_halo(x: Array, axis: int, name: str, before: int, after: int) -> Array:
     """`x`, this device's part along `axis`, with the neighbours' nearest planes `before` and `after` it.
 
     The part must have at least that many planes. At the two ends of the volume zeros come instead: devices to which
-    nothing is sent receive zeros, and that is exactly the zero padding of a convolution.
+    nothing is sent receive zeros, and that is exactly the zero padding of a convolution. Planes that were received are
+    named "halo": recomputation keeps them, and nothing is sent again.
     """
     size, planes = lax.axis_size(name), x.shape[axis]
     parts = [x]
     if before:
         last = lax.slice_in_dim(x, planes - before, planes, axis=axis)
-        parts.insert(0, lax.ppermute(last, name, [(i, i + 1) for i in range(size - 1)]))
+        received = lax.ppermute(last, name, [(i, i + 1) for i in range(size - 1)])
+        parts.insert(0, checkpoint_name(received, "halo"))
     if after:
         first = lax.slice_in_dim(x, 0, after, axis=axis)
-        parts.append(lax.ppermute(first, name, [(i + 1, i) for i in range(size - 1)]))
+        received = lax.ppermute(first, name, [(i + 1, i) for i in range(size - 1)])
+        parts.append(checkpoint_name(received, "halo"))
     return jnp.concatenate(parts, axis)
 
 
