@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import is_out_of_memory
+from tools.arguments import integers, some_of
 
 # Bytes of high-bandwidth memory per chip, by `device_kind`; the compiler keeps a part of it.
 MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
@@ -41,7 +42,7 @@ NO_TPU = {
 
 
 def devices_of(topology: str) -> list[Any]:
-    """The devices present, or those of a TPU topology like 'v5e:4x4'."""
+    """The devices present, or those of a TPU topology like 'v5e:4x4'; ends the program for one that is none."""
     if topology == "local":
         import jax
 
@@ -49,7 +50,16 @@ def devices_of(topology: str) -> list[Any]:
     os.environ.update(NO_TPU)
     from jax.experimental import topologies
 
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        print(
+            f"No TPU topology {topology!r}: {reason}\nExpected 'local', or for example v5e:4x4, v5p:2x2x2 or v6e:2x4, "
+            "with the TPU compiler: pip install 'jax[tpu]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
 
 
 def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
@@ -148,13 +158,20 @@ def main() -> int:
         "--topology", default="local", help="'local', or a TPU's, for example v5e:4x4, v5p:2x2x2, v6e:2x4"
     )
     parser.add_argument(
-        "--mesh", default="-1,1,1", help="devices along data, space, height; fewer than all may be used"
+        "--mesh",
+        type=integers("-1,1,1"),
+        default=(-1, 1, 1),
+        help="devices along data, space, height; fewer than all may be used",
     )
-    parser.add_argument("--programs", default="train,predict")
-    parser.add_argument("--volume", default="256,256,256", help="d,h,w of the predicted volume")
+    parser.add_argument("--programs", type=some_of(("train", "predict")), default=["train", "predict"])
+    parser.add_argument(
+        "--volume", type=integers("256,256,256"), default=(256,) * 3, help="d,h,w of the predicted volume"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--markdown", action="store_true", help="print rows of a table")
     arguments, overrides = parser.parse_known_args()
+    if arguments.json and not arguments.json.parent.is_dir():
+        parser.error(f"--json: there is no folder {arguments.json.parent}")
 
     devices = devices_of(arguments.topology)
     import numpy as np
@@ -167,12 +184,12 @@ def main() -> int:
     rows = []
     try:
         config = load_config(arguments.config, overrides)
-        data, space, height = map(int, arguments.mesh.split(","))
+        data, space, height = arguments.mesh
         mesh = make_mesh(data, space, height, devices=devices if data == -1 else devices[: data * space * height])
-        used, volume = np.asarray(mesh.devices), tuple(map(int, arguments.volume.split(",")))
+        used, volume = np.asarray(mesh.devices), arguments.volume
         if arguments.markdown:
             print(TABLE_HEAD)
-        for name in arguments.programs.split(","):
+        for name in arguments.programs:
             if name == "train":
                 row = compile_and_measure(name, lower_train_step(config, mesh), devices[0])
             else:

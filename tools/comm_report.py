@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from mednext_jax.model.config import LEVELS, STAGES, MedNeXtConfig
 from mednext_jax.ops.depthwise import conv_halo, down_halo, up_halo
 from mednext_jax.parallel.sharded_ops import Layout
+from tools.arguments import integers
 from tools.hlo import instructions
 
 KINDS = ("collective-permute", "all-gather", "all-reduce", "reduce-scatter", "all-to-all")
@@ -108,7 +109,7 @@ def _group_size(line: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", help="FILE.py or FILE.py:ARGUMENT")
-    parser.add_argument("--mesh", default="1,8,1", help="devices along data, space, height")
+    parser.add_argument("--mesh", type=integers("1,8,1"), default=(1, 8, 1), help="devices along data, space, height")
     arguments, overrides = parser.parse_known_args()
 
     from mednext_jax.ops.local import LocalOps
@@ -118,7 +119,7 @@ def main() -> None:
     from tools.programs import lower_train_step, network_of
 
     config = load_config(arguments.config, overrides)
-    mesh = make_mesh(*map(int, arguments.mesh.split(",")))
+    mesh = make_mesh(*arguments.mesh)
     network = network_of(config)
     if mesh.devices.flat[0].platform == "cpu":  # exchanges half precision as float32
         network = dataclasses.replace(network, dtype="float32")

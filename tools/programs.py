@@ -19,7 +19,7 @@ from mednext_jax.inference.tiles import bucket_shape, tile_starts
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
-from mednext_jax.parallel.network import spread
+from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import state_like
 from mednext_jax.train.experiment import initial_state
 from mednext_jax.train.step import make_train_step
@@ -39,6 +39,7 @@ def abstract_params(network: MedNeXtConfig) -> Any:
 def lower_train_step(config: ConfigDict, mesh: Mesh, ops: LocalOps | None = None) -> jax.stages.Lowered:
     """One step on a batch as read from a data set of one channel and one foreground label; `ops` of a device."""
     network = network_of(config)
+    check_divides(network, mesh, (config.batch_size, *config.patch_size))
     ops = ops or LocalOps(platform=mesh.devices.flat[0].platform)
     augment = make_augment(config, mesh, labels=(0, 1))
     state = state_like(functools.partial(initial_state, config, network), mesh, shared=config.mesh.share_state)

@@ -1,7 +1,7 @@
 """Forms of the depthwise convolution on a TPU, by the compiler's own estimates: why `ops.correlate` takes the banded.
 
     pip install "jax[tpu]"
-    python -m tools.tpu_forms --levels 128x32,32x128 --forms banded,shifts,densified
+    python -m tools.tpu_forms --level 128x32 --level 32x128 --forms banded,shifts,densified
 
 Per form and level (extent x channels, two bfloat16 volumes, k5): the compiler's cycles as time, temporary memory, and
 seconds to compile. Nothing runs. `gradients`: of input and kernel, for the form in use. The shifts and the densified
@@ -16,8 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tools.aot_compile import compile_and_measure, devices_of
+from tools.arguments import integers, some_of
 
 K = 5
+LEVELS = ((128, 32), (64, 64), (32, 128), (16, 256), (8, 512))
+FORMS = ("banded", "gradients", "shifts", "densified", "grouped")
 
 
 def forms() -> dict[str, Callable[[Any, Any], Any]]:
@@ -58,8 +61,10 @@ def forms() -> dict[str, Callable[[Any, Any], Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v5e:2x4")
-    parser.add_argument("--levels", default="128x32,64x64,32x128,16x256,8x512", help="extent x channels")
-    parser.add_argument("--forms", default="banded,gradients,shifts")
+    parser.add_argument(
+        "--level", type=integers("128x32", "x"), action="append", help="extent x channels; may be given several times"
+    )
+    parser.add_argument("--forms", type=some_of(FORMS), default=["banded", "gradients", "shifts"])
     arguments = parser.parse_args()
 
     device = devices_of(arguments.topology)[0]
@@ -69,14 +74,14 @@ def main() -> None:
 
     place, known = SingleDeviceSharding(device), forms()
     print("| level | form | estimate (ms) | temporaries (MiB) | compile (s) |\n| --- | --- | --- | --- | --- |")
-    for level, name in itertools.product(arguments.levels.split(","), arguments.forms.split(",")):
-        extent, channels = map(int, level.split("x"))
+    for level, name in itertools.product(arguments.level or LEVELS, arguments.forms):
+        extent, channels = level
         x = jax.ShapeDtypeStruct((2, extent, extent, extent, channels), jnp.bfloat16, sharding=place)
         kernel = jax.ShapeDtypeStruct((K, K, K, channels), jnp.float32, sharding=place)
         row = compile_and_measure(name, jax.jit(known[name]).lower(x, kernel), device)
         estimate, memory = row.get("estimated_seconds"), row["temporaries"]
         cells = [
-            *(level, name, "does not fit" if estimate is None else f"{1e3 * estimate:.2f}"),
+            *(f"{extent}x{channels}", name, "does not fit" if estimate is None else f"{1e3 * estimate:.2f}"),
             *("-" if memory is None else f"{memory / 2**20:.0f}", f"{row['compile_seconds']:.0f}"),
         ]
         print(f"| {' | '.join(cells)} |", flush=True)

@@ -109,9 +109,12 @@ class Stage(nn.Module):
         )
         if self.ops.loops_over_blocks and count > 1 and not self.is_initializing():
             params = [self.variables["params"][str(i)] for i in range(count)]
-            one = block(parent=None)
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-            return jax.lax.scan(lambda x, params: (one.apply({"params": params}, x), None), x, stacked)[0]
+            alone: Any = block(parent=None)
+
+            def turn(x: Array, params: Any) -> tuple[Array, None]:
+                return alone.apply({"params": params}, x), None
+
+            return jax.lax.scan(turn, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params))[0]
         for i in range(count):
             x = block(name=str(i))(x)
         return x

@@ -9,6 +9,7 @@ which fills the lanes that 32 channels leave empty.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -71,7 +72,8 @@ def _convolve_rows(
     """`tap` (w, w'): in which tap of the kernel's third axis each voxel of a row of x meets each of the result."""
     n, *_, c = x.shape
     taps = kernel.astype(x.dtype)[:, :, :, None, :, None]
-    band = sum(jnp.where(tap[:, None, :] == t, taps[:, :, t], 0) for t in range(kernel.shape[2]))  # (kd, kh, w, c, w')
+    diagonals = (jnp.where(tap[:, None, :] == t, taps[:, :, t], 0) for t in range(kernel.shape[2]))
+    band = functools.reduce(jnp.add, diagonals)  # (kd, kh, w, c, w')
     spans = [dilation * (m - 1) + 1 for m in x.shape[1:3]]
     y = lax.conv_general_dilated(
         _rows(x),
@@ -95,7 +97,8 @@ def _rows(x: Array) -> Array:
 
 def _grid(n_in: int, n_out: int) -> tuple[Array, Array]:
     """The indices of both voxels of each pair of a row's input and output, (n_in, n_out) twice."""
-    return tuple(lax.broadcasted_iota(jnp.int32, (n_in, n_out), axis) for axis in (0, 1))
+    shape = (n_in, n_out)
+    return lax.broadcasted_iota(jnp.int32, shape, 0), lax.broadcasted_iota(jnp.int32, shape, 1)
 
 
 def _around(span: int, size: int, before: int, extent: int, stride: int) -> tuple[int, int]:

@@ -60,6 +60,11 @@ def test_bytes_between_devices_against_the_least():
     [
         (("--mesh", "1,3,1"), "does not divide the number of devices"),
         (("--config.batchsize=3",), "did you mean 'batch_size'"),
+        (("--mesh", "2,1,1", "--config.batch_size=3"), "does not divide the batch"),
+        (("--mesh", "1,2"), "expected integers like -1,1,1, found '1,2'"),
+        (("--programs", "train,fit"), "found 'fit'"),
+        (("--json", "nowhere/numbers.json"), "no folder nowhere"),
+        (("--topology", "nonsense"), "No TPU topology 'nonsense'"),
     ],
 )
 def test_a_wrong_call_is_told(arguments, said):

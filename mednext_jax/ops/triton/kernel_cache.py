@@ -23,6 +23,7 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
     """
     import triton
 
+    settings: Any = jax.config
     calls = triton_lib.triton_kernel_call_lib
     compile_kernel, new_kernel = triton_lib.get_or_create_triton_kernel, calls.TritonKernel
     made: list[tuple[Any, ...]] = []
@@ -32,7 +33,7 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
         return new_kernel(*arguments)
 
     def compile_once(backend: Any, platform: str, kernel: Any, *arguments: Any, **options: Any) -> tuple[Any, Any]:
-        root = jax.config.jax_compilation_cache_dir
+        root = settings.jax_compilation_cache_dir
         if not root or "://" in root or platform != "cuda":
             return compile_kernel(backend, platform, kernel, *arguments, **options)
         device = options["compute_capability"] or calls.get_compute_capability(0)
