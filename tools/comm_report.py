@@ -18,7 +18,7 @@ from mednext_jax.model.config import LEVELS, STAGES, MedNeXtConfig
 from mednext_jax.ops.depthwise import conv_halo, down_halo, up_halo
 from mednext_jax.parallel.sharded_ops import Layout
 from tools.arguments import integers
-from tools.hlo import instructions
+from tools.hlo import Instruction, instructions
 
 KINDS = ("collective-permute", "all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 
@@ -32,10 +32,10 @@ class Collective:
     bytes: int
 
 
-def collectives(hlo: str) -> list[Collective]:
-    """Those that one run of a compiled program (`compiled.as_text()`) starts; one in a loop is there for each turn."""
+def collectives(program: Iterable[Instruction]) -> list[Collective]:
+    """Those that one run of a compiled program starts; one in a loop is there for each turn."""
     found = []
-    for one in instructions(hlo):
+    for one in program:
         kind = one.operation.removesuffix("-start")
         if kind not in KINDS:
             continue
@@ -126,7 +126,7 @@ def main() -> None:
     least = halo_bytes(network, layout_of(network, mesh, config.patch_size), config.batch_size // mesh.shape["data"])
     # The form with the shortest programs; which one a device runs does not change what is sent.
     compiled = lower_train_step(config, mesh, LocalOps(platform="gpu")).compile()
-    print(table(collectives(compiled.as_text()), least))
+    print(table(collectives(instructions(compiled.as_text())), least))
 
 
 if __name__ == "__main__":

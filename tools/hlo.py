@@ -74,9 +74,7 @@ def instructions(hlo: str) -> list[Instruction]:
             entry = computation if start[1] else entry
         elif match := _INSTRUCTION.match(line):
             found.append(Instruction(match[2], match[3], match[4], match[5], computation))
-    inside = defaultdict(list)
-    for one in found:
-        inside[one.computation].append(one)
+    inside = _by_computation(found)
     times, fused = defaultdict(int, {entry: 1}), set()
     # A computation stands before those that call it.
     for name in reversed(list(inside)):
@@ -107,7 +105,7 @@ def cycles(program: list[Instruction]) -> int:
 
 def flops(program: list[Instruction]) -> int:
     """Of matrix products, convolutions (borders and dilation aside) and elementwise arithmetic."""
-    known = {(one.computation, one.name): one for one in program}
+    known = _by_name(program)
     total = 0
     for one in program:
         if one.operation in ("convolution", "dot"):
@@ -127,40 +125,41 @@ def flops(program: list[Instruction]) -> int:
 
 def bytes_moved(program: list[Instruction]) -> int:
     """Read and written by all kernels, from and to whatever memory; of a slice, only what it takes or replaces."""
-    known = {(one.computation, one.name): one for one in program}
-    inside = defaultdict(list)
-    for one in program:
-        inside[one.computation].append(one)
+    known, inside = _by_name(program), _by_computation(program)
     total = 0
     for one in program:
         if one.fused or one.operation in _FREE or one.operation.endswith("-done"):
             continue
-        kernel = next(iter(re.findall(r"\bcalls=%?([\w.\-]+)", one.arguments)), None)
-        body = inside[kernel] if kernel else [one]
-        sliced = {
-            part.operands[0]: part.bytes if part.operation == "dynamic-slice" else 0  # what is replaced is not read
-            for part in body
-            if part.operation in ("dynamic-slice", "dynamic-update-slice") and part.operands
-        }
-        replaced = [
-            known[part.computation, part.operands[1]].bytes
-            for part in body
-            if part.operation == "dynamic-update-slice" and (part.computation, part.operands[1]) in known
-        ]
-        written = sum(replaced) if replaced else one.bytes
-        if kernel:
-            parameters = {
-                int(part.arguments.split(")")[0]): part.name for part in body if part.operation == "parameter"
-            }
-            names = [parameters.get(i, "") for i in range(len(one.operands))]
-        else:
-            names = one.operands
+        kernel = re.search(r"\bcalls=%?([\w.\-]+)", one.arguments)
+        body = inside[kernel[1]] if kernel else [one]
+        names = _parameters(body, len(one.operands)) if kernel else one.operands
+        taken = {part.operands[0]: part.bytes for part in body if part.operation == "dynamic-slice"}
+        updates = [part for part in body if part.operation == "dynamic-update-slice"]
+        taken |= {part.operands[0]: 0 for part in updates}  # what is replaced is not read
+        replaced = [known[part.computation, part.operands[1]].bytes for part in updates]
         read = 0
         for operand, name in zip(one.operands, names, strict=True):
             source = known.get((one.computation, operand))
-            read += sliced.get(name, source.bytes if source else 0)
-        total += one.times * (written + read)
+            read += taken.get(name, source.bytes if source else 0)
+        total += one.times * (read + (sum(replaced) or one.bytes))
     return total
+
+
+def _parameters(body: list[Instruction], count: int) -> list[str]:
+    """What a kernel's operands are called in its `body`."""
+    names = {int(one.arguments.split(")")[0]): one.name for one in body if one.operation == "parameter"}
+    return [names.get(i, "") for i in range(count)]
+
+
+def _by_name(program: list[Instruction]) -> dict[tuple[str, str], Instruction]:
+    return {(one.computation, one.name): one for one in program}
+
+
+def _by_computation(program: list[Instruction]) -> dict[str, list[Instruction]]:
+    inside = defaultdict(list)
+    for one in program:
+        inside[one.computation].append(one)
+    return inside
 
 
 def _turns(loop: Instruction, inside: dict[str, list[Instruction]]) -> int:

@@ -80,8 +80,9 @@ def main() -> None:
         kernel = jax.ShapeDtypeStruct((K, K, K, channels), jnp.float32, sharding=place)
         row = compile_and_measure(name, jax.jit(known[name]).lower(x, kernel), device)
         estimate, memory = row.get("estimated_seconds"), row["temporaries"]
+        shown = "does not fit" if row["fits"] is False else "-" if estimate is None else f"{1e3 * estimate:.2f}"
         cells = [
-            *(f"{extent}x{channels}", name, "does not fit" if estimate is None else f"{1e3 * estimate:.2f}"),
+            *(f"{extent}x{channels}", name, shown),
             *("-" if memory is None else f"{memory / 2**20:.0f}", f"{row['compile_seconds']:.0f}"),
         ]
         print(f"| {' | '.join(cells)} |", flush=True)

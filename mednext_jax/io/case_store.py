@@ -36,7 +36,7 @@ ANNOTATED = 0
 UNFINISHED = "unfinished.json"
 
 # What TensorStore raises for a missing, damaged or unwritable array: its status codes come as these.
-STORE_ERRORS = (ValueError, OSError, KeyError, NotImplementedError, RuntimeError)
+STORE_ERRORS = (ValueError, OSError, KeyError, RuntimeError)
 
 
 class CaseStore:

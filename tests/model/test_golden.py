@@ -24,9 +24,8 @@ pytestmark = pytest.mark.core
 def test_outputs_are_those_of_the_original_code(name, platform, tolerance):
     config = CONFIGS[name]
     state, x, heads = golden_case(name)
-    outputs = jax.jit(MedNeXt(config, LocalOps(platform=platform)).apply)(
-        {"params": from_torch_names(config, state)}, np.moveaxis(x, 1, -1)
-    )
+    net = MedNeXt(config, LocalOps(platform=platform))
+    outputs = jax.jit(net.apply)({"params": from_torch_names(config, state)}, np.moveaxis(x, 1, -1))
     outputs = outputs if config.deep_supervision else (outputs,)
     assert len(outputs) == len(heads)
     for ours, theirs in zip(outputs, heads, strict=True):

@@ -49,9 +49,8 @@ def test_gradients_are_pytorchs(name, platform):
     assert set(gradients) == set(state) - {"dummy_tensor"}
 
     def ours(params):
-        logits = MedNeXt(config, LocalOps(platform=platform)).apply(
-            {"params": params}, np.moveaxis(x, 1, -1).astype(np.float32)
-        )
+        net, image = MedNeXt(config, LocalOps(platform=platform)), np.moveaxis(x, 1, -1).astype(np.float32)
+        logits = net.apply({"params": params}, image)
         logits = logits if config.deep_supervision else (logits,)
         return sum(jnp.mean(o * np.moveaxis(p, 1, -1)) for o, p in zip(logits, probes, strict=True)), logits
 

@@ -55,10 +55,11 @@ def test_bytes_are_what_xla_counts():
 
 
 def test_a_loop_counts_as_often_as_it_turns():
+    def turn(x, w):
+        return lax.scan(lambda y, _: (jnp.sin(y @ w), None), x, length=3)[0], None
+
     def looped(x, weights):
-        return lax.scan(lambda x, w: (lax.scan(lambda y, _: (jnp.sin(y @ w), None), x, length=3)[0], None), x, weights)[
-            0
-        ]
+        return lax.scan(turn, x, weights)[0]
 
     program = program_of(looped, (128, 128), (5, 128, 128))
     assert {one.times for one in program if one.operation == "sine"} == {15}

@@ -18,6 +18,5 @@ def test_forms_agree():
     np.testing.assert_allclose(by_input, transpose(x)[0], rtol=0, atol=1e-4)
     np.testing.assert_allclose(by_kernel, transpose(x)[1], rtol=0, atol=1e-4)
     for form in known.values():
-        np.testing.assert_allclose(
-            jax.jit(form)(x, kernel), banded, rtol=0, atol=1e-5
-        )  # sums of 125 products of order 1
+        # Sums of 125 products of order 1.
+        np.testing.assert_allclose(jax.jit(form)(x, kernel), banded, rtol=0, atol=1e-5)

@@ -5,14 +5,15 @@ XLA's cache cannot help, because it is asked with a program that already holds t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from mednext_jax.io.atomic import atomic_file
 
 
 def keep_compiled_kernels(triton_lib: Any) -> None:
@@ -46,23 +47,10 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
             made.clear()
         compiled, attributes = compile_kernel(backend, platform, kernel, *arguments, **options)
         if made and list(attributes) == [(i,) for i in range(len(attributes))]:
-            _write(path, {"kernel": made[-1], "arguments": list(attributes.values())})
+            kept = {"kernel": made[-1], "arguments": list(attributes.values())}
+            # A full or read-only disk only costs the next start its time.
+            with contextlib.suppress(OSError), atomic_file(path) as new:
+                new.write_text(json.dumps(kept))
         return compiled, attributes
 
     calls.TritonKernel, triton_lib.get_or_create_triton_kernel = noted_kernel, compile_once
-
-
-def _write(path: Path, kept: dict[str, Any]) -> None:
-    """All or nothing: processes on several GPUs of a node write the same files."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(kept, file)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError:
-        pass  # a full or read-only disk only costs the next start its time

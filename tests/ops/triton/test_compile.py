@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.ops.triton.another_process import run_python
 
 pytest.importorskip("triton")
 pytest.importorskip("jax_triton")
 
-ROOT = Path(__file__).parents[3]
-
 
 def report(*arguments: str) -> None:
-    """In another process, as the kernels of this one are the interpreter's."""
-    # Importing jax-triton, as an earlier test may have done, empties the cache's path.
-    ours = ("TRITON_INTERPRET", "TRITON_CACHE_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
-    environment.update(JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
-    done = subprocess.run(
-        [sys.executable, "tools/kernel_report.py", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("tools/kernel_report.py", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "ok " in done.stdout
 

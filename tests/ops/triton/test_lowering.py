@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.ops.triton.another_process import run_python
+
 pytest.importorskip("jax_triton")
 pytest.importorskip("jax_cuda12_plugin")
 
-ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import jax, sys
 from jax_triton import triton_lib
@@ -32,14 +31,8 @@ triton_lib.compile_ttir_inplace = compiler
 
 
 def lower(cache: Path, before: str = "") -> subprocess.CompletedProcess[str]:
-    # Importing jax-triton, as an earlier test may have done, empties the cache's path.
-    ours = ("TRITON_INTERPRET", "TRITON_CACHE_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
-    environment.update(
-        JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT), PYTHONHASHSEED="0", JAX_COMPILATION_CACHE_DIR=str(cache)
-    )
     program = PROGRAM.replace("from tools", before + "from tools")
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return run_python("-c", program, PYTHONHASHSEED="0", JAX_COMPILATION_CACHE_DIR=str(cache))
 
 
 @pytest.mark.slow

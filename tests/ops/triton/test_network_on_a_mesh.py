@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from tests.ops.triton.another_process import run_python
 
 pytest.importorskip("triton")
 pytest.importorskip("jax_triton")
 pytest.importorskip("torch")  # the interpreter's tensors
 
-ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import jax, numpy as np
 from mednext_jax.model.config import MedNeXtConfig
@@ -41,15 +37,8 @@ print("gradients", np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 @pytest.mark.slow
 def test_the_network_over_the_kernels_is_split_like_any() -> None:
-    environment = os.environ | {
-        "TRITON_INTERPRET": "1",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        # Threads of JAX's CPU client: with one a core, devices that wait for each other may leave callbacks none.
-        "NPROC": "16",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True)
+    # Threads of JAX's CPU client: with one a core, devices that wait for each other may leave callbacks none.
+    done = run_python("-c", PROGRAM, TRITON_INTERPRET="1", JAX_NUM_CPU_DEVICES="2", NPROC="16")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     error = {name: float(value) for name, value in (line.split() for line in done.stdout.splitlines())}
     # Float32 sums in another order; the bottleneck's norm, over two voxels here, makes much of rounding.

@@ -21,6 +21,7 @@ from mednext_jax.train.config import default_config
 from mednext_jax.train.loss import segmentation_loss
 from mednext_jax.train.optimiser import make_optimiser
 from tools.comm_report import collectives, halo_bytes, table
+from tools.hlo import instructions
 
 pytestmark = pytest.mark.core
 
@@ -103,7 +104,7 @@ def check(name, shape, ops=OPS):
     mesh = make_mesh(*shape)
     arguments = place(mesh, parameters(name), *batch())
     compiled = training_step(name, mesh, ops).lower(*arguments).compile()
-    check_collectives(name, mesh, collectives(compiled.as_text()))
+    check_collectives(name, mesh, collectives(instructions(compiled.as_text())))
     loss, gradient, params = jax.device_get(compiled(*arguments))
     loss_1, gradient_1, params_1 = on_one_device(name)
     errors = abs(loss - loss_1) / loss_1, distance(gradient, gradient_1), distance(params, params_1)
