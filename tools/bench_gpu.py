@@ -3,22 +3,25 @@
     python -m tools.bench_gpu --variant L --kernel-size 5 --patch 128 --out bench.json
 
 Forward (batch 1), training step (batch 2, deep supervision), a whole scan through the sliding window, and every
-distinct block with its memory floor. PyTorch runs where it is installed with CUDA. Prints a table, writes JSON.
-Times are medians of the host's clock over `--repeats` rounds of 10 queued calls, after a warm-up; in brackets the
-middle half of the rounds. The scan is one call.
+distinct block with its kernels and memory floor. PyTorch runs where it is installed with CUDA. Prints a table, writes
+JSON. Times are medians of the host's clock over rounds of queued calls, after a warm-up; in brackets the middle half of
+the rounds. Rows "device" are the GPU's own clock: the sum of a block's kernels, and below it each of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import datetime
+import functools
+import itertools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +37,11 @@ from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.triton import best_ops
 from mednext_jax.ops.triton.channels_first import ChannelsFirstOps
 from tools.gpu_cases import Case, cases, draw, with_gradients
+from tools.gpu_trace import kernel_times
 
 BYTES_PER_SECOND = 3.0e12  # what an H100's memory sustains
-FORMS = {"kernels": "triton", "xla": "xla"}  # what MEDNEXT_JAX_KERNELS says for each
+PARTS = ("check", "blocks", "network", "scan")
+FORMS = ("kernels", "xla", "torch")
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 5e-3, 1e-2  # relative L2 of bfloat16 against float32
 
 
@@ -44,26 +49,34 @@ OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 5e-3, 1e-2  # relative L2 of bfloat16 aga
 class Row:
     what: str
     form: str
-    milliseconds: float
-    spread: tuple[float, float]
+    milliseconds: float | None = None
+    spread: tuple[float, float] | None = None
     note: str = ""
 
 
-def timed(function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> tuple[float, tuple[float, float]]:
+def timed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, tuple[float, float]]:
     """Median and middle half in ms of a jitted function: calls queue up, so that gaps of the host do not count."""
-    run = jax.jit(function)
-    jax.block_until_ready(run(*arguments))
-    times = []
-    for _ in range(repeats):
+    return queued(jax.jit(function), arguments, jax.block_until_ready)
+
+
+def queued(
+    run: Callable[..., Any], arguments: tuple[Any, ...], wait: Callable[[Any], Any]
+) -> tuple[float, tuple[float, float]]:
+    """The same of `run`, which only starts the device's work; `wait` waits for its result."""
+
+    def round_of(calls: int) -> float:
         start = time.perf_counter()
-        for _ in range(_CALLS):
+        for _ in range(calls):
             result = run(*arguments)
-        jax.block_until_ready(result)
-        times.append((time.perf_counter() - start) * 1e3 / _CALLS)
-    return _summary(times)
+        wait(result)
+        return (time.perf_counter() - start) / calls
+
+    round_of(2)  # compiles
+    calls = max(1, min(100, int(_ROUND / round_of(1))))
+    return _summary([round_of(calls) * 1e3 for _ in range(_ROUNDS)])
 
 
-_CALLS = 10
+_ROUND, _ROUNDS = 0.05, 10  # seconds, number
 
 
 def _summary(times: list[float]) -> tuple[float, tuple[float, float]]:
@@ -82,57 +95,73 @@ def relative(found: Any, expected: Any) -> float:
     return worst
 
 
-def plain(case: Case, x: jax.Array, *weights: Any) -> jax.Array:
+def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
     """The block as XLA operations, channels last."""
     function = {"block": composed.block, "down": composed.down_block, "up": composed.up_block}[case.kind]
     options = {"residual": True} if case.kind == "block" else {}
-    return function(LocalOps(), x, *weights, norm="group", **options)
+    return function(ops, x, *rest, norm="group", **options)
 
 
 def check_block(case: Case) -> str:
     """The fused block in bfloat16 against XLA's in float32, at extents of at most 32."""
     small = dataclasses.replace(case, extents=tuple(min(n, 32) for n in case.extents))
-    x, *weights = draw(small.arguments())
-    found, found_gradients = jax.jit(small.forward_and_backward)(x, *weights)
+    arguments = draw(small.arguments())
+    found, found_gradients = jax.jit(small.forward_and_backward)(*arguments)
 
-    def reference(x: jax.Array, *weights: Any) -> jax.Array:
-        return jnp.moveaxis(plain(case, jnp.moveaxis(x.astype(jnp.float32), 1, -1), *weights), -1, 1)
+    def exact(*arguments: Any) -> jax.Array:
+        # Activations in float32 and channels last. The form of a TPU compiles fastest.
+        wide = [jnp.moveaxis(a.astype(jnp.float32), 1, -1) if a.ndim == 5 else a for a in jax.tree.leaves(arguments)]
+        wide = jax.tree.unflatten(jax.tree.structure(arguments), wide)
+        return jnp.moveaxis(plain(case, LocalOps("tpu"), *wide), -1, 1)
 
-    with jax.default_matmul_precision("highest"):
-        expected, pull = jax.jit(lambda *a: jax.vjp(reference, *a))(x, *weights)
-        gradients = pull(found.astype(jnp.float32))
+    @jax.jit
+    def reference(g: jax.Array, *arguments: Any) -> Any:
+        y, pull = jax.vjp(exact, *arguments)
+        return y, pull(g.astype(y.dtype))
+
+    expected, gradients = reference(found, *arguments)
     output, gradient = relative(found, expected), relative(found_gradients, gradients)
     good = output < OUTPUT_TOLERANCE and gradient < GRADIENT_TOLERANCE
     return f"{'ok' if good else 'WRONG'} output {output:.1e} gradients {gradient:.1e}"
 
 
-def bench_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], repeats: int) -> list[Row]:
-    rows = []
+def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int]) -> Iterator[Row]:
+    listed = cases(config, extents, batch=2)
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # nearly all of it is compilation
+        for case, note in zip(listed, pool.map(check_block, listed), strict=True):
+            yield Row(f"{case.name}, at most 32^3", "kernels", note=note)
+
+
+def bench_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], forms: Sequence[str]) -> Iterator[Row]:
     for case in cases(config, extents, batch=2):
-        note = check_block(case)
-        x, *weights = draw(case.arguments())
-        floors = [nbytes / BYTES_PER_SECOND * 1e3 for nbytes in case.floor_bytes]
-        for what, function, floor in (
-            ("forward", case.forward, floors[0]),
-            ("forward + backward", case.forward_and_backward, sum(floors)),
+        first = draw(case.arguments())
+        last = jax.tree.map(lambda a: jnp.moveaxis(a, 1, -1) if a.ndim == 5 else a, first)
+        xla = functools.partial(plain, case, LocalOps())
+        forward, backward = (nbytes / BYTES_PER_SECOND * 1e3 for nbytes in case.floor_bytes)
+        for what, kernels, operations, floor in (
+            ("forward", case.forward, xla, forward),
+            ("forward + backward", case.forward_and_backward, with_gradients(xla), forward + backward),
         ):
             name = f"{case.name} x{case.count} {what}"
-            rows.append(Row(name, "kernels", *timed(function, (x, *weights), repeats), f"floor {floor:.3f} ms; {note}"))
-        last = jnp.moveaxis(x, 1, -1)
+            if "kernels" in forms:
+                run = jax.jit(kernels)
+                yield Row(name, "kernels", *timed(run, first))
+                yield from device_rows(name, run, first, f"floor {floor:.3f} ms")
+            if "xla" in forms:
+                yield Row(name, "xla", *timed(operations, last))
 
-        def run(x: jax.Array, *weights: Any, case: Case = case) -> jax.Array:
-            return plain(case, x, *weights)
 
-        rows.append(Row(f"{case.name} x{case.count} forward", "xla", *timed(run, (last, *weights), repeats)))
-        both = with_gradients(run)
-        rows.append(
-            Row(f"{case.name} x{case.count} forward + backward", "xla", *timed(both, (last, *weights), repeats))
-        )
-    return rows
+def device_rows(name: str, run: Callable[..., Any], arguments: tuple[Any, ...], note: str = "") -> Iterator[Row]:
+    parts = kernel_times(run, arguments)
+    total = sum(parts.values())
+    yield Row(name, "device", total, note=note)
+    for part, took in parts.items():
+        if took > 0.002 * total:
+            yield Row("    " + part, "device", took)
 
 
 def network_steps(config: MedNeXtConfig, ops: LocalOps) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """forward(params, x), and train(params, x): a mean-square loss over all heads, its gradients, and an SGD step."""
+    """forward(params, x), and train(params, x): a mean-square loss over all heads and its gradients."""
     heads = MedNeXt(dataclasses.replace(config, deep_supervision=True), ops)
     single = MedNeXt(dataclasses.replace(config, deep_supervision=False), ops)
 
@@ -143,8 +172,7 @@ def network_steps(config: MedNeXtConfig, ops: LocalOps) -> tuple[Callable[..., A
         def loss(params: Any) -> jax.Array:
             return sum(jnp.square(y).mean() for y in heads.apply({"params": params}, x))
 
-        value, gradients = jax.value_and_grad(loss)(params)
-        return value, jax.tree.map(lambda p, g: p - 1e-6 * g, params, gradients)
+        return jax.value_and_grad(loss)(params)
 
     return forward, train
 
@@ -163,30 +191,44 @@ def check_network(config: MedNeXtConfig) -> Row:
     # Bfloat16's own error grows through the blocks, so that XLA's is the measure.
     good = far["kernels"] < 2 * far["xla"]
     note = f"{'ok' if good else 'WRONG'} logits {far['kernels']:.1e}, XLA's {far['xla']:.1e}"
-    return Row("network at 32^3 against float32", "kernels", 0.0, (0.0, 0.0), note)
+    return Row("network at 32^3 against float32", "kernels", note=note)
 
 
-def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], repeats: int) -> list[Row]:
-    rows = [check_network(config)]
+def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], forms: Sequence[str]) -> Iterator[Row]:
     x = jax.random.normal(jax.random.key(0), (2, *extents, config.in_channels))
     supervised = dataclasses.replace(config, deep_supervision=True)
     params = MedNeXt(supervised).init(jax.random.key(1), jax.ShapeDtypeStruct(x.shape, x.dtype))["params"]
     for form, ops in (("kernels", best_ops(dtype=config.dtype)), ("xla", LocalOps())):
-        forward, train = network_steps(config, ops)
-        rows.append(Row("network forward, batch 1", form, *timed(forward, (params, x[:1]), repeats)))
-        rows.append(Row("network training step, batch 2", form, *timed(train, (params, x), repeats)))
-    return rows + bench_torch(supervised, params, x, repeats)
+        if form in forms:
+            forward, train = network_steps(config, ops)
+            for what, function, batch in ((FORWARD, forward, x[:1]), (STEP, train, x)):
+                start = time.perf_counter()
+                run = jax.jit(function).lower(params, batch).compile()
+                compiled = time.perf_counter() - start
+                memory = run.memory_analysis()
+                gib = (memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes) / 2**30
+                first, second = (run(params, batch) for _ in range(2))
+                equal = all(bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
+                note = f"{gib:.1f} GiB, compiled in {compiled:.0f} s, twice the same: {'yes' if equal else 'NO'}"
+                yield Row(what, form, *queued(run, (params, batch), jax.block_until_ready), note)
+                if form == "kernels":
+                    yield from device_rows(what, run, (params, batch))
+    if "torch" in forms:
+        yield from bench_torch(supervised, params, x)
 
 
-def bench_torch(config: MedNeXtConfig, params: Any, x: jax.Array, repeats: int) -> list[Row]:
+FORWARD, STEP = "network forward, batch 1", "network training step, batch 2"
+
+
+def bench_torch(config: MedNeXtConfig, params: Any, x: jax.Array) -> Iterator[Row]:
     try:
         import torch
 
         from tools.torch_reference import TorchMedNeXt
     except ImportError:
-        return []
+        return
     if not torch.cuda.is_available():
-        return []
+        return
     reference = TorchMedNeXt(config)
     state = {name: torch.from_numpy(np.array(value)) for name, value in to_torch_names(config, params).items()}
     reference.load_state_dict(state)
@@ -203,21 +245,15 @@ def bench_torch(config: MedNeXtConfig, params: Any, x: jax.Array, repeats: int) 
             heads = reference(image)
         sum(y.float().square().mean() for y in heads).backward()
 
-    rows = []
-    for what, run in (("network forward, batch 1", forward), ("network training step, batch 2", train)):
-        times = []
-        for i in range(repeats + 2):
-            start = time.perf_counter()
-            for _ in range(_CALLS):
-                run()
-            torch.cuda.synchronize()
-            if i >= 2:
-                times.append((time.perf_counter() - start) * 1e3 / _CALLS)
-        rows.append(Row(what, "torch", *_summary(times)))
-    return rows
+    for what, run in ((FORWARD, forward), (STEP, train)):
+        torch.cuda.reset_peak_memory_stats()
+        summary = queued(run, (), lambda _: torch.cuda.synchronize())
+        yield Row(what, "torch", *summary, f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 
 
-def bench_scan(config: MedNeXtConfig, extents: tuple[int, int, int], scan: tuple[int, int, int]) -> list[Row]:
+def bench_scan(
+    config: MedNeXtConfig, extents: tuple[int, int, int], scan: tuple[int, int, int], forms: Sequence[str]
+) -> Iterator[Row]:
     """A synthetic scan of `scan` voxels through `Predictor`, host to host, no mirrors, the second of two calls."""
     import nibabel
 
@@ -228,16 +264,16 @@ def bench_scan(config: MedNeXtConfig, extents: tuple[int, int, int], scan: tuple
     params = MedNeXt(config).init(jax.random.key(1), jax.ShapeDtypeStruct((1, *extents, 1), jnp.float32))["params"]
     recipe = Recipe(channel_names=("T2w",), labels={"background": 0, "PVS": 1}, patch_size=extents, spacing=None)
     image = nibabel.Nifti1Image(np.random.default_rng(0).normal(size=scan[::-1]).astype(np.float32), np.eye(4))
-    rows = []
-    for form, kernels in FORMS.items():
+    for form, kernels in (("kernels", "triton"), ("xla", "xla")):
+        if form not in forms:
+            continue
         os.environ["MEDNEXT_JAX_KERNELS"] = kernels
         network_of.cache_clear()
         predictor = Predictor(Model(config, params, recipe, {}, None), tta=False)
         predictor(image)
         start = time.perf_counter()
         predictor(image)
-        rows.append(Row(f"scan {scan}, host to host", form, (time.perf_counter() - start) * 1e3, (0.0, 0.0)))
-    return rows
+        yield Row(f"scan {scan}, host to host", form, (time.perf_counter() - start) * 1e3)
 
 
 def main() -> int:
@@ -246,30 +282,31 @@ def main() -> int:
     parser.add_argument("--kernel-size", type=int, default=5)
     parser.add_argument("--patch", type=int, nargs="+", default=[128], help="extents: one, or d h w")
     parser.add_argument("--scan", type=int, nargs=3, default=[208, 300, 320])
-    parser.add_argument("--parts", nargs="+", default=["blocks", "network", "scan"])
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--out", type=Path, default=Path("bench_gpu.json"))
     options = parser.parse_args()
     if jax.default_backend() != "gpu":
         print("no GPU: nothing to time", file=sys.stderr)
         return 2
-    os.environ["MEDNEXT_JAX_KERNELS"] = FORMS["kernels"]
+    os.environ["MEDNEXT_JAX_KERNELS"] = "triton"
     extents = tuple(options.patch * 3)[:3]
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size, dtype="bfloat16")
     if not isinstance(best_ops(dtype="bfloat16"), ChannelsFirstOps):
         print("the fused kernels do not run here; the rows 'kernels' are XLA's", file=sys.stderr)
+    parts = {
+        "check": lambda: itertools.chain(check_blocks(config, extents), [check_network(config)]),
+        "blocks": lambda: bench_blocks(config, extents, options.forms),
+        "network": lambda: bench_network(config, extents, options.forms),
+        "scan": lambda: bench_scan(config, extents, tuple(options.scan), options.forms),
+    }
     rows: list[Row] = []
     for part in options.parts:
-        if part == "blocks":
-            rows += bench_blocks(config, extents, options.repeats)
-        elif part == "network":
-            rows += bench_network(config, extents, options.repeats)
-        else:
-            rows += bench_scan(config, extents, tuple(options.scan))
-    width = max(len(row.what) for row in rows)
-    for row in rows:
-        low, high = row.spread
-        print(f"{row.what:{width}s}  {row.form:8s} {row.milliseconds:9.3f} ms  [{low:.3f}, {high:.3f}]  {row.note}")
+        for row in parts[part]():
+            rows.append(row)
+            took = "" if row.milliseconds is None else f"{row.milliseconds:.3f} ms"
+            spread = "" if row.spread is None else f"[{row.spread[0]:.3f}, {row.spread[1]:.3f}]"
+            print(f"{row.what:52s} {row.form:8s} {took:>12s} {spread}  {row.note}", flush=True)
     about = {
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,

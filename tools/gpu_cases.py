@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,12 @@ class Case:
         conv1 = _floats(k, k, k, c), _floats(c)
         weights = MLPWeights(_floats(c), _floats(c), _floats(c, r), _floats(r), _floats(r, e), _floats(e))
         x = Shape((self.batch, c, *self.extents), dtype)
-        return (x, conv1, weights) if self.kind == "block" else (x, conv1, weights, (_floats(c, e), _floats(e)))
+        if self.kind == "block":
+            return x, conv1, weights
+        residual = _floats(c, e), _floats(e)
+        if self.kind == "down":
+            return x, conv1, weights, residual
+        return x, conv1, weights, residual, Shape((self.batch, e, *(2 * n for n in self.extents)), dtype)
 
     def forward(self, *arguments: Any) -> jax.Array:
         """The block through the kernels."""
@@ -59,9 +65,10 @@ class Case:
         scale = {"block": (1, 1), "down": (1, 1 / 8), "up": (1, 8)}[self.kind]
         x, u = voxels * self.channels * scale[0], voxels * self.channels * scale[1]
         y = voxels * self.out_channels * scale[1]
-        residual = x if self.kind == "block" else 0
+        residual = {"block": x, "down": 0, "up": y}[self.kind]  # an up block's is the skip connection
+        through = x if self.kind == "block" else 0
         # Forward: x -> u; u, residual -> y. Backward: u, g -> dt; x, dt, u -> du; du, residual's gradient -> dx.
-        return int(2 * (x + u + u + residual + y)), int(2 * (u + y + u + x + u + u + u + u + residual + x))
+        return int(2 * (x + u + u + residual + y)), int(2 * (u + y + u + x + u + u + u + u + through + x))
 
 
 def cases(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> list[Case]:
@@ -95,12 +102,14 @@ def with_gradients(function: Callable[..., jax.Array]) -> Callable[..., Any]:
 
 
 def draw(shapes: Any, seed: int = 0) -> Any:
-    """Normal values of the given shapes."""
+    """Normal values of the given shapes; those of kernels divided by the root of what a sum with them adds up."""
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return jax.tree.unflatten(
-        tree, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-    )
+    values = []
+    for key, leaf in zip(keys, leaves, strict=True):
+        added = 1 if leaf.ndim == 5 else math.prod(leaf.shape[:-1])
+        values.append(jax.random.normal(key, leaf.shape, leaf.dtype) * added**-0.5)
+    return jax.tree.unflatten(tree, values)
 
 
 def _floats(*shape: int) -> Shape:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import os
 import re
 import subprocess
@@ -35,12 +36,18 @@ _TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 class Launch:
     """One kernel with its argument types and constants, as JAX would call it."""
 
-    kernel: Any = dataclasses.field(compare=False)
+    module: str
     name: str
     types: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    grid: tuple[int, ...]
     constants: tuple[tuple[str, int], ...]
     warps: int
     stages: int
+
+    @property
+    def kernel(self) -> Any:
+        return getattr(importlib.import_module(self.module), self.name)
 
     def __str__(self) -> str:
         constants = " ".join(f"{name}={value}" for name, value in self.constants)
@@ -56,24 +63,14 @@ class Report:
 
 
 def launches(function: Any, *arguments: Any) -> list[Launch]:
-    """The distinct kernel launches of a JAX function for arguments of these shapes; nothing runs."""
-    found: dict[Launch, None] = {}
-    for equation in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
-        if equation.primitive.name == "triton_kernel_call":
-            found[_launch(equation)] = None
-    return list(found)
+    """The kernel launches of a JAX function for arguments of these shapes; nothing runs."""
+    equations = _equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return [_launch(equation) for equation in equations if equation.primitive.name == "triton_kernel_call"]
 
 
 def compile_launch(launch: Launch) -> Report:
     start = time.perf_counter()
-    names = launch.kernel.arg_names
-    constants = dict(launch.constants)
-    pointers = dict(zip(names, launch.types, strict=False))
-    signature = {name: "constexpr" if name in constants else pointers[name] for name in names}
-    divisible = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants}
-    source = ASTSource(launch.kernel, signature, {(names.index(n),): v for n, v in constants.items()}, divisible)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    compiled = triton.compile(source, target=TARGET, options=options)
+    compiled = compiled_kernel(launch)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -86,12 +83,27 @@ def compile_launch(launch: Launch) -> Report:
     return Report(registers, stack + local, compiled.metadata.shared, time.perf_counter() - start)
 
 
+def compiled_kernel(launch: Launch) -> Any:
+    """By Triton, which keeps it on disk."""
+    kernel = launch.kernel
+    names = kernel.arg_names
+    constants = dict(launch.constants)
+    pointers = dict(zip(names, launch.types, strict=False))
+    signature = {name: "constexpr" if name in constants else pointers[name] for name in names}
+    divisible = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants}
+    source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, divisible)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    return triton.compile(source, target=TARGET, options=options)
+
+
 def _launch(equation: Any) -> Launch:
     params = dict(equation.params)
     kernel = params["fn"]
     constants = tuple((name, params[name]) for name in kernel.arg_names if name in params)
-    types = tuple(_TYPES[str(v.aval.dtype)] for v in (*equation.invars, *equation.outvars))
-    return Launch(kernel, kernel.__name__, types, constants, params["num_warps"], params["num_stages"])
+    arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
+    types, shapes = tuple(_TYPES[str(a.dtype)] for a in arrays), tuple(tuple(a.shape) for a in arrays)
+    how = params["num_warps"], params["num_stages"]
+    return Launch(kernel.__module__, kernel.__name__, types, shapes, params["grid"], constants, *how)
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

@@ -2,15 +2,22 @@
 
     python -m tools.tune_kernels --variant L --kernel-size 5 --patch 128
 
-Each block of the network runs forward and backward with one entry of the table changed at a time; the fastest without
-a register spill stays. Entries that the network does not use keep their tiles.
+Needs PyTorch, which launches single kernels. Each entry of the table is changed in two fields at a time; the fastest
+candidate without a register spill stays, by the sum over the network's launches. Entries that the network does not use
+keep their tiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import concurrent.futures
+import functools
 import itertools
+import multiprocessing
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,91 +26,121 @@ import jax
 
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.triton import table, tiles
-from tools.bench_gpu import timed
-from tools.gpu_cases import Case, cases, draw
-from tools.kernel_report import SHARED_BYTES, compile_launch, launches
+from tools.gpu_cases import Case, cases
+from tools.kernel_report import SHARED_BYTES, Launch, compile_launch, compiled_kernel, launches
 
 Key = tuple[str, int, int]
 Tiles = dict[str, int]
 # What is tried for each field of an entry.
 CHOICES: dict[str, tuple[int, ...]] = {
-    "planes": (2, 4, 8, 16, 32, 64),
+    "planes": (4, 8, 16, 32, 64),
     "rows": (1, 2, 4),
     "stages": (1, 2, 3),
     "taps": (2, 3, 5),
-    "programs": (2, 4, 8, 16, 33, 66, 132),
+    "programs": (4, 8, 16, 33, 66, 132),
     "voxels": (32, 64, 128),
-    "hidden": (16, 32, 64),
+    "hidden": (32, 64, 128),
     "warps": (4, 8),
 }
 GAIN = 0.98  # a change must beat the present by this factor: less is noise
 
 
-def used_entries(case: Case) -> list[Key]:
-    """The table's entries that a block's forward and backward look up."""
-    seen: dict[Key, None] = {}
+def launches_of(case: Case, changed: tuple[Key, Tiles] | None = None) -> tuple[list[Launch], set[Key]]:
+    """What a block's forward and backward launch, and the table's entries that they look up.
+
+    changed: an entry with other tiles than the table's.
+    """
+    used: set[Key] = set()
     original = tiles.entry
 
     def entry(*key: Any) -> Tiles | None:
-        found = original(*key)
+        found = changed[1] if changed is not None and key == changed[0] else original(*key)
         if found is not None:
-            seen[key] = None
+            used.add(key)
         return found
 
     tiles.entry = entry
-    jax.clear_caches()
+    jax.clear_caches()  # the traced block remembers the tiles that it was traced with
     try:
-        jax.eval_shape(case.forward_and_backward, *case.arguments())
+        return launches(case.forward_and_backward, *case.arguments()), used
     finally:
         tiles.entry = original
-    return list(seen)
 
 
 def candidates(entry: Tiles) -> Iterator[Tiles]:
-    """Neighbours of an entry: every pair of its fields at every choice, the others kept."""
+    """Neighbours of an entry: every pair of its fields at every choice, the others kept; itself first."""
     fields = [name for name in entry if name in CHOICES]
-    tried = {tuple(entry.items())}
+    tried = {tuple(entry.items()): entry}
     for pair in itertools.combinations(fields, 2):
         for values in itertools.product(*(CHOICES[name] for name in pair)):
             candidate = {**entry, **dict(zip(pair, values, strict=True))}
-            if tuple(candidate.items()) not in tried:
-                tried.add(tuple(candidate.items()))
-                yield candidate
+            tried.setdefault(tuple(candidate.items()), candidate)
+    yield from tried.values()
 
 
-def fits(case: Case) -> bool:
-    """Whether no kernel of the block spills registers or wants more shared memory than there is."""
-    for launch in launches(case.forward_and_backward, *case.arguments()):
-        try:
+def compile_candidate(used_by: list[Case], key: Key, tiles_tried: Tiles) -> collections.Counter[Launch] | None:
+    """What the network launches with these tiles, compiled on disk; None if a kernel does not fit the chip."""
+    found: collections.Counter[Launch] = collections.Counter()
+    try:
+        for case in used_by:
+            for launch in launches_of(case, (key, tiles_tried))[0]:
+                found[launch] += case.count
+        for launch in found:
             report = compile_launch(launch)
-        except Exception as error:  # Triton raises many kinds for tiles that it cannot compile
-            print(f"    {launch.name}: {type(error).__name__}")
-            return False
-        if report.spilled_bytes or report.shared_bytes > SHARED_BYTES:
-            return False
-    return True
+            if report.spilled_bytes or report.shared_bytes > SHARED_BYTES:
+                return None
+    except Exception as error:  # Triton raises many kinds for tiles that it cannot compile
+        print(f"  {key} {tiles_tried}: {type(error).__name__}", flush=True)
+        return None
+    return found
 
 
-def measure(case: Case, arguments: Any, repeats: int) -> float:
-    jax.clear_caches()  # the traced block remembers the tiles that it was traced with
-    return timed(case.forward_and_backward, arguments, repeats)[0]
+@functools.cache
+def milliseconds(launch: Launch) -> float:
+    """The kernel's time on this GPU, on random data and without the host's gaps."""
+    import torch
+    import triton
+
+    types = {"*bf16": torch.bfloat16, "*fp32": torch.float32}
+    arrays = [
+        torch.randn(shape, device="cuda").to(types[kind])
+        for shape, kind in zip(launch.shapes, launch.types, strict=True)
+    ]
+    kernel = compiled_kernel(launch)
+    grid = (*launch.grid, 1, 1)[:3]
+    constants = dict(launch.constants)
+    values = [*arrays, *(constants[name] for name in launch.kernel.arg_names if name in constants)]
+    return triton.testing.do_bench_cudagraph(lambda: kernel[grid](*values), rep=5, return_mode="median")
 
 
-def tune(case: Case, repeats: int) -> None:
-    arguments = draw(case.arguments())
-    best = measure(case, arguments, repeats)
-    print(f"{case.name}: {best:.3f} ms", flush=True)
-    for key in used_entries(case):
-        for candidate in candidates(tiles.TILES[key]):
-            before = tiles.TILES[key]
-            tiles.TILES[key] = candidate
-            jax.clear_caches()
-            took = measure(case, arguments, repeats) if fits(case) else float("inf")
+def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float) -> None:
+    users: dict[Key, list[Case]] = collections.defaultdict(list)
+    for case in listed:
+        for key in launches_of(case)[1]:
+            users[key].append(case)
+    chosen = sorted(key for key in users if not only or key[0] in only)
+    jobs = {
+        key: [(new, pool.submit(compile_candidate, users[key], key, new)) for new in candidates(tiles.TILES[key])]
+        for key in chosen
+    }
+    for key, compiled in jobs.items():
+        best, kept = float("inf"), tiles.TILES[key]
+        for new, job in compiled:
+            if time.monotonic() > until:
+                job.cancel()
+                continue
+            found = job.result()
+            if found is None:
+                continue
+            try:
+                took = sum(count * milliseconds(launch) for launch, count in found.items())
+            except Exception as error:  # more shared memory or threads than the chip gives one program
+                print(f"  {key} {new}: {type(error).__name__}", flush=True)
+                continue
             if took < GAIN * best:
-                best = took
-                print(f"  {key}: {candidate} {best:.3f} ms", flush=True)
-            else:
-                tiles.TILES[key] = before
+                print(f"{key} {new} {took:.3f} ms", flush=True)
+                best, kept = took, new
+        tiles.TILES[key] = kept
 
 
 def write_table() -> None:
@@ -124,15 +161,21 @@ def main() -> int:
     parser.add_argument("--variant", default="L", choices=list("SBML"))
     parser.add_argument("--kernel-size", type=int, default=5)
     parser.add_argument("--patch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=[], help="entries of these kernels, e.g. mlp correlate")
+    parser.add_argument("--minutes", type=float, default=60, help="what is not timed by then keeps its tiles")
     options = parser.parse_args()
     if jax.default_backend() != "gpu":
         print("no GPU: nothing to tune", file=sys.stderr)
         return 2
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size, dtype="bfloat16")
-    for case in cases(config, (options.patch,) * 3, batch=2):
-        tune(case, options.repeats)
-        write_table()
+    # Fresh processes, which must not take the GPU: they only compile.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        until = time.monotonic() + 60 * options.minutes
+        tune(cases(config, (options.patch,) * 3, options.batch), options.only, pool, until)
+        pool.shutdown(cancel_futures=True)
+    write_table()
     return 0
 
 

@@ -8,8 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -121,7 +123,11 @@ class Predictor:
         )
         self.skip_background = skip_background
         place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
-        self._networks = [Network(network_of(_for_device(m.config)), jax.device_put(m.params, place)) for m in loaded]
+        configs = [_for_device(m.config) for m in loaded]
+        self._networks = [
+            Network(network_of(config), jax.device_put(products_in(config.dtype, m.params), place))
+            for config, m in zip(configs, loaded, strict=True)
+        ]
 
     def __call__(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Result:
         """Segment one scan: a NIfTI file or nibabel image, or a list of them, one a channel.
@@ -214,6 +220,15 @@ def _for_device(config: MedNeXtConfig) -> MedNeXtConfig:
     """Float32 on a CPU, which gains nothing from bfloat16; nothing is differentiated, so nothing is recomputed."""
     dtype = "float32" if jax.default_backend() == "cpu" else config.dtype
     return dataclasses.replace(config, dtype=dtype, remat="none")
+
+
+def products_in(dtype: str, params: Any) -> Any:
+    """`params` with the kernels of 1x1x1 convolutions in the network's type, to which each tile would convert them."""
+
+    def convert(path: Any, leaf: jax.Array) -> jax.Array:
+        return jnp.asarray(leaf, dtype) if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
+
+    return jax.tree_util.tree_map_with_path(convert, params)
 
 
 def _require_one_recipe(models: Sequence[Model]) -> None:

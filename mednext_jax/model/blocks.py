@@ -100,16 +100,16 @@ class MedNeXtDownBlock(_Block):
 
 
 class MedNeXtUpBlock(_Block):
-    """Doubles the extents n; MIC-DKFZ `MedNeXtUpBlock`.
+    """Doubles the extents n and adds `skip`, the encoder's activation of these; MIC-DKFZ `MedNeXtUpBlock`.
 
     PyTorch's transposed convolution yields 2n - 1 voxels an axis; norm and MLP see only these, and one plane of zeros
-    is put in front. So plane 0 of each axis of the result is exactly 0, and counts in no statistic.
+    is put in front. So plane 0 of each axis of the result is exactly `skip`, and counts in no statistic.
     """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, skip: Array) -> Array:
         conv1, weights = self.depthwise_weights(), self.mlp_weights()
-        return self.ops.up_block(x, conv1, weights, self.residual_weights(transposed=True), norm=self.norm)
+        return self.ops.up_block(x, conv1, weights, self.residual_weights(transposed=True), skip, norm=self.norm)
 
 
 def _uniform(bound: float) -> Callable[[Array, tuple[int, ...]], Array]:

@@ -64,8 +64,8 @@ class MedNeXt(nn.Module):
                 grn=config.grn,
                 residual=config.residual_resampling,
                 name=f"up_{level}",
-            )(x)
-            x = Stage(config, ops, stage, config.decoder_kernel_size, name=f"dec_block_{level}")(skips[level] + x)
+            )(x, skips[level])
+            x = Stage(config, ops, stage, config.decoder_kernel_size, name=f"dec_block_{level}")(x)
             features.append(x)
 
         features.reverse()

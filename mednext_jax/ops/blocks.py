@@ -50,8 +50,10 @@ def down_block(ops: LocalOps, x: Array, conv1: Conv, weights: MLPWeights, res_co
     return ops.norm_mlp(u, weights, norm=norm, residual=beside)
 
 
-def up_block(ops: LocalOps, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
-    """Doubles the extents; plane 0 of each axis of the result is 0."""
+def up_block(
+    ops: LocalOps, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array, *, norm: str
+) -> Array:
+    """Doubles the extents and adds `skip`; on plane 0 of each axis the result is `skip`."""
     u = checkpoint_name(ops.depthwise_up(x, *conv1), "dw")
     beside = None if res_conv is None else ops.pointwise_up(x, *res_conv)
-    return ops.norm_mlp(u, weights, norm=norm, residual=beside, front_void=True)
+    return skip + ops.norm_mlp(u, weights, norm=norm, residual=beside, front_void=True)

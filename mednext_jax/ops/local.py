@@ -69,8 +69,10 @@ class LocalOps:
     def down_block(self, x: Array, conv1: Conv, weights: mlp.MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
         return blocks.down_block(self, x, conv1, weights, res_conv, norm=norm)
 
-    def up_block(self, x: Array, conv1: Conv, weights: mlp.MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
-        return blocks.up_block(self, x, conv1, weights, res_conv, norm=norm)
+    def up_block(
+        self, x: Array, conv1: Conv, weights: mlp.MLPWeights, res_conv: Conv | None, skip: Array, *, norm: str
+    ) -> Array:
+        return blocks.up_block(self, x, conv1, weights, res_conv, skip, norm=norm)
 
     def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
         return depthwise.depthwise_conv(x, kernel, bias, halo, self._form)

@@ -94,10 +94,12 @@ class ShardedOps(LocalOps):
             return self.local.down_block(x, conv1, weights, res_conv, norm=norm)
         return super().down_block(x, conv1, weights, res_conv, norm=norm)
 
-    def up_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
+    def up_block(
+        self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array, *, norm: str
+    ) -> Array:
         if self.layout.split(self._level(x) - 1) == WHOLE:
-            return self.local.up_block(x, conv1, weights, res_conv, norm=norm)
-        return super().up_block(x, conv1, weights, res_conv, norm=norm)
+            return self.local.up_block(x, conv1, weights, res_conv, skip, norm=norm)
+        return super().up_block(x, conv1, weights, res_conv, skip, norm=norm)
 
     def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
         split = self._split(x)

@@ -88,10 +88,11 @@ def test_initial_values_are_the_same_under_jit(params):
 
 def test_a_block_initialises_by_itself():
     block = MedNeXtUpBlock(in_channels=8, out_channels=4, expansion=2, kernel_size=3)
-    params = block.init(jax.random.key(0), jnp.ones((1, 2, 2, 2, 8)))["params"]
+    x, skip = jnp.ones((1, 2, 2, 2, 8)), jnp.zeros((1, 4, 4, 4, 4))
+    params = block.init(jax.random.key(0), x, skip)["params"]
     kernel = np.ravel(params["conv2"]["kernel"])
     assert 0.9 * 8**-0.5 < np.abs(kernel).max() <= 8**-0.5
-    y = block.apply({"params": params}, jnp.ones((1, 2, 2, 2, 8)))
+    y = block.apply({"params": params}, x, skip)
     assert y.shape == (1, 4, 4, 4, 4)
     assert not np.any(y[:, 0]) and not np.any(y[:, :, 0]) and not np.any(y[:, :, :, 0])
 

@@ -92,12 +92,12 @@ down_block.defvjp(_down_forward, _down_backward)
 
 
 @jax.custom_vjp
-def up_block(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> Array:
-    """(n, c, d, h, w) -> (n, e, 2d, 2h, 2w), 0 on planes 0; as `LocalOps.up_block`."""
-    return _up_forward(x, conv1, weights, res_conv)[0]
+def up_block(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> Array:
+    """(n, c, d, h, w) -> `skip` (n, e, 2d, 2h, 2w) plus what is 0 on planes 0; as `LocalOps.up_block`."""
+    return _up_forward(x, conv1, weights, res_conv, skip)[0]
 
 
-def _up_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> tuple[Array, Any]:
+def _up_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> tuple[Array, Any]:
     u, partial = convolve.up(x, *conv1)
     u, norm = _named(u, norms.fold(partial, weights.norm_scale, weights.norm_bias, WHOLE))
     beside, whole = None, weights
@@ -105,10 +105,10 @@ def _up_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | Non
         # The residual's bias lands on every voxel, as the MLP's own does.
         beside = _pointwise(x, res_conv[0]).astype(x.dtype)
         whole = weights._replace(compress_bias=weights.compress_bias + res_conv[1])
-    return norm_mlp.forward(u, norm, whole, beside, True), (x, u, norm, conv1, weights, res_conv)
+    return norm_mlp.forward(u, norm, whole, beside, True, skip), (x, u, norm, conv1, weights, res_conv)
 
 
-def _up_backward(saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None]:
+def _up_backward(saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None, Array]:
     x, u, norm, (kernel, bias), weights, res_conv = saved
     du, gradients = _mlp_backward(u, norm, weights, g, True)
     dx = convolve.up_input_gradient(du, kernel)
@@ -118,7 +118,7 @@ def _up_backward(saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | 
         odd = g[:, :, 1::2, 1::2, 1::2]
         dx = (dx + _pointwise(odd, res_conv[0].T)).astype(x.dtype)
         dres = (_outer(x, odd), gradients.compress_bias)
-    return dx, (dkernel, jnp.zeros_like(bias)), gradients, dres
+    return dx, (dkernel, jnp.zeros_like(bias)), gradients, dres, g
 
 
 up_block.defvjp(_up_forward, _up_backward)

@@ -62,12 +62,14 @@ class ChannelsFirstOps(LocalOps):
             return composed.down_block(self, x, conv1, weights, res_conv, norm=norm)
         return blocks.down_block(x, conv1, weights, res_conv)
 
-    def up_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
+    def up_block(
+        self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array, *, norm: str
+    ) -> Array:
         reason = _refusal(x, conv1, weights, norm, 8)
         if reason:
             tell_once(f"an up block {reason}: it runs as XLA operations")
-            return composed.up_block(self, x, conv1, weights, res_conv, norm=norm)
-        return blocks.up_block(x, conv1, weights, res_conv)
+            return composed.up_block(self, x, conv1, weights, res_conv, skip, norm=norm)
+        return blocks.up_block(x, conv1, weights, res_conv, skip)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
         precision = precision_for(x)

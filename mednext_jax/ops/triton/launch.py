@@ -28,7 +28,7 @@ def launch(
     *,
     warps: int = 1,
     stages: int = 3,
-    **constants: int,
+    **constants: int | float,
 ) -> list[Array]:
     """Run `kernel(*inputs, *outputs, **constants)` on `grid` and return the outputs, whose memory starts undefined.
 
@@ -66,7 +66,7 @@ def _jax_triton() -> Any:
 
 
 def _interpreter(
-    kernel: Any, outputs: Sequence[jax.ShapeDtypeStruct], grid: tuple[int, ...], constants: dict[str, int]
+    kernel: Any, outputs: Sequence[jax.ShapeDtypeStruct], grid: tuple[int, ...], constants: dict[str, int | float]
 ) -> Callable[..., list[np.ndarray]]:
     """The kernel on NumPy arrays in Triton's interpreter (float32 only; it works on PyTorch's tensors)."""
 

@@ -11,7 +11,8 @@ s = sum dz (u itself, not t): the gradients of w1 and b1 follow from them, and s
 backward needs (`norms.backward`), so no other reduction over voxels is left.
 
 With UP the grid is an up block's fine one, V = D H W. Its planes 0 are void: u is 0 there, the output too, and the
-gradient that arrives there counts nowhere. The residual (the transposed 1x1x1 convolution) lands on odd voxels.
+gradient that arrives there counts nowhere. The residual (the transposed 1x1x1 convolution) lands on odd voxels. `skip`
+(the encoder's activation) is added everywhere.
 """
 
 import triton
@@ -96,6 +97,7 @@ def forward_kernel(
     w2,  # (R, CO)
     b2,  # (CO,) float32
     residual,  # (n, CO, V), with UP (n, CO, V / 8); read if RESIDUAL
+    skip,  # (n, CO, V), read if SKIP
     out,  # (n, CO, V)
     V: tl.constexpr,
     H: tl.constexpr,
@@ -107,6 +109,7 @@ def forward_kernel(
     BK: tl.constexpr,
     UP: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    SKIP: tl.constexpr,
 ):
     """Grid (ceil(V / BV), n)."""
     n = tl.program_id(1)
@@ -135,6 +138,8 @@ def forward_kernel(
         acc = tl.where(((d > 0) & (h > 0) & (w > 0))[:, None], acc, 0.0)
     elif RESIDUAL:
         acc += load_voxels(residual + at, v, V, BV).to(tl.float32)
+    if SKIP:
+        acc += load_voxels(skip + at, v, V, BV).to(tl.float32)
     store_voxels(out + at, acc, v, V, BV)
 
 

@@ -18,17 +18,19 @@ from mednext_jax.ops.triton.norms import Norm, Sums
 from mednext_jax.ops.triton.tiles import mlp_tiles
 
 
-def forward(u: Array, norm: Norm, weights: MLPWeights, residual: Array | None, up: bool) -> Array:
+def forward(
+    u: Array, norm: Norm, weights: MLPWeights, residual: Array | None, up: bool, skip: Array | None = None
+) -> Array:
     """u (n, c, d, h, w) -> (n, e, d, h, w), plus `residual` of that shape.
 
     `up`: u is an up block's fine grid, whose planes 0 come out as 0; `residual` is coarse (n, e, d/2, h/2, w/2) and
-    lands on odd voxels.
+    lands on odd voxels; `skip` (n, e, d, h, w) is added to all.
     """
     n, c, *extents = u.shape
     r, e = weights.compress_kernel.shape
     tiles = mlp_tiles("mlp", c, e, r)
     if tiles is None:
-        return _forward_in_memory(u, norm, weights, residual, up)
+        return _forward_in_memory(u, norm, weights, residual, up, skip)
     v = math.prod(extents)
     expand, compress = _products(weights, u.dtype)
     (out,) = launch(
@@ -36,11 +38,13 @@ def forward(u: Array, norm: Norm, weights: MLPWeights, residual: Array | None, u
         (
             *(u, norm.scale, norm.shift, expand, weights.expand_bias, compress, weights.compress_bias),
             u if residual is None else residual,
+            u if skip is None else skip,
         ),
         (ShapeDtypeStruct((n, e, *extents), u.dtype),),
         (-(-v // tiles["voxels"]), n),
         **_constants(u, weights, tiles, up),
         RESIDUAL=int(residual is not None),
+        SKIP=int(skip is not None),
     )
     return out
 
@@ -101,13 +105,16 @@ def through_norm(dt: Array, u: Array, norm: Norm, slope: Array, level: Array, up
     return _behind_front(du, up).astype(u.dtype)
 
 
-def _forward_in_memory(u: Array, norm: Norm, weights: MLPWeights, residual: Array | None, up: bool) -> Array:
+def _forward_in_memory(
+    u: Array, norm: Norm, weights: MLPWeights, residual: Array | None, up: bool, skip: Array | None
+) -> Array:
     _, hidden, _ = _hidden(u, norm, weights)
     compress = weights.compress_kernel.astype(u.dtype)
     out = _product("re,nr...->ne...", compress, hidden.astype(u.dtype)) + _channels(weights.compress_bias[None])
     if residual is not None:
         out = out + (_onto_odd(residual) if up else residual)
-    return _behind_front(out, up).astype(u.dtype)
+    out = _behind_front(out, up)
+    return (out if skip is None else out + skip).astype(u.dtype)
 
 
 def _backward_in_memory(u: Array, norm: Norm, weights: MLPWeights, g: Array, up: bool) -> tuple[Array, Sums]:

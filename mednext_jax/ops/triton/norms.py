@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array, ShapeDtypeStruct, lax
 
 from mednext_jax.ops.norm import EPSILON, Split
+from mednext_jax.ops.triton import moments
+from mednext_jax.ops.triton.launch import launch
 
 
 class Norm(NamedTuple):
@@ -32,15 +34,23 @@ class Sums(NamedTuple):
 def fold(partial: Array, scale: Array, bias: Array, split: Split) -> Norm:
     """`partial` (n, c, programs, 3): count, mean and sum of squares about that mean of each program's voxels.
 
-    Merged in a fixed order (Chan et al. 1979), so a run repeats bit for bit. `split` as of `ops.norm`.
+    `split` as of `ops.norm`.
     """
-    count, mean, squares = jnp.moveaxis(partial, -1, 0)  # (n, c, programs)
-    total = _over(count.sum(-1), split)
-    whole = _over((count * mean).sum(-1), split) / total
-    variance = _over((squares + count * jnp.square(mean - whole[..., None])).sum(-1), split) / total
-    deviation = lax.rsqrt(variance + EPSILON)
-    a = scale * deviation
-    return Norm(a, bias - whole * a, whole, deviation, total[0, 0])
+    for name in split:
+        if name:
+            partial = lax.all_gather(partial, name, axis=2, tiled=True)
+    n, c, programs, _ = partial.shape
+    a, shift, mean, deviation, voxels = launch(
+        moments.fold_kernel,
+        (partial, scale, bias),
+        [ShapeDtypeStruct((n, c), jnp.float32)] * 5,
+        (c, n),
+        C=c,
+        P=programs,
+        BP=1 << (programs - 1).bit_length(),
+        EPSILON=EPSILON,
+    )
+    return Norm(a, shift, mean, deviation, voxels[0, 0])
 
 
 class NormGradients(NamedTuple):

@@ -54,7 +54,8 @@ def arguments(kind: str, k: int, extents: tuple[int, int, int], res_conv: bool =
     if kind == "block":
         return x, conv1, weights(keys[3], C, e)
     beside = (NORMAL(keys[4], (C, e)), jnp.arange(1.0, e + 1)) if res_conv else None
-    return x, conv1, weights(keys[3], C, e), beside
+    skip = (NORMAL(keys[0], (BATCH, *(2 * n for n in extents), e)),) if kind == "up" else ()
+    return x, conv1, weights(keys[3], C, e), beside, *skip
 
 
 def with_gradients(kind: str, ops: LocalOps, fused: bool, arguments: tuple[Any, ...], **options: Any) -> Any:
@@ -62,6 +63,8 @@ def with_gradients(kind: str, ops: LocalOps, fused: bool, arguments: tuple[Any, 
 
     def run(x: jax.Array, *rest: Any) -> jax.Array:
         x = ops.enter(x)
+        if kind == "up":
+            rest = (*rest[:-1], ops.enter(rest[-1]))
         if fused:
             return ops.leave(getattr(ops, name)(x, *rest, norm="group", **options))
         return ops.leave(getattr(composed, name)(ops, x, *rest, norm="group", **options))
