@@ -79,11 +79,14 @@ def candidates(entry: Tiles) -> Iterator[Tiles]:
 
 
 def compile_candidate(used_by: list[Case], key: Key, tiles_tried: Tiles) -> collections.Counter[Launch] | None:
-    """What the network launches with these tiles, compiled on disk; None if a kernel does not fit the chip."""
+    """What the blocks launch with these tiles, compiled on disk; None where they do not fit the block or the chip."""
     found: collections.Counter[Launch] = collections.Counter()
     try:
         for case in used_by:
-            for launch in launches_of(case, (key, tiles_tried))[0]:
+            here, before = launches_of(case, (key, tiles_tried))[0], launches_of(case)[0]
+            if [launch.name for launch in here] != [launch.name for launch in before]:
+                return None  # a block that left the kernel for XLA's operations
+            for launch in here:
                 found[launch] += case.count
         for launch in found:
             report = compile_launch(launch)
@@ -95,9 +98,13 @@ def compile_candidate(used_by: list[Case], key: Key, tiles_tried: Tiles) -> coll
     return found
 
 
+def time_launches(found: collections.Counter[Launch]) -> float:
+    """Milliseconds that the launches take together on this GPU, on random data and without the host's gaps."""
+    return sum(count * milliseconds(launch) for launch, count in found.items())
+
+
 @functools.cache
 def milliseconds(launch: Launch) -> float:
-    """The kernel's time on this GPU, on random data and without the host's gaps."""
     import torch
     import triton
 
@@ -113,16 +120,37 @@ def milliseconds(launch: Launch) -> float:
     return triton.testing.do_bench_cudagraph(lambda: kernel[grid](*values), rep=5, return_mode="median")
 
 
+class Gpu:
+    """A process of its own that times kernels: one that crashes takes the process along, and the next starts anew."""
+
+    def __init__(self) -> None:
+        self._pool = self._start()
+
+    def time(self, found: collections.Counter[Launch]) -> float:
+        """Raises what the kernels raised."""
+        try:
+            return self._pool.submit(time_launches, found).result()
+        except Exception:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = self._start()
+            raise
+
+    @staticmethod
+    def _start() -> concurrent.futures.ProcessPoolExecutor:
+        return concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
 def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float) -> None:
     users: dict[Key, list[Case]] = collections.defaultdict(list)
     for case in listed:
         for key in launches_of(case)[1]:
             users[key].append(case)
-    chosen = sorted(key for key in users if not only or key[0] in only)
+    chosen = sorted(key for key in users if not only or any("/".join(map(str, key)).startswith(o) for o in only))
     jobs = {
         key: [(new, pool.submit(compile_candidate, users[key], key, new)) for new in candidates(tiles.TILES[key])]
         for key in chosen
     }
+    gpu = Gpu()
     for key, compiled in jobs.items():
         best, kept = float("inf"), tiles.TILES[key]
         for new, job in compiled:
@@ -133,8 +161,8 @@ def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor,
             if found is None:
                 continue
             try:
-                took = sum(count * milliseconds(launch) for launch, count in found.items())
-            except Exception as error:  # more shared memory or threads than the chip gives one program
+                took = gpu.time(found)
+            except Exception as error:  # more threads than the chip gives one program, or worse
                 print(f"  {key} {new}: {type(error).__name__}", flush=True)
                 continue
             if took < GAIN * best:
@@ -161,8 +189,8 @@ def main() -> int:
     parser.add_argument("--variant", default="L", choices=list("SBML"))
     parser.add_argument("--kernel-size", type=int, default=5)
     parser.add_argument("--patch", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=[], help="entries of these kernels, e.g. mlp correlate")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="the sum over these counts")
+    parser.add_argument("--only", nargs="+", default=[], help="entries that begin so, e.g. mlp mlp_input/128")
     parser.add_argument("--minutes", type=float, default=60, help="what is not timed by then keeps its tiles")
     options = parser.parse_args()
     if jax.default_backend() != "gpu":
@@ -173,7 +201,8 @@ def main() -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         until = time.monotonic() + 60 * options.minutes
-        tune(cases(config, (options.patch,) * 3, options.batch), options.only, pool, until)
+        listed = [case for batch in options.batch for case in cases(config, (options.patch,) * 3, batch)]
+        tune(listed, options.only, pool, until)
         pool.shutdown(cancel_futures=True)
     write_table()
     return 0

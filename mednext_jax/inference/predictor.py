@@ -152,7 +152,7 @@ class Predictor:
             )
         images = [c if isinstance(c, nib.Nifti1Image) else read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
-        if not np.isfinite(volume).all():
+        if not all(np.isfinite(plane).all() for plane in volume):
             raise InputError("The image has voxels that are not finite.", expected="finite intensities")
         read = time.perf_counter()
         brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)
@@ -185,8 +185,10 @@ class Predictor:
         box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
         images = []
         for array in (segmented.label, segmented.probability):
-            whole = np.zeros(placed.shape, array.dtype)
-            whole[box] = array
+            whole = array
+            if array.shape != placed.shape:
+                whole = np.zeros(placed.shape, array.dtype)
+                whole[box] = array
             images.append(image_like(from_volume(whole, grid), grid, array.dtype))
         return Result(images[0], images[1], {**segmented.seconds, "finish": time.perf_counter() - start})
 

@@ -98,13 +98,12 @@ def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
     """The tight box around the voxels that are set in a 3-D mask; None if there are none."""
-    box = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not used.size:
-            return None
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    return box[0], box[1], box[2]
+    rows = mask.any(axis=2)
+    used = [np.flatnonzero(line) for line in (rows.any(axis=1), rows.any(axis=0), mask.any(axis=0).any(axis=0))]
+    if not used[0].size:
+        return None
+    d, h, w = (slice(int(indices[0]), int(indices[-1]) + 1) for indices in used)
+    return d, h, w
 
 
 def _warner(found: list[Problem], file: object) -> Callable[[str, object, object, str | None], None]:

@@ -175,7 +175,7 @@ def label_volume(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:
 
 def from_volume(array: np.ndarray, grid: Grid) -> np.ndarray:
     """(d, h, w) on the network's axes -> (x, y, z) on the input grid; the exact inverse of `to_volume`."""
-    return np.ascontiguousarray(grid.to_stored(np.asarray(array)))
+    return np.asfortranarray(grid.to_stored(np.asarray(array)))  # the order of a file
 
 
 def image_like(array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing.DTypeLike) -> nib.Nifti1Image:

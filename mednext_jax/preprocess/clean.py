@@ -30,6 +30,8 @@ def clean(volume: np.ndarray, spacing: Sequence[float], steps: Sequence[str], br
     Raises InputError if SimpleITK or the brain mask is missing.
     """
     packages(steps)
+    if not steps:
+        return volume
     if "brain" in steps and brain is None:
         raise InputError("A brain mask is needed.", expected="a mask on the scan's grid", found="none")
     channels = []

@@ -25,7 +25,9 @@ def nonzero_region(volume: np.ndarray) -> tuple[np.ndarray, Box]:
 
 def nonzero_box(volume: np.ndarray) -> tuple[np.ndarray, Box]:
     """As `nonzero_region` with the holes left in the mask: a tenth of its time, where only the box matters."""
-    mask = (volume != 0).any(axis=-1)  # (d, h, w)
+    mask = volume[..., 0] != 0
+    for c in range(1, volume.shape[-1]):  # NumPy's `any` over so short an axis takes ten times as long
+        mask |= volume[..., c] != 0
     box = bounding_box(mask)
     if box is None:
         raise InputError(

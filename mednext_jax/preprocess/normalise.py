@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +47,7 @@ def find_scaling(
     scaling = []
     for c, scheme in enumerate(schemes):
         if scheme == "zscore":
-            values = volume[..., c][mask] if use_mask else volume[..., c]
-            mean, deviation = float(values.mean()), float(values.std())
+            mean, deviation = _moments(volume[..., c], mask if use_mask else None)
             scaling.append(Scaling(-np.inf, np.inf, mean, max(deviation, SMALLEST_DEVIATION), use_mask))
         elif scheme == "ct":
             if intensity_properties is None:
@@ -61,6 +61,22 @@ def find_scaling(
         else:
             raise ValueError(f"unknown normalisation {scheme!r}; one of {', '.join(SCHEMES)}")
     return scaling
+
+
+def _moments(channel: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:
+    """Mean and population deviation of (d, h, w), plane by plane: each stays in cache, and sums are float64."""
+
+    def planes() -> Iterator[np.ndarray]:
+        for d, plane in enumerate(channel):
+            yield plane.ravel() if mask is None else plane[mask[d]]
+
+    count = channel.size if mask is None else np.count_nonzero(mask)
+    mean = sum(float(plane.sum()) for plane in planes()) / count
+    squares = 0.0
+    for plane in planes():
+        apart = plane - np.float32(mean)
+        squares += float(np.square(apart, out=apart).sum())
+    return mean, math.sqrt(squares / count)
 
 
 def normalise(

@@ -109,13 +109,13 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("mlp", 32, 32): {"voxels": 128, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp", 64, 64): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3},
     ("mlp", 128, 128): {"voxels": 128, "hidden": 64, "warps": 8, "stages": 3},
-    ("mlp", 256, 256): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3},
+    ("mlp", 256, 256): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3},
     ("mlp", 32, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp", 64, 128): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 2},
-    ("mlp", 128, 256): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
+    ("mlp", 128, 256): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3},
     ("mlp", 64, 32): {"voxels": 128, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp", 128, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
-    ("mlp", 256, 128): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 2},
+    ("mlp", 256, 128): {"voxels": 128, "hidden": 64, "warps": 8, "stages": 2},
     # Its backward in one pass.
     ("mlp_back", 32, 32): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 132, "most": 96},
     # Its backward in two: the weights' gradients, then the input's.
@@ -132,5 +132,5 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("mlp_input", 32, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp_input", 64, 128): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp_input", 64, 32): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
-    ("mlp_input", 128, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
+    ("mlp_input", 128, 64): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 2},
 }
