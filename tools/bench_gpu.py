@@ -11,7 +11,6 @@ the rounds. Rows "device" are the GPU's own clock: the sum of a block's kernels,
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
 import datetime
 import functools
@@ -127,10 +126,8 @@ def check_block(case: Case) -> str:
 
 
 def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int]) -> Iterator[Row]:
-    listed = cases(config, extents, batch=2)
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # nearly all of it is compilation
-        for case, note in zip(listed, pool.map(check_block, listed), strict=True):
-            yield Row(f"{case.name}, at most 32^3", "kernels", note=note)
+    for case in cases(config, extents, batch=2):
+        yield Row(f"{case.name}, at most 32^3", "kernels", note=check_block(case))
 
 
 def bench_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], forms: Sequence[str]) -> Iterator[Row]:

@@ -24,10 +24,12 @@ from mednext_jax.inference.sliding_window import (
     window_on_device,
 )
 from mednext_jax.inference.tiles import bucket_shape, pad_to_patch, tile_starts
+from mednext_jax.io.slabs import copy_slabs, over_slabs, slabs_of
 from mednext_jax.ops.resample import find_thick_axis, nearest_index, resize_matrix
 from mednext_jax.preprocess.normalise import Scaling
 from mednext_jax.preprocess.pipeline import Properties
 
+_PARTS = 8  # in which a result comes back from the device
 Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -84,9 +86,8 @@ def segment(
         resampling.thick_axis,
     )
     evidence = window_on_device(window, networks, ready, starts)
-    label, probability = _decide_on_device(evidence, resampling.back, threshold, window.kind, window.regions)
-    inside = tuple(slice(o, o + n) for o, n in zip(origin, outer, strict=True))
-    return np.asarray(label)[inside], np.asarray(probability)[inside]
+    decided = _decide_on_device(evidence, resampling.back, threshold, window.kind, window.regions)
+    return _to_host(decided, origin, outer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +165,31 @@ def _make_ready(volume, region, scaling, box, inner, matrices, thick_axis):
 
 @functools.partial(jax.jit, static_argnames=("threshold", "kind", "regions"))
 def _decide_on_device(evidence, matrices, threshold, kind, regions):
-    """Label and foreground probability on the stored box, from evidence on the network's volume."""
+    """Label and foreground probability on the stored box, from evidence on the network's volume; slab by slab."""
     for axis in range(0 if matrices is None else 3):
         evidence = _along(evidence, matrices[axis], axis)
-    return decide(foreground_probabilities(evidence, kind), threshold, regions)
+    label, probability = decide(foreground_probabilities(evidence, kind), threshold, regions)
+    return [(label[slab], probability[slab]) for slab in slabs_of(len(label), _PARTS)]
+
+
+def _to_host(
+    decided: list[tuple[jax.Array, jax.Array]], origin: Sequence[int], extents: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `_decide_on_device` returned, cut to the box; the slabs come over beside each other."""
+    label, probability = np.empty(extents, np.uint8), np.empty(extents, np.float32)
+    parts = slabs_of(sum(len(part) for part, _ in decided), _PARTS)
+    _, *inside = (slice(o, o + n) for o, n in zip(origin, extents, strict=True))
+
+    def fetch(chosen: slice) -> None:
+        for (some_label, some_probability), part in zip(decided[chosen], parts[chosen], strict=True):
+            low, high = max(part.start, origin[0]), min(part.stop, origin[0] + extents[0])
+            if low < high:
+                here, there = slice(low - part.start, high - part.start), slice(low - origin[0], high - origin[0])
+                label[there] = np.asarray(some_label)[here, *inside]
+                probability[there] = np.asarray(some_probability)[here, *inside]
+
+    over_slabs(len(decided), fetch)
+    return label, probability
 
 
 def _along(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
@@ -185,7 +207,7 @@ def _inside(shape: Sequence[int], box: jax.Array) -> jax.Array:
 
 def _store(array: np.ndarray, shape: Sequence[int], origin: Sequence[int]) -> np.ndarray:
     stored = np.zeros((*shape, *array.shape[3:]), array.dtype)
-    stored[tuple(slice(o, o + n) for o, n in zip(origin, array.shape[:3], strict=True))] = array
+    copy_slabs(stored[tuple(slice(o, o + n) for o, n in zip(origin, array.shape[:3], strict=True))], array)
     return stored
 
 

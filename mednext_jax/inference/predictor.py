@@ -22,6 +22,7 @@ from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
+from mednext_jax.io.slabs import over_slabs
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import Model, load_models
 from mednext_jax.model.mednext import MedNeXt
@@ -152,7 +153,7 @@ class Predictor:
             )
         images = [c if isinstance(c, nib.Nifti1Image) else read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
-        if not all(np.isfinite(plane).all() for plane in volume):
+        if not all(over_slabs(len(volume), lambda slab: all(np.isfinite(plane).all() for plane in volume[slab]))):
             raise InputError("The image has voxels that are not finite.", expected="finite intensities")
         read = time.perf_counter()
         brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)

@@ -19,6 +19,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti_header import READ_ERRORS, damaged, not_nifti, read_declared
+from mednext_jax.io.slabs import copy_slabs
 
 # Voxel sizes outside this range are a wrong unit (metres, micrometres), not a brain scan.
 VOXEL_SIZE_RANGE = (0.01, 50.0)
@@ -155,7 +156,7 @@ def to_volume(
             raise InputError.of(apart)
     volume = np.empty((*grid.to_network(np.empty(grid.shape, bool)).shape, len(channels)), np.float32)
     for c, image in enumerate(channels):
-        volume[..., c] = grid.to_network(np.asanyarray(image.dataobj))
+        copy_slabs(volume[..., c], grid.to_network(np.asanyarray(image.dataobj)))
     return volume, grid.spacing, grid
 
 

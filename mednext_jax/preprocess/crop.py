@@ -7,6 +7,7 @@ import scipy.ndimage
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.geometry import bounding_box
+from mednext_jax.io.slabs import over_slabs
 
 # Written into a stored label map where the scan is zero outside the head or brain and nothing is labelled.
 OUTSIDE = -1
@@ -25,9 +26,14 @@ def nonzero_region(volume: np.ndarray) -> tuple[np.ndarray, Box]:
 
 def nonzero_box(volume: np.ndarray) -> tuple[np.ndarray, Box]:
     """As `nonzero_region` with the holes left in the mask: a tenth of its time, where only the box matters."""
-    mask = volume[..., 0] != 0
-    for c in range(1, volume.shape[-1]):  # NumPy's `any` over so short an axis takes ten times as long
-        mask |= volume[..., c] != 0
+    mask = np.empty(volume.shape[:3], bool)
+
+    def find(slab: slice) -> None:
+        np.not_equal(volume[slab, ..., 0], 0, out=mask[slab])
+        for c in range(1, volume.shape[-1]):  # NumPy's `any` over so short an axis takes ten times as long
+            mask[slab] |= volume[slab, ..., c] != 0
+
+    over_slabs(len(mask), find)
     box = bounding_box(mask)
     if box is None:
         raise InputError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from mednext_jax.io.slabs import over_slabs
 
 SCHEMES = ("zscore", "none", "ct")
 # nnU-Net's channel names that choose a scheme; every other name means z-score.
@@ -66,17 +69,16 @@ def find_scaling(
 def _moments(channel: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:
     """Mean and population deviation of (d, h, w), plane by plane: each stays in cache, and sums are float64."""
 
-    def planes() -> Iterator[np.ndarray]:
-        for d, plane in enumerate(channel):
-            yield plane.ravel() if mask is None else plane[mask[d]]
+    def total(of_plane: Callable[[np.ndarray], np.floating]) -> float:
+        def of_slab(slab: slice) -> list[float]:
+            planes = range(len(channel))[slab]
+            return [float(of_plane(channel[d] if mask is None else channel[d][mask[d]])) for d in planes]
+
+        return math.fsum(itertools.chain(*over_slabs(len(channel), of_slab)))
 
     count = channel.size if mask is None else np.count_nonzero(mask)
-    mean = sum(float(plane.sum()) for plane in planes()) / count
-    squares = 0.0
-    for plane in planes():
-        apart = plane - np.float32(mean)
-        squares += float(np.square(apart, out=apart).sum())
-    return mean, math.sqrt(squares / count)
+    mean = total(np.sum) / count
+    return mean, math.sqrt(total(lambda plane: np.square(plane - np.float32(mean)).sum()) / count)
 
 
 def normalise(

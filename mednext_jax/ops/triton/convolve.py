@@ -34,18 +34,24 @@ def conv_input_gradient(du: Array, kernel: Array, residual: Array | None, halo: 
     low = [-(k - 1) if here else -(k // 2) for here in halo]
     extents = [n + (k - 1) * here for n, here in zip(du.shape[2:], halo, strict=True)]
     bias = jnp.zeros(kernel.shape[-1])
-    return _correlate(du, kernel[::-1, ::-1, ::-1], bias, residual, low, extents)[0]
+    return _correlate(du, kernel, bias, residual, low, extents, flip=True)[0]
 
 
 def _correlate(
-    x: Array, kernel: Array, bias: Array, extra: Array | None, low: Sequence[int], extents: Sequence[int]
+    x: Array,
+    kernel: Array,
+    bias: Array,
+    extra: Array | None,
+    low: Sequence[int],
+    extents: Sequence[int],
+    flip: bool = False,
 ) -> tuple[Array, Array]:
     n, c, *space = x.shape
     tiles = depthwise_tiles("correlate" if extra is None else "correlate_add", kernel.shape[0], extents)
     programs = _programs(extents, tiles)
     y, moments = launch(
         depthwise.correlate_kernel,
-        (x, bands.band(kernel, low[2], x.dtype), bias, x if extra is None else extra),
+        (x, kernel, bias, x if extra is None else extra),
         (ShapeDtypeStruct((n, c, *extents), x.dtype), _floats(n, c, programs, 3)),
         (programs, c, n),
         C=c,
@@ -56,6 +62,7 @@ def _correlate(
         BD=tiles["planes"],
         BH=tiles["rows"],
         ADD=int(extra is not None),
+        FLIP=int(flip),
         STAGES=tiles["stages"],
     )
     return y, moments
@@ -139,7 +146,7 @@ def _gather(name: str, fine: Array, kernel: Array, bias: Array | None, offset: i
     programs = _programs(extents, tiles)
     coarse, moments = launch(
         strided.gather_kernel,
-        (fine, bands.gather_band(kernel, offset, fine.dtype), jnp.zeros(c) if bias is None else bias),
+        (fine, kernel, jnp.zeros(c) if bias is None else bias),
         (ShapeDtypeStruct((n, c, *extents), fine.dtype), _floats(n, c, programs, 3)),
         (programs, c, n),
         **_strided_constants(c, kernel.shape[0], extents, offset, tiles),
@@ -155,7 +162,7 @@ def _scatter(name: str, coarse: Array, kernel: Array, bias: Array | None, offset
     space = [2 * extent for extent in extents]
     fine, moments = launch(
         strided.scatter_kernel,
-        (coarse, bands.scatter_band(kernel, offset, coarse.dtype), jnp.zeros(c) if bias is None else bias),
+        (coarse, kernel, jnp.zeros(c) if bias is None else bias),
         (ShapeDtypeStruct((n, c, *space), coarse.dtype), _floats(n, c, programs, 3)),
         (programs, c, n),
         **_strided_constants(c, kernel.shape[0], extents, offset, tiles),

@@ -3,7 +3,7 @@
 """Depthwise k x k x k correlation at stride 1 on tensor cores, and its kernel gradient; channels first.
 
 The rows of a channel are cut along w into tiles of 8 outputs. Such a tile needs a window of 16 inputs, and one row of
-taps acts on the window as a banded 16 x 8 matrix (`bands.band`). 16 tiles ("slots") stand under each other as the
+taps acts on the window as a banded 16 x 8 matrix (`load_band`). 16 tiles ("slots") stand under each other as the
 16 x 16 operand of one tensor-core product; every row of inputs is loaded once and meets k * k bands. A slot is a
 tile of 8 along w, `BH` rows along h and `BD` planes along d; a program is one warp that walks its 16 slots along d with
 a ring of k * BH accumulators. Extents that the tiles do not divide are masked.
@@ -29,6 +29,17 @@ def slot_origins(slot, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BD: tl
 
 
 @triton.jit
+def load_band(kernel, c, row, tap, C: tl.constexpr, K: tl.constexpr, FLIP: tl.constexpr):
+    """The matrix whose element is tap `tap` (a tensor; 0 outside) of row `row` of channel c's K x K rows of taps."""
+    known = (tap >= 0) & (tap < K)
+    if FLIP:
+        at = (K * K - 1 - row) * K + K - 1 - tap
+    else:
+        at = row * K + tap
+    return tl.load(kernel + at * C + c, mask=known, other=0.0)
+
+
+@triton.jit
 def store_moments(moments, index, count, shift, total, squares):
     """Count, mean and sum of squared distances from it, of values whose sums about `shift` each element kept.
 
@@ -49,7 +60,7 @@ def store_moments(moments, index, count, shift, total, squares):
 @triton.jit
 def correlate_kernel(
     x,  # (n, C, DI, HI, WI)
-    bands,  # (C, K, K, 16, 8)
+    kernel,  # (K, K, K, C) float32
     bias,  # (C,) float32, read if not ADD
     extra,  # (n, C, DI, HI, WI), read if ADD
     y,  # (n, C, D, H, W)
@@ -68,11 +79,12 @@ def correlate_kernel(
     BD: tl.constexpr,
     BH: tl.constexpr,
     ADD: tl.constexpr,
+    FLIP: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """y = correlation + bias, with moments; or, with ADD, y = correlation + `extra` centred on the outputs.
 
-    Grid (ceil(slots / 16), C, n).
+    With FLIP the taps stand in reverse order along all axes. Grid (ceil(slots / 16), C, n).
     """
     P: tl.constexpr = K // 2
     WINDOW: tl.constexpr = (LW // 4) * 4  # the window starts where 8-byte loads can
@@ -94,7 +106,8 @@ def correlate_kernel(
 
     taps = ()
     for k in tl.static_range(K * K):
-        taps = taps + (tl.load(bands + (c * (K * K) + k) * 128 + i[:, None] * 8 + o[None, :]),)
+        band = load_band(kernel, c, k, i[:, None] - o[None, :] - (LW - WINDOW), C, K, FLIP)
+        taps = taps + (band.to(x.dtype.element_ty),)
     # Ring entry r is row r % BH of the output plane whose next depth tap is K - 1 - r // BH: oldest planes first.
     ring = ()
     for _ in tl.static_range(K * BH):

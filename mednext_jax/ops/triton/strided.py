@@ -17,13 +17,13 @@ gradient being 0 there.
 import triton
 import triton.language as tl
 
-from mednext_jax.ops.triton.depthwise import slot_origins, store_moments
+from mednext_jax.ops.triton.depthwise import load_band, slot_origins, store_moments
 
 
 @triton.jit
 def gather_kernel(
     fine,  # (n, C, 2 D, 2 H, 2 W)
-    bands,  # (C, K, K, 32, 8)
+    kernel,  # (K, K, K, C) float32
     bias,  # (C,) float32, read if FORWARD
     coarse,  # (n, C, D, H, W)
     moments,  # (n, C, programs, 3) float32, written if FORWARD
@@ -58,7 +58,8 @@ def gather_kernel(
     out = coarse + (n * C + c) * (D * H * W) + h0[:, None] * W + wo
     taps = ()
     for k in tl.static_range(K * K):
-        taps = taps + (tl.load(bands + (c * (K * K) + k) * 256 + i[:, None] * 8 + o[None, :]),)
+        band = load_band(kernel, c, k, i[:, None] - 2 * o[None, :] - (OFFSET - P + 4), C, K, False)
+        taps = taps + (band.to(fine.dtype.element_ty),)
     # Ring entry r is row r % BH of coarse plane m - BEHIND + r // BH.
     ring = ()
     for _ in tl.static_range(PLANES * BH):
@@ -133,7 +134,7 @@ def gather_kernel(
 @triton.jit
 def scatter_kernel(
     coarse,  # (n, C, D, H, W)
-    bands,  # (C, K, K, 16, 16)
+    kernel,  # (K, K, K, C) float32
     bias,  # (C,) float32, read if FORWARD
     fine,  # (n, C, 2 D, 2 H, 2 W)
     moments,  # (n, C, programs, 3) float32, written if FORWARD
@@ -168,7 +169,8 @@ def scatter_kernel(
     out = fine + (n * C + c) * (8 * D * H * W) + h0[:, None] * (4 * W) + wo
     taps = ()
     for k in tl.static_range(K * K):
-        taps = taps + (tl.load(bands + (c * (K * K) + k) * 256 + i[:, None] * 16 + i[None, :]),)
+        band = load_band(kernel, c, k, i[None, :] - 2 * (i[:, None] - 4) - (OFFSET - P), C, K, False)
+        taps = taps + (band.to(coarse.dtype.element_ty),)
     # Ring entry r is row r % ROWS of fine plane 2 (m - BEHIND) + r // ROWS.
     ring = ()
     for _ in tl.static_range(PLANES * ROWS):
