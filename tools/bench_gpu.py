@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mednext_jax.inference.predictor import products_in
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.model.names import to_torch_names
@@ -35,6 +36,11 @@ from mednext_jax.ops import blocks as composed
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.triton import best_ops
 from mednext_jax.ops.triton.channels_first import ChannelsFirstOps
+from mednext_jax.parallel.mesh import make_mesh
+from mednext_jax.train.config import default_config
+from mednext_jax.train.optimiser import make_optimiser
+from mednext_jax.train.state import new_state
+from mednext_jax.train.step import make_train_step
 from tools.gpu_cases import Case, cases, draw, with_gradients
 from tools.gpu_trace import kernel_times
 
@@ -101,33 +107,19 @@ def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
     return function(ops, x, *rest, norm="group", **options)
 
 
-def check_block(case: Case) -> str:
-    """The fused block in bfloat16 against XLA's in float32, at extents of at most 32."""
-    small = dataclasses.replace(case, extents=tuple(min(n, 32) for n in case.extents))
-    arguments = draw(small.arguments())
-    found, found_gradients = jax.jit(small.forward_and_backward)(*arguments)
-
-    def exact(*arguments: Any) -> jax.Array:
-        # Activations in float32 and channels last.
-        wide = [jnp.moveaxis(a.astype(jnp.float32), 1, -1) if a.ndim == 5 else a for a in jax.tree.leaves(arguments)]
-        wide = jax.tree.unflatten(jax.tree.structure(arguments), wide)
-        return jnp.moveaxis(plain(case, LocalOps("cpu"), *wide), -1, 1)
-
-    @jax.jit
-    def reference(g: jax.Array, *arguments: Any) -> Any:
-        y, pull = jax.vjp(exact, *arguments)
-        return y, pull(g.astype(y.dtype))
-
-    # On the host's CPU, since float32 programs take a GPU's compiler minutes.
-    expected, gradients = reference(*jax.device_put((found, *arguments), jax.devices("cpu")[0]))
-    output, gradient = relative(found, expected), relative(found_gradients, gradients)
-    good = output < OUTPUT_TOLERANCE and gradient < GRADIENT_TOLERANCE
-    return f"{'ok' if good else 'WRONG'} output {output:.1e} gradients {gradient:.1e}"
-
-
 def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int]) -> Iterator[Row]:
+    """Every fused block in bfloat16, with fresh weights at full size, against PyTorch's in float32."""
+    try:
+        from tools.torch_block import largest_error
+    except ImportError:
+        yield Row("blocks against float32", "kernels", note="not checked: PyTorch is not installed")
+        return
     for case in cases(config, extents, batch=2):
-        yield Row(f"{case.name}, at most 32^3", "kernels", note=check_block(case))
+        arguments = draw(case.arguments())
+        output, gradient = largest_error(case, arguments, *jax.jit(case.forward_and_backward)(*arguments))
+        good = output < OUTPUT_TOLERANCE and gradient < GRADIENT_TOLERANCE
+        note = f"{'ok' if good else 'WRONG'} output {output:.1e} gradients {gradient:.1e}"
+        yield Row(f"{case.name} against float32", "kernels", note=note)
 
 
 def bench_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], forms: Sequence[str]) -> Iterator[Row]:
@@ -158,21 +150,22 @@ def device_rows(name: str, run: Callable[..., Any], arguments: tuple[Any, ...], 
             yield Row("    " + part, "device", took)
 
 
-def network_steps(config: MedNeXtConfig, ops: LocalOps) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """forward(params, x), and train(params, x): a mean-square loss over all heads and its gradients."""
-    heads = MedNeXt(dataclasses.replace(config, deep_supervision=True), ops)
-    single = MedNeXt(dataclasses.replace(config, deep_supervision=False), ops)
+def training_step(config: MedNeXtConfig, ops: LocalOps, params: Any, x: jax.Array) -> tuple[Callable[..., Any], Any]:
+    """The trainer's step (loss of all heads, gradients, AdamW) without augmentation, and its first state."""
+    recipe = default_config()
+    net = MedNeXt(config, ops)
 
-    def forward(params: Any, x: jax.Array) -> jax.Array:
-        return single.apply({"params": params}, x)
+    def apply(params: Any, x: jax.Array) -> Any:
+        return net.apply({"params": params}, x)
 
-    def train(params: Any, x: jax.Array) -> Any:
-        def loss(params: Any) -> jax.Array:
-            return sum(jnp.square(y).mean() for y in heads.apply({"params": params}, x))
+    def as_it_is(_: Any, __: Any, image: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return image, label
 
-        return jax.value_and_grad(loss)(params)
-
-    return forward, train
+    state = new_state(jax.tree.map(jnp.copy, params), make_optimiser(recipe), average=False)
+    step = make_train_step(recipe, apply, as_it_is, make_mesh(devices=jax.devices()[:1]), state)
+    label = jax.random.bernoulli(jax.random.key(2), 0.1, x.shape[:4]).astype(jnp.int32)
+    batch = {"image": x, "label": label, "row": jnp.arange(len(x))}
+    return (lambda state: step(state, batch)), state
 
 
 def check_network(config: MedNeXtConfig) -> Row:
@@ -198,21 +191,40 @@ def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], forms: S
     params = MedNeXt(supervised).init(jax.random.key(1), jax.ShapeDtypeStruct(x.shape, x.dtype))["params"]
     for form, ops in (("kernels", best_ops(dtype=config.dtype)), ("xla", LocalOps())):
         if form in forms:
-            forward, train = network_steps(config, ops)
-            for what, function, batch in ((FORWARD, forward, x[:1]), (STEP, train, x)):
-                start = time.perf_counter()
-                run = jax.jit(function).lower(params, batch).compile()
-                compiled = time.perf_counter() - start
-                memory = run.memory_analysis()
-                gib = (memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes) / 2**30
-                first, second = (run(params, batch) for _ in range(2))
-                equal = all(bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
-                note = f"{gib:.1f} GiB, compiled in {compiled:.0f} s, twice the same: {'yes' if equal else 'NO'}"
-                yield Row(what, form, *queued(run, (params, batch), jax.block_until_ready), note)
-                if form == "kernels":
-                    yield from device_rows(what, run, (params, batch))
+            yield from _forward_rows(form, MedNeXt(config, ops), products_in(config.dtype, params), x[:1])
+            yield from _step_rows(form, lambda ops=ops: training_step(supervised, ops, params, x))
     if "torch" in forms:
         yield from bench_torch(supervised, params, x)
+
+
+def _forward_rows(form: str, net: MedNeXt, params: Any, x: jax.Array) -> Iterator[Row]:
+    run = jax.jit(lambda params, x: net.apply({"params": params}, x))
+    yield Row(FORWARD, form, *timed(run, (params, x)))
+    if form == "kernels":
+        yield from device_rows(FORWARD, run, (params, x))
+
+
+def _step_rows(form: str, start: Callable[[], tuple[Callable[..., Any], Any]]) -> Iterator[Row]:
+    ends = []
+    for _ in range(2):  # from the same state, which a step consumes
+        step, state = start()
+        ends.append(step(state)[0])
+    differ = jax.tree.map(lambda a, b: jnp.any(a != b), *ends)
+    bit_equal = not any(bool(leaf) for leaf in jax.tree.leaves(differ))
+    state = ends.pop()
+    ends.clear()
+
+    def run() -> Any:
+        nonlocal state
+        state, metrics = step(state)
+        return metrics
+
+    row = Row(STEP, form, *queued(run, (), jax.block_until_ready))
+    gib = jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
+    row.note = f"peak of the process so far {gib:.1f} GiB, run twice {'bit-equal' if bit_equal else 'DIFFERENT'}"
+    yield row
+    if form == "kernels":
+        yield from device_rows(STEP, run, ())
 
 
 FORWARD, STEP = "network forward, batch 1", "network training step, batch 2"

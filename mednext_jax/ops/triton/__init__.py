@@ -1,6 +1,6 @@
 """NVIDIA kernels of MedNeXt's blocks: channels first, bfloat16, called through jax-triton (extras `cuda12`, `cuda13`).
 
-Opt-in by the environment variable MEDNEXT_JAX_KERNELS=triton. Triton is imported only where it will be used.
+The environment variable MEDNEXT_JAX_KERNELS=xla switches them off. Triton is imported only where it will be used.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ _LOG = logging.getLogger(__name__)
 
 
 def best_ops(*, dtype: str, norm: str = "group", grn: bool = False) -> LocalOps:
-    """The fused kernels where they are asked for and run (Hopper, bfloat16, instance norm, no GRN), else XLA's.
+    """The fused kernels where they run (Hopper, bfloat16, instance norm, no GRN), else XLA's operations.
 
-    dtype, norm and grn are those of `MedNeXtConfig`. If they are asked for and do not run, one log line says why.
-    Raises InputError for a value of MEDNEXT_JAX_KERNELS that is neither "xla" (the default) nor "triton".
+    dtype, norm and grn are those of `MedNeXtConfig`. Where a GPU, or the user, leads to expect the kernels and they do
+    not run, one log line says why.
+    Raises InputError for a value of MEDNEXT_JAX_KERNELS that is neither "triton" (the default) nor "xla".
     """
-    asked = os.environ.get(_SWITCH, "xla")
-    if asked not in ("xla", "triton"):
+    asked = os.environ.get(_SWITCH)
+    if asked not in (None, "xla", "triton"):
         raise InputError(f"{_SWITCH} is not a kind of kernels.", expected="xla or triton", found=asked)
     if asked == "xla":
         return LocalOps()
-    reason = _refusal(jax.devices()[0], dtype, norm, grn)
+    device = jax.devices()[0]
+    reason = _refusal(device, dtype, norm, grn)
     if reason:
-        tell_once(f"no fused GPU kernels: {reason}; running XLA's operations")
+        if asked or device.platform == "gpu":
+            tell_once(f"no fused GPU kernels: {reason}; running XLA's operations")
         return LocalOps()
     from mednext_jax.ops.triton.channels_first import ChannelsFirstOps
 

@@ -30,8 +30,10 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
     made: list[tuple[Any, ...]] = []
 
     def noted_kernel(*arguments: Any) -> Any:
-        made.append(arguments)
-        return new_kernel(*arguments)
+        # Every launch looks its kernel up by all its text: without the intermediate form half as much.
+        *front, _, capability = arguments
+        made.append((*front, "", capability))
+        return new_kernel(*made[-1])
 
     def compile_once(backend: Any, platform: str, kernel: Any, *arguments: Any, **options: Any) -> tuple[Any, Any]:
         root = settings.jax_compilation_cache_dir

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax import Array
 
-from mednext_jax.ops.triton.graph_capture import emit_recordable_calls
 from mednext_jax.ops.triton.kernel_cache import keep_compiled_kernels
 
 # Triton decides when a kernel is defined whether it will be compiled or run by its CPU interpreter.
@@ -63,7 +62,6 @@ def _jax_triton() -> Any:
     elif os.environ.get("TRITON_CACHE_DIR") == "":
         del os.environ["TRITON_CACHE_DIR"]
     keep_compiled_kernels(jax_triton.triton_lib)
-    emit_recordable_calls(jax_triton.triton_lib)
     return jax_triton
 
 

@@ -120,7 +120,7 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("mlp_back", 32, 32): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 132, "most": 96},
     # Its backward in two: the weights' gradients, then the input's.
     ("mlp_weights", 32, 32): {"voxels": 64, "hidden": 64, "warps": 4, "stages": 3, "programs": 66},
-    ("mlp_weights", 64, 64): {"voxels": 64, "hidden": 64, "warps": 8, "stages": 3, "programs": 33},
+    ("mlp_weights", 64, 64): {"voxels": 32, "hidden": 128, "warps": 8, "stages": 3, "programs": 33},
     ("mlp_weights", 128, 128): {"voxels": 32, "hidden": 64, "warps": 8, "stages": 3, "programs": 4},
     ("mlp_weights", 32, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 66},
     ("mlp_weights", 64, 128): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 16},
