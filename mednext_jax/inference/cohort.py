@@ -21,8 +21,10 @@ from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 
-# Scans held ready: one waits while the next is read, so that a slow file does not stop the device.
+# Scans under way beside the one on the device: one is read while another waits, and the compression of a scan's
+# results takes a thread longer than a GPU takes for the scan.
 READ_AHEAD = 2
+WRITERS = 4
 # What one scan can do to its own run without harm to the others: a bad file, or one too large for memory.
 SCAN_FAILURES = (InputError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 
@@ -127,14 +129,14 @@ class _Done:
 def _stream(
     predictor: Predictor, scans: Sequence[Scan], brains: Mapping[str, Path], write
 ) -> Iterator[tuple[Scan, _Done | Exception]]:
-    """Each scan with its outcome, in order; three scans are under way at once: one read, one computed, one written."""
+    """Each scan with its outcome, in order; one is computed while others are read and written."""
 
     def finish(scan: Scan, inferred) -> _Done:
         result = predictor.finish(inferred)
         return _Done(write(scan, result), result.seconds["device"])
 
     todo = iter(scans)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writer:
         loading: deque[tuple[Scan, Future[Loaded]]] = deque()
         writing: deque[tuple[Scan, Future[_Done]]] = deque()
 
@@ -153,7 +155,7 @@ def _stream(
                 yield scan, error
             else:
                 writing.append((scan, writer.submit(finish, scan, inferred)))
-                yield from _drain(writing, 1)
+                yield from _drain(writing, WRITERS)
             read_next()
         yield from _drain(writing, 0)
 

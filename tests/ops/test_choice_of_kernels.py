@@ -1,4 +1,4 @@
-"""Who computes the blocks: XLA, or the fused GPU kernels when they are asked for and can run."""
+"""Who computes the blocks: the fused GPU kernels where they can run, else XLA."""
 
 from __future__ import annotations
 
@@ -34,3 +34,33 @@ def test_without_a_gpu_the_operations_are_xlas(
     monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "cuda")
     with pytest.raises(InputError, match="MEDNEXT_JAX_KERNELS"):
         best_ops(dtype="bfloat16")
+
+
+class H100:
+    platform = "gpu"
+    device_kind = "NVIDIA H100 80GB HBM3"
+    compute_capability = "9.0"
+
+
+def test_on_a_hopper_prediction_takes_the_kernels_and_training_those_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("triton")
+    pytest.importorskip("jax_triton")
+    monkeypatch.setattr("jax.devices", lambda: [H100()])
+    fused = "ChannelsFirstOps"
+    assert type(best_ops(dtype="bfloat16")).__name__ == fused
+    assert type(best_ops(dtype="bfloat16", training=True)) is LocalOps
+    assert "MEDNEXT_JAX_KERNELS=triton" in caplog.text
+    monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "triton")
+    assert type(best_ops(dtype="bfloat16", training=True)).__name__ == fused
+    monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "xla")
+    assert type(best_ops(dtype="bfloat16")) is LocalOps
+
+
+def test_a_gpu_without_the_kernels_is_told_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("jax.devices", lambda: [A100()])
+    assert type(best_ops(dtype="bfloat16")) is LocalOps
+    assert "compute capability" in caplog.text

@@ -38,8 +38,8 @@ def lower(cache: Path, before: str = "") -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_block_lowers_to_one_custom_call_a_kernel_and_compiles_each_once(tmp_path: Path) -> None:
     first = lower(tmp_path)
-    # gather, forward, weight gradients, input gradient, scatter, kernel gradient
-    assert "calls 6" in first.stdout, first.stdout + first.stderr[-2000:]
+    # gather, fold, forward, weight gradients, input gradient, scatter, kernel gradient
+    assert "calls 7" in first.stdout, first.stdout + first.stderr[-2000:]
     again = lower(tmp_path, AGAIN)
     assert again.stdout == first.stdout, again.stdout + again.stderr[-2000:]
     damaged = next((tmp_path / "triton").iterdir())
