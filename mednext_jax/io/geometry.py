@@ -98,8 +98,8 @@ def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
     """The tight box around the voxels that are set in a 3-D mask; None if there are none."""
-    rows = mask.any(axis=2)
-    used = [np.flatnonzero(line) for line in (rows.any(axis=1), rows.any(axis=0), mask.any(axis=0).any(axis=0))]
+    rows = np.any(mask, axis=2)
+    used = [np.flatnonzero(line) for line in (rows.any(1), rows.any(0), np.any(mask, axis=(0, 1)))]
     if not used[0].size:
         return None
     d, h, w = (slice(int(indices[0]), int(indices[-1]) + 1) for indices in used)

@@ -13,9 +13,10 @@ from mednext_jax.errors import InputError
 from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
-from mednext_jax.inference.predictor import Predictor
+from mednext_jax.inference.predictor import Predictor, products_in
 from mednext_jax.inference.tiles import gaussian_map, pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
+from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.directory import load_model
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.pipeline import preprocess_scan, restore
@@ -215,3 +216,14 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
         predictor(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)))
     with pytest.raises(InputError, match="zero everywhere"):
         predictor(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), np.eye(4)))
+
+
+def test_weights_converted_beforehand_give_the_same_logits():
+    config = MedNeXtConfig(base_channels=4, block_counts=(1,) * 9, dtype="bfloat16")
+    net, x = MedNeXt(config), jax.random.normal(jax.random.key(0), (1, 16, 32, 16, 1))
+    params = net.init(jax.random.key(1), x)["params"]
+    converted = products_in("bfloat16", params)
+    assert converted["stem"]["kernel"].dtype == "bfloat16"
+    assert converted["enc_block_0"]["0"]["conv1"]["kernel"].dtype == "float32"  # the kernels' sums take it as it is
+    found, expected = (jax.jit(net.apply)({"params": p}, x) for p in (converted, params))
+    np.testing.assert_array_equal(found, expected)
