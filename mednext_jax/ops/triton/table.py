@@ -34,7 +34,7 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("correlate_add", 7, 32): {"planes": 16, "rows": 2, "stages": 3},
     ("correlate_add", 7, 64): {"planes": 64, "rows": 2, "stages": 3},
     # Stride 1, gradient of the kernel, with the norm's backward.
-    ("kernel_gradient", 3, 8): {"planes": 2, "rows": 2, "taps": 3, "programs": 4},
+    ("kernel_gradient", 3, 8): {"planes": 4, "rows": 2, "taps": 3, "programs": 4},
     ("kernel_gradient", 3, 16): {"planes": 4, "rows": 2, "taps": 3, "programs": 8},
     ("kernel_gradient", 3, 32): {"planes": 16, "rows": 2, "taps": 3, "programs": 16},
     ("kernel_gradient", 3, 64): {"planes": 64, "rows": 2, "taps": 3, "programs": 33},
@@ -94,8 +94,8 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("scatter_back", 7, 32): {"planes": 32, "rows": 1, "stages": 3},
     # Gradient of either strided kernel.
     ("strided_gradient", 3, 8): {"planes": 2, "rows": 2, "programs": 2, "stages": 1},
-    ("strided_gradient", 3, 16): {"planes": 4, "rows": 2, "programs": 4, "stages": 1},
-    ("strided_gradient", 3, 32): {"planes": 32, "rows": 2, "programs": 4, "stages": 1},
+    ("strided_gradient", 3, 16): {"planes": 4, "rows": 2, "programs": 4, "stages": 2},
+    ("strided_gradient", 3, 32): {"planes": 32, "rows": 2, "programs": 4, "stages": 2},
     ("strided_gradient", 3, 64): {"planes": 32, "rows": 2, "programs": 24, "stages": 1},
     ("strided_gradient", 5, 8): {"planes": 2, "rows": 1, "programs": 2, "stages": 1},
     ("strided_gradient", 5, 16): {"planes": 4, "rows": 2, "programs": 4, "stages": 1},

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from mednext_jax.ops.triton.table import TILES
 
 
+_NARROWEST = 16  # the tensor cores' own tile
+
+
 def entry(kernel: str, first: int, second: int) -> dict[str, int] | None:
     """The table's entry; every look-up ends here."""
     return TILES.get((kernel, first, second))
@@ -41,9 +44,15 @@ def has_kernel_size(k: int) -> bool:
 def mlp_tiles(kernel: str, channels: int, out_channels: int, hidden: int) -> dict[str, int] | None:
     """The tile sizes of a fused MLP `kernel`; None where it should not run.
 
-    An entry's "most" is the largest hidden width that it takes (its sums stay in registers).
+    An entry's "most" is the largest hidden width that it takes (its sums stay in registers). Its "hidden" is halved until
+    it divides the width.
     """
     tiles = entry(kernel, channels, out_channels)
-    if tiles is None or hidden % tiles["hidden"] or hidden > tiles.get("most", hidden):
+    if tiles is None or hidden > tiles.get("most", hidden):
         return None
-    return tiles
+    width = tiles["hidden"]
+    while hidden % width:
+        width //= 2
+        if width < _NARROWEST:
+            return None
+    return {**tiles, "hidden": width}

@@ -31,7 +31,9 @@ def test_tiles_follow_the_smallest_extent() -> None:
 def test_fused_mlp_only_where_the_table_has_it() -> None:
     assert mlp_tiles("mlp", 32, 32, 96) == TILES["mlp", 32, 32]
     assert mlp_tiles("mlp", 512, 512, 4096) is None
-    assert mlp_tiles("mlp", 32, 32, 100) is None  # the hidden units of a tile do not divide it
+    assert mlp_tiles("mlp", 32, 32, 100) is None  # no tile of tensor cores divides it
+    wide = TILES["mlp_weights", 64, 64]["hidden"]
+    assert mlp_tiles("mlp_weights", 64, 64, 3 * wide // 2) == {**TILES["mlp_weights", 64, 64], "hidden": wide // 2}
     assert mlp_tiles("mlp_back", 32, 32, 128) is None  # its sums would not stay in registers
 
 
