@@ -26,7 +26,7 @@ def slabs_of(depth: int, count: int = _THREADS) -> list[slice]:
 
 def over_slabs(depth: int, work: Callable[[slice], _Result]) -> list[_Result]:
     """work(slab) for every slab of `depth` planes, in order. `work` must not call this again."""
-    return list(_threads().map(work, slabs_of(depth)))
+    return list(_threads(os.getpid()).map(work, slabs_of(depth)))
 
 
 def copy_slabs(target: np.ndarray, source: np.ndarray) -> None:
@@ -39,5 +39,6 @@ def copy_slabs(target: np.ndarray, source: np.ndarray) -> None:
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
+def _threads(_process: int) -> ThreadPoolExecutor:
+    # A forked process has its parent's executor without its threads.
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="slabs")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,16 @@ def test_slabs_cover_every_plane_once_and_in_order(depth: int, count: int) -> No
 
 def test_results_come_in_the_order_of_the_planes() -> None:
     assert [d for part in over_slabs(50, lambda slab: list(range(50)[slab])) for d in part] == list(range(50))
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    over_slabs(4, lambda slab: None)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(_planes, 9).result(timeout=60) == 9
+
+
+def _planes(depth: int) -> int:
+    return sum(over_slabs(depth, lambda slab: len(range(depth)[slab])))
 
 
 def test_an_error_in_a_slab_reaches_the_caller() -> None:

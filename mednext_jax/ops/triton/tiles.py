@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from mednext_jax.ops.triton.table import TILES
 
-
 _NARROWEST = 16  # the tensor cores' own tile
 
 
@@ -44,8 +43,8 @@ def has_kernel_size(k: int) -> bool:
 def mlp_tiles(kernel: str, channels: int, out_channels: int, hidden: int) -> dict[str, int] | None:
     """The tile sizes of a fused MLP `kernel`; None where it should not run.
 
-    An entry's "most" is the largest hidden width that it takes (its sums stay in registers). Its "hidden" is halved until
-    it divides the width.
+    An entry's "most" is the largest hidden width that it takes (its sums stay in registers); its "hidden" is halved
+    until it divides the width.
     """
     tiles = entry(kernel, channels, out_channels)
     if tiles is None or hidden > tiles.get("most", hidden):
