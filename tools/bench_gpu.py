@@ -96,14 +96,14 @@ def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
     return function(ops, x, *rest, norm="group", **options)
 
 
-def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int]) -> Iterator[Row]:
+def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> Iterator[Row]:
     """Every fused block in bfloat16, with fresh weights at full size, against PyTorch's in float32."""
     try:
         from tools.torch_block import largest_error
     except ImportError:
         yield Row("blocks against float32", "kernels", note="not checked: PyTorch is not installed")
         return
-    for case in cases(config, extents, batch=2):
+    for case in cases(config, extents, batch):
         arguments = draw(case.arguments())
         output, gradient = largest_error(case, arguments, *jax.jit(case.forward_and_backward)(*arguments))
         good = output < OUTPUT_TOLERANCE and gradient < GRADIENT_TOLERANCE
@@ -111,8 +111,10 @@ def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int]) -> Iterat
         yield Row(f"{case.name} against float32", "kernels", note=note)
 
 
-def bench_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], forms: Sequence[str]) -> Iterator[Row]:
-    for case in cases(config, extents, batch=2):
+def bench_blocks(
+    config: MedNeXtConfig, extents: tuple[int, int, int], batch: int, forms: Sequence[str]
+) -> Iterator[Row]:
+    for case in cases(config, extents, batch):
         first = draw(case.arguments())
         last = jax.tree.map(lambda a: jnp.moveaxis(a, 1, -1) if a.ndim == 5 else a, first)
         xla = functools.partial(plain, case, LocalOps())
@@ -183,7 +185,7 @@ def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], forms: S
     for form, ops in (("kernels", best_ops(dtype=config.dtype)), ("xla", LocalOps())):
         if form in forms:
             yield from _forward_rows(form, MedNeXt(config, ops), products_in(config.dtype, params), x[:1])
-            yield from _step_rows(form, lambda ops=ops: training_step(supervised, ops, params, x))
+            yield from _step_rows(form, *training_step(supervised, ops, params, x))
     if "torch" in forms:
         yield from bench_torch(supervised, params, x)
 
@@ -195,11 +197,9 @@ def _forward_rows(form: str, net: MedNeXt, params: Any, x: jax.Array) -> Iterato
         yield from device_rows(FORWARD, run, (params, x))
 
 
-def _step_rows(form: str, start: Callable[[], tuple[Callable[..., Any], Any]]) -> Iterator[Row]:
-    ends = []
-    for _ in range(2):  # from the same state, which a step consumes
-        step, state = start()
-        ends.append(step(state)[0])
+def _step_rows(form: str, step: Callable[..., Any], state: Any) -> Iterator[Row]:
+    same = jax.tree.map(jnp.copy, state)  # a step consumes its state
+    ends = [step(state)[0], step(same)[0]]
     differ = jax.tree.map(lambda a, b: jnp.any(a != b), *ends)
     bit_equal = not any(bool(leaf) for leaf in jax.tree.leaves(differ))
     state = ends.pop()
@@ -287,6 +287,7 @@ def main() -> int:
     parser.add_argument("--variant", default="L", choices=list("SBML"))
     parser.add_argument("--kernel-size", type=int, default=5)
     parser.add_argument("--patch", type=int, nargs="+", default=[128], help="extents: one, or d h w")
+    parser.add_argument("--batch", type=int, default=2, help="of the blocks that are checked and timed")
     parser.add_argument("--scan", type=int, nargs=3, default=[208, 300, 320])
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
@@ -301,14 +302,17 @@ def main() -> int:
     if not isinstance(best_ops(dtype="bfloat16"), ChannelsFirstOps):
         print("the fused kernels do not run here; the rows 'kernels' are XLA's", file=sys.stderr)
     parts = {
-        "check": lambda: itertools.chain(check_blocks(config, extents), check_network(config)),
-        "blocks": lambda: bench_blocks(config, extents, options.forms),
+        "check": lambda: itertools.chain(check_blocks(config, extents, options.batch), check_network(config)),
+        "blocks": lambda: bench_blocks(config, extents, options.batch, options.forms),
         "network": lambda: bench_network(config, extents, options.forms),
         "scan": lambda: bench_scan(config, extents, tuple(options.scan), options.forms),
     }
     rows: list[Row] = []
     for part in options.parts:
         for row in parts[part]():
+            of_kernels = [r.milliseconds for r in rows if (r.what, r.form) == (row.what, "kernels")]
+            if row.form in ("xla", "torch") and of_kernels and row.milliseconds and of_kernels[0]:
+                row.note = f"{row.milliseconds / of_kernels[0]:.2f} x the kernels'; {row.note}".rstrip("; ")
             rows.append(row)
             took = "" if row.milliseconds is None else f"{row.milliseconds:.3f} ms"
             spread = "" if row.spread is None else f"[{row.spread[0]:.3f}, {row.spread[1]:.3f}]"
