@@ -3,9 +3,10 @@
     python -m tools.bench_gpu --variant L --kernel-size 5 --patch 128 --out bench.json
 
 Forward (batch 1), training step (batch 2, deep supervision), a whole scan through the sliding window, and every
-distinct block with its kernels and memory floor. PyTorch runs where it is installed with CUDA. Prints a table, writes
-JSON. Times are medians of the host's clock over rounds of queued calls, after a warm-up; in brackets the middle half of
-the rounds. Rows "device" are the GPU's own clock: the sum of a block's kernels, and below it each of them.
+distinct block with its kernels and memory floor. PyTorch runs where it is installed with CUDA; of the training step it
+computes a simpler loss and the gradients, without the optimiser. Prints a table, writes JSON. Times are medians of the
+host's clock over rounds of queued calls, after a warm-up; in brackets the middle half of the rounds. Rows "device" are
+the GPU's own clock: the sum of a block's kernels, and below it each of them.
 """
 
 from __future__ import annotations
@@ -59,15 +60,13 @@ class Row:
     note: str = ""
 
 
-def timed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, tuple[float, float]]:
-    """Median and middle half in ms of a jitted function: calls queue up, so that gaps of the host do not count."""
-    return queued(jax.jit(function), arguments, jax.block_until_ready)
-
-
 def queued(
-    run: Callable[..., Any], arguments: tuple[Any, ...], wait: Callable[[Any], Any]
+    run: Callable[..., Any], arguments: tuple[Any, ...], wait: Callable[[Any], Any] = jax.block_until_ready
 ) -> tuple[float, tuple[float, float]]:
-    """The same of `run`, which only starts the device's work; `wait` waits for its result."""
+    """Median and middle half in ms of `run`, which only starts the device's work; `wait` waits for its result.
+
+    Calls queue up, so that gaps of the host do not count.
+    """
 
     def round_of(calls: int) -> float:
         start = time.perf_counter()
@@ -126,10 +125,10 @@ def bench_blocks(
             name = f"{case.name} x{case.count} {what}"
             if "kernels" in forms:
                 run = jax.jit(kernels)
-                yield Row(name, "kernels", *timed(run, first))
+                yield Row(name, "kernels", *queued(run, first))
                 yield from device_rows(name, run, first, f"floor {floor:.3f} ms")
             if "xla" in forms:
-                yield Row(name, "xla", *timed(operations, last))
+                yield Row(name, "xla", *queued(jax.jit(operations), last))
 
 
 def device_rows(name: str, run: Callable[..., Any], arguments: tuple[Any, ...], note: str = "") -> Iterator[Row]:
@@ -192,7 +191,7 @@ def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], forms: S
 
 def _forward_rows(form: str, net: MedNeXt, params: Any, x: jax.Array) -> Iterator[Row]:
     run = jax.jit(lambda params, x: net.apply({"params": params}, x))
-    yield Row(FORWARD, form, *timed(run, (params, x)))
+    yield Row(FORWARD, form, *queued(run, (params, x)))
     if form == "kernels":
         yield from device_rows(FORWARD, run, (params, x))
 
@@ -210,7 +209,7 @@ def _step_rows(form: str, step: Callable[..., Any], state: Any) -> Iterator[Row]
         state, metrics = step(state)
         return metrics
 
-    row = Row(STEP, form, *queued(run, (), jax.block_until_ready))
+    row = Row(STEP, form, *queued(run, ()))
     gib = jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
     row.note = f"peak of the process so far {gib:.1f} GiB, run twice {'bit-equal' if bit_equal else 'DIFFERENT'}"
     yield row

@@ -78,13 +78,18 @@ def candidates(entry: Tiles) -> Iterator[Tiles]:
     yield from tried.values()
 
 
-def compile_candidate(used_by: list[Case], key: Key, tiles_tried: Tiles) -> collections.Counter[Launch] | None:
-    """What the blocks launch with these tiles, compiled on disk; None where they do not fit the block or the chip."""
+def compile_candidate(
+    used_by: list[tuple[Case, list[str]]], key: Key, tiles_tried: Tiles
+) -> collections.Counter[Launch] | None:
+    """What the blocks launch with these tiles, compiled on disk; None where they do not fit the block or the chip.
+
+    used_by: blocks, and the names of the kernels that each launches now.
+    """
     found: collections.Counter[Launch] = collections.Counter()
     try:
-        for case in used_by:
-            here, before = launches_of(case, (key, tiles_tried))[0], launches_of(case)[0]
-            if [launch.name for launch in here] != [launch.name for launch in before]:
+        for case, names in used_by:
+            here, _ = launches_of(case, (key, tiles_tried))
+            if [launch.name for launch in here] != names:
                 return None  # a block that left the kernel for XLA's operations
             for launch in here:
                 found[launch] += case.count
@@ -141,10 +146,11 @@ class Gpu:
 
 
 def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float) -> None:
-    users: dict[Key, list[Case]] = collections.defaultdict(list)
+    users: dict[Key, list[tuple[Case, list[str]]]] = collections.defaultdict(list)
     for case in listed:
-        for key in launches_of(case)[1]:
-            users[key].append(case)
+        launched, used = launches_of(case)
+        for key in used:
+            users[key].append((case, [launch.name for launch in launched]))
     chosen = sorted(key for key in users if not only or any("/".join(map(str, key)).startswith(o) for o in only))
     jobs = {
         key: [(new, pool.submit(compile_candidate, users[key], key, new)) for new in candidates(tiles.TILES[key])]

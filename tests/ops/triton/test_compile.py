@@ -23,7 +23,8 @@ def test_strided_gradient_compiles_without_spills() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variant, k, patch", [("L", 5, 128), ("S", 3, 128), ("B", 3, 128), ("S", 5, 96), ("M", 3, 160), ("S", 7, 128)]
+    "variant, k, patch",
+    [("L", 5, 128), ("S", 3, 128), ("B", 3, 128), ("S", 5, 96), ("M", 3, 128), ("M", 3, 160), ("S", 7, 128)],
 )
 def test_kernels_of_a_network_compile_without_spills(variant: str, k: int, patch: int) -> None:
     report("--variant", variant, "--kernel-size", str(k), "--patch", str(patch))
