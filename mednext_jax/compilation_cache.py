@@ -16,6 +16,9 @@ def use_compilation_cache() -> None:
     """
     import jax
 
+    # A start compiles a dozen small programs too, each a fraction of a second; JAX keeps only what took one.
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(root / "mednext_jax" / "xla" / _processor()))

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -226,10 +225,13 @@ def _for_device(config: MedNeXtConfig) -> MedNeXtConfig:
 
 
 def products_in(dtype: str, params: Any) -> Any:
-    """`params` with the kernels of 1x1x1 convolutions in the network's type, to which each tile would convert them."""
+    """`params` with the kernels of 1x1x1 convolutions in the network's type, to which each tile would convert them.
 
-    def convert(path: Any, leaf: jax.Array) -> jax.Array:
-        return jnp.asarray(leaf, dtype) if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
+    On the host, where it needs no program for each shape.
+    """
+
+    def convert(path: Any, leaf: Any) -> Any:
+        return np.asarray(leaf).astype(dtype) if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
 
     return jax.tree_util.tree_map_with_path(convert, params)
 

@@ -5,7 +5,9 @@ XLA's cache cannot help, because it is asked with a program that already holds t
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -26,7 +28,8 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
 
     settings: Any = jax.config
     calls = triton_lib.triton_kernel_call_lib
-    compile_kernel, new_kernel = triton_lib.get_or_create_triton_kernel, calls.TritonKernel
+    compile_kernel = triton_lib.get_or_create_triton_kernel
+    new_kernel, new_call = calls.TritonKernel, calls.TritonKernelCall
     made: list[tuple[Any, ...]] = []
 
     def noted_kernel(*arguments: Any) -> Any:
@@ -35,24 +38,82 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
         made.append((*front, "", capability))
         return new_kernel(*made[-1])
 
-    def compile_once(backend: Any, platform: str, kernel: Any, *arguments: Any, **options: Any) -> tuple[Any, Any]:
+    def call_of(kernel: Any, *arguments: Any) -> Any:
+        if isinstance(kernel, _Assembled):
+            return _AssembledCall(new_call(kernel.kernel, *arguments), kernel.message)
+        return new_call(kernel, *arguments)
+
+    def compile_once(new_backend: Any, platform: str, kernel: Any, *arguments: Any, **options: Any) -> tuple[Any, Any]:
         root = settings.jax_compilation_cache_dir
         if not root or "://" in root or platform != "cuda":
-            return compile_kernel(backend, platform, kernel, *arguments, **options)
-        device = options["compute_capability"] or calls.get_compute_capability(0)
-        said = repr((triton.__version__, device, kernel.cache_key, arguments, sorted(options.items())))
+            return compile_kernel(new_backend, platform, kernel, *arguments, **options)
+        capability = options["compute_capability"] or calls.get_compute_capability(0)
+        said = repr((triton.__version__, capability, kernel.cache_key, arguments, sorted(options.items())))
         path = Path(root) / "triton" / f"{hashlib.sha256(said.encode()).hexdigest()}.json"
         try:
             kept = json.loads(path.read_text())
-            return new_kernel(*kept["kernel"]), {(i,): value for i, value in enumerate(kept["arguments"])}
+            machine_code = base64.b64decode(kept["machine_code"])
+            assembled = _Assembled.of(new_kernel(*kept["kernel"]), kept["kernel"], machine_code)
+            return assembled, {(i,): value for i, value in enumerate(kept["arguments"])}
         except (OSError, ValueError, TypeError, KeyError):  # not there yet, or damaged
             made.clear()
-        compiled, attributes = compile_kernel(backend, platform, kernel, *arguments, **options)
-        if made and list(attributes) == [(i,) for i in range(len(attributes))]:
-            kept = {"kernel": made[-1], "arguments": list(attributes.values())}
-            # A full or read-only disk only costs the next start its time.
-            with contextlib.suppress(OSError), atomic_file(path) as new:
-                new.write_text(json.dumps(kept))
-        return compiled, attributes
+        with triton.knobs.compilation.scope():
+            triton.knobs.compilation.disable_line_info = True  # three quarters of the machine code's size
+            compiled, attributes = compile_kernel(new_backend, platform, kernel, *arguments, **options)
+            if not made or list(attributes) != [(i,) for i in range(len(attributes))]:
+                return compiled, attributes
+            backend = new_backend(0, capability)
+            how = backend.parse_options({name: options[name] for name in ("num_warps", "enable_fp_fusion")})
+            machine_code = backend.make_cubin(made[-1][4], {}, how, capability)
+        kept = {
+            "kernel": made[-1],
+            "arguments": list(attributes.values()),
+            "machine_code": base64.b64encode(machine_code).decode(),
+        }
+        # A full or read-only disk only costs the next start its time.
+        with contextlib.suppress(OSError), atomic_file(path) as new:
+            new.write_text(json.dumps(kept))
+        return _Assembled.of(compiled, made[-1], machine_code), attributes
 
-    calls.TritonKernel, triton_lib.get_or_create_triton_kernel = noted_kernel, compile_once
+    calls.TritonKernel, calls.TritonKernelCall = noted_kernel, call_of
+    triton_lib.get_or_create_triton_kernel = compile_once
+
+
+@dataclasses.dataclass(frozen=True)
+class _Assembled:
+    """A kernel with its machine code, which jaxlib would have ptxas make of the PTX anew in every process.
+
+    message: the part kernel_call.kernel.module_image of jaxlib's TritonAnyKernelCall (jaxlib/gpu/triton.proto). A
+    jaxlib from before August 2026 skips it and assembles the PTX.
+    """
+
+    kernel: Any
+    message: bytes
+
+    @classmethod
+    def of(cls, kernel: Any, made_of: Any, machine_code: bytes) -> _Assembled:
+        name, _, _, shared_bytes, *_ = made_of
+        image = _field(1, machine_code) + _field(2, name.encode()) + _varint(3 << 3) + _varint(shared_bytes)
+        return cls(kernel, _field(1, _field(1, _field(11, image))))
+
+
+@dataclasses.dataclass(frozen=True)
+class _AssembledCall:
+    """A launch of an `_Assembled` kernel, of which jax-triton asks only its message."""
+
+    call: Any
+    message: bytes
+
+    def to_proto(self, *arguments: Any) -> bytes:
+        # Protobuf merges messages that are written one after the other.
+        return self.call.to_proto(*arguments) + self.message
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message: bytes, text, or a message."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    low = [(value >> shift) & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(part | 0x80 for part in low[:-1]), low[-1]])
