@@ -183,7 +183,8 @@ def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], forms: S
     params = MedNeXt(supervised).init(jax.random.key(1), jax.ShapeDtypeStruct(x.shape, x.dtype))["params"]
     for form, ops in (("kernels", best_ops(dtype=config.dtype)), ("xla", LocalOps())):
         if form in forms:
-            yield from _forward_rows(form, MedNeXt(config, ops), products_in(config.dtype, params), x[:1])
+            ready = jax.device_put(products_in(config.dtype, params))
+            yield from _forward_rows(form, MedNeXt(config, ops), ready, x[:1])
             yield from _step_rows(form, *training_step(supervised, ops, params, x))
     if "torch" in forms:
         yield from bench_torch(supervised, params, x)

@@ -14,16 +14,15 @@ import jax
 
 from mednext_jax.errors import InputError, Problem, WorkError
 from mednext_jax.inference.outputs import describe_run, table_paths, write_scan, write_tables
-from mednext_jax.inference.predictor import Loaded, Predictor
+from mednext_jax.inference.predictor import Computed, Loaded, Predictor
 from mednext_jax.inference.scans import Scan, find_scans
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 
-# Scans under way beside the one on the device: one is read while another waits, and the compression of a scan's
-# results takes a thread longer than a GPU takes for the scan.
-READ_AHEAD = 2
+# Scans under way beside the one on the device: a GPU may take less time for a scan than a thread to read or to write.
+READERS = 2
 WRITERS = 4
 # What one scan can do to its own run without harm to the others: a bad file, or one too large for memory.
 SCAN_FAILURES = (InputError, OSError, MemoryError, jax.errors.JaxRuntimeError)
@@ -131,12 +130,12 @@ def _stream(
 ) -> Iterator[tuple[Scan, _Done | Exception]]:
     """Each scan with its outcome, in order; one is computed while others are read and written."""
 
-    def finish(scan: Scan, inferred) -> _Done:
-        result = predictor.finish(inferred)
+    def finish(scan: Scan, computed: Computed) -> _Done:
+        result = predictor.finish(computed)
         return _Done(write(scan, result), result.seconds["device"])
 
     todo = iter(scans)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writer:
+    with ThreadPoolExecutor(READERS) as reader, ThreadPoolExecutor(WRITERS) as writer:
         loading: deque[tuple[Scan, Future[Loaded]]] = deque()
         writing: deque[tuple[Scan, Future[_Done]]] = deque()
 
@@ -144,19 +143,19 @@ def _stream(
             if (scan := next(todo, None)) is not None:
                 loading.append((scan, reader.submit(predictor.load, scan.files, brains.get(scan.case))))
 
-        for _ in range(READ_AHEAD):
+        for _ in range(READERS):
             read_next()
         while loading:
             scan, loaded = loading.popleft()
+            read_next()
             try:
-                inferred = predictor.infer(loaded.result())
+                computed = predictor.infer(loaded.result())
             except SCAN_FAILURES as error:
                 yield from _drain(writing, 0)
                 yield scan, error
             else:
-                writing.append((scan, writer.submit(finish, scan, inferred)))
+                writing.append((scan, writer.submit(finish, scan, computed)))
                 yield from _drain(writing, WRITERS)
-            read_next()
         yield from _drain(writing, 0)
 
 

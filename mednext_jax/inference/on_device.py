@@ -47,49 +47,6 @@ class Boxed:
     properties: Properties
 
 
-def segment(
-    boxed: Boxed,
-    networks: Sequence[Network],
-    window: Window,
-    threshold: float | None,
-    *,
-    skip_background: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Label (d, h, w) uint8 and foreground probability float32 of the box, on the scan's own voxels.
-
-    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding. skip_background: tiles
-    without a voxel of `region` are not computed; what no tile covers is background.
-    """
-    placed = boxed.properties
-    inner, outer = placed.resampled_shape, placed.box_shape
-    before = [b for b, _ in pad_to_patch(inner, window.patch_size)]
-    spatial = [max(n, p) for n, p in zip(inner, window.patch_size, strict=True)]
-    starts = tile_starts(spatial, window.patch_size, window.step)
-    if skip_background:
-        grid = np.ix_(*(nearest_index(n, m) for n, m in zip(outer, inner, strict=True)))
-        starts = starts_with(boxed.region[grid], starts, before, window.patch_size)
-    bucket = bucket_shape(inner, window.patch_size, window.bucket)
-
-    if inner == outer:  # the box is stored where the padded volume needs it; otherwise the matrices move it there
-        origin, stored, resampling = before, bucket, _Resampling()
-    else:
-        origin, stored = [0, 0, 0], bucket_shape(outer, (1, 1, 1), window.bucket)
-        resampling = _Resampling.between(placed, before, stored, bucket)
-    masked = any(scaling.masked for scaling in boxed.scaling)
-    ready = _make_ready(
-        _store(boxed.volume, stored, origin),
-        _store(boxed.region, stored, origin) if masked else None,
-        np.array(boxed.scaling, np.float32),
-        np.array([origin, outer]),
-        np.array([before, inner]),
-        resampling.there,
-        resampling.thick_axis,
-    )
-    evidence = window_on_device(window, networks, ready, starts)
-    decided = _decide_on_device(evidence, resampling.back, threshold, window.kind, window.regions)
-    return _to_host(decided, origin, outer)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Resampling:
     """Matrices from the stored box to the network's volume and back, one an axis; None where the grids are the same.
@@ -116,6 +73,98 @@ class _Resampling:
             there.append(_placed(forward, (bucket[axis], stored[axis]), (b, 0)))
             back.append(_placed(backward, (stored[axis], bucket[axis]), (0, b)))
         return cls((there[0], there[1], there[2]), (back[0], back[1], back[2]), thick)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A box on the host, ready for the programs of its bucket.
+
+    volume: float32 (D, H, W, c), zeros around the box. region: likewise boolean (D, H, W), or None where no channel is
+    scaled in it only. scaling: (c, 5). origin, extents: of the box in what is stored; before, inner: in the network's
+    volume. starts: (n, 3), of the tiles.
+    """
+
+    volume: np.ndarray
+    region: np.ndarray | None
+    scaling: np.ndarray
+    origin: list[int]
+    extents: tuple[int, int, int]
+    before: list[int]
+    inner: tuple[int, int, int]
+    resampling: _Resampling
+    starts: np.ndarray
+
+
+def store(boxed: Boxed, window: Window, *, skip_background: bool = False) -> Stored:
+    """What `segment` needs of a scan. skip_background: only tiles with a voxel of `region`."""
+    placed = boxed.properties
+    inner, outer = placed.resampled_shape, placed.box_shape
+    before = [b for b, _ in pad_to_patch(inner, window.patch_size)]
+    spatial = [max(n, p) for n, p in zip(inner, window.patch_size, strict=True)]
+    starts = tile_starts(spatial, window.patch_size, window.step)
+    if skip_background:
+        grid = np.ix_(*(nearest_index(n, m) for n, m in zip(outer, inner, strict=True)))
+        starts = starts_with(boxed.region[grid], starts, before, window.patch_size)
+    bucket = bucket_shape(inner, window.patch_size, window.bucket)
+
+    if inner == outer:  # the box is stored where the padded volume needs it; otherwise the matrices move it there
+        origin, stored, resampling = before, bucket, _Resampling()
+    else:
+        origin, stored = [0, 0, 0], bucket_shape(outer, (1, 1, 1), window.bucket)
+        resampling = _Resampling.between(placed, before, stored, bucket)
+    masked = any(scaling.masked for scaling in boxed.scaling)
+    return Stored(
+        _store(boxed.volume, stored, origin),
+        _store(boxed.region, stored, origin) if masked else None,
+        np.array(boxed.scaling, np.float32),
+        *(origin, outer, before, inner, resampling, starts),
+    )
+
+
+def segment(
+    stored: Stored, networks: Sequence[Network], window: Window, threshold: float | None
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Label uint8 and foreground probability float32 of all that is stored, on the device, in slabs of depth.
+
+    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding. What no tile covers is
+    background.
+    """
+    ready = _make_ready(
+        stored.volume,
+        stored.region,
+        stored.scaling,
+        np.array([stored.origin, stored.extents]),
+        np.array([stored.before, stored.inner]),
+        stored.resampling.there,
+        stored.resampling.thick_axis,
+    )
+    evidence = window_on_device(window, networks, ready, stored.starts)
+    return _decide_on_device(evidence, stored.resampling.back, threshold, window.kind, window.regions)
+
+
+def to_host(
+    decided: list[tuple[jax.Array, jax.Array]], origin: Sequence[int], extents: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label (d, h, w) and probability of the box from what `segment` returned, whose memory on the device is freed.
+
+    origin, extents: of the box in what was stored. The slabs come over beside each other.
+    """
+    label, probability = np.empty(extents, np.uint8), np.empty(extents, np.float32)
+    parts = slabs_of(sum(len(part) for part, _ in decided), _PARTS)
+    _, *inside = (slice(o, o + n) for o, n in zip(origin, extents, strict=True))
+
+    def fetch(chosen: slice) -> None:
+        for (some_label, some_probability), part in zip(decided[chosen], parts[chosen], strict=True):
+            low, high = max(part.start, origin[0]), min(part.stop, origin[0] + extents[0])
+            if low < high:
+                here, there = slice(low - part.start, high - part.start), slice(low - origin[0], high - origin[0])
+                label[there] = np.asarray(some_label)[here, *inside]
+                probability[there] = np.asarray(some_probability)[here, *inside]
+            some_label.delete()
+            some_probability.delete()
+
+    over_slabs(len(decided), fetch)
+    return label, probability
 
 
 def decide(
@@ -170,26 +219,6 @@ def _decide_on_device(evidence, matrices, threshold, kind, regions):
         evidence = _along(evidence, matrices[axis], axis)
     label, probability = decide(foreground_probabilities(evidence, kind), threshold, regions)
     return [(label[slab], probability[slab]) for slab in slabs_of(len(label), _PARTS)]
-
-
-def _to_host(
-    decided: list[tuple[jax.Array, jax.Array]], origin: Sequence[int], extents: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `_decide_on_device` returned, cut to the box; the slabs come over beside each other."""
-    label, probability = np.empty(extents, np.uint8), np.empty(extents, np.float32)
-    parts = slabs_of(sum(len(part) for part, _ in decided), _PARTS)
-    _, *inside = (slice(o, o + n) for o, n in zip(origin, extents, strict=True))
-
-    def fetch(chosen: slice) -> None:
-        for (some_label, some_probability), part in zip(decided[chosen], parts[chosen], strict=True):
-            low, high = max(part.start, origin[0]), min(part.stop, origin[0] + extents[0])
-            if low < high:
-                here, there = slice(low - part.start, high - part.start), slice(low - origin[0], high - origin[0])
-                label[there] = np.asarray(some_label)[here, *inside]
-                probability[there] = np.asarray(some_probability)[here, *inside]
-
-    over_slabs(len(decided), fetch)
-    return label, probability
 
 
 def _along(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:

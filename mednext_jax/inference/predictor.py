@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError, is_out_of_memory
-from mednext_jax.inference.on_device import Boxed, segment
+from mednext_jax.inference.on_device import Boxed, Stored, segment, store, to_host
 from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
@@ -29,7 +29,7 @@ from mednext_jax.ops.triton import best_ops
 from mednext_jax.preprocess.clean import clean, packages
 from mednext_jax.preprocess.crop import nonzero_box, nonzero_region
 from mednext_jax.preprocess.normalise import find_scaling
-from mednext_jax.preprocess.pipeline import place_scan
+from mednext_jax.preprocess.pipeline import Properties, place_scan
 
 _LOG = logging.getLogger(__name__)
 Scan = str | os.PathLike | nib.Nifti1Image
@@ -42,20 +42,22 @@ SHARED_FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A scan that was read, and the box of it that goes to the device."""
+    """A scan that was read: the box of it that goes to the device, and where the box lies in it."""
 
-    boxed: Boxed
+    stored: Stored
+    placed: Properties
     grid: Grid
     seconds: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmented:
-    """Label (d, h, w) uint8 and foreground probability float32 of the box, back from the device."""
+class Computed:
+    """What `segment` returned for a scan, which lies on the device, and where it belongs."""
 
-    label: np.ndarray
-    probability: np.ndarray
-    loaded: Loaded
+    decided: list[tuple[jax.Array, jax.Array]]
+    origin: list[int]  # of the box in what was stored
+    placed: Properties
+    grid: Grid
     seconds: dict[str, float]
 
 
@@ -138,7 +140,7 @@ class Predictor:
         return self.finish(self.infer(self.load(scan, brain_mask)))
 
     def load(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Loaded:
-        """The host's first part: read, turn, clean, find the non-zero box and the intensity scaling."""
+        """The host's first part: read, turn, clean, find the non-zero box and the intensity scaling, store the box."""
         start = time.perf_counter()
         channels = [scan] if isinstance(scan, Scan) else list(scan)
         names = self.recipe.channel_names
@@ -158,19 +160,22 @@ class Predictor:
         brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)
         volume = clean(volume, spacing, self.recipe.cleaning, brain)
         boxed = self._box(volume, spacing)
-        return Loaded(boxed, grid, {"read": read - start, "prepare": time.perf_counter() - read})
+        stored = store(boxed, self.window, skip_background=self.skip_background)
+        seconds = {"read": read - start, "prepare": time.perf_counter() - read}
+        return Loaded(stored, boxed.properties, grid, seconds)
 
-    def infer(self, loaded: Loaded) -> Segmented:
-        """The device's part, from the box to the box (`segment`); back on the host when it returns."""
+    def infer(self, loaded: Loaded) -> Computed:
+        """The device's part, `segment`; it has computed when this returns."""
         start = time.perf_counter()
-        label, probability = self._segment(loaded.boxed)
-        return Segmented(label, probability, loaded, {**loaded.seconds, "device": time.perf_counter() - start})
+        decided = self._segment(loaded.stored)
+        seconds = {**loaded.seconds, "device": time.perf_counter() - start}
+        return Computed(decided, loaded.stored.origin, loaded.placed, loaded.grid, seconds)
 
-    def _segment(self, boxed: Boxed) -> tuple[np.ndarray, np.ndarray]:
+    def _segment(self, stored: Stored) -> list[tuple[jax.Array, jax.Array]]:
         """`segment` with as many tiles at once as the device's memory turns out to hold."""
         while True:
             try:
-                return segment(boxed, self._networks, self.window, self.threshold, skip_background=self.skip_background)
+                return jax.block_until_ready(segment(stored, self._networks, self.window, self.threshold))
             except jax.errors.JaxRuntimeError as error:
                 if self.window.tile_batch == 1 or not is_out_of_memory(error):
                     raise
@@ -178,19 +183,19 @@ class Predictor:
             _LOG.warning("out of memory with %d tiles at once: going on with %d", self.window.tile_batch, fewer)
             self.window = dataclasses.replace(self.window, tile_batch=fewer)
 
-    def finish(self, segmented: Segmented) -> Result:
-        """The host's last part: from the box to the scan's grid, as images."""
+    def finish(self, computed: Computed) -> Result:
+        """The host's last part: from the device, and from the box to the scan's grid, as images."""
         start = time.perf_counter()
-        grid, placed = segmented.loaded.grid, segmented.loaded.boxed.properties
+        grid, placed = computed.grid, computed.placed
         box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
         images = []
-        for array in (segmented.label, segmented.probability):
+        for array in to_host(computed.decided, computed.origin, placed.box_shape):
             whole = array
             if array.shape != placed.shape:
                 whole = np.zeros(placed.shape, array.dtype)
                 whole[box] = array
             images.append(image_like(from_volume(whole, grid), grid, array.dtype))
-        return Result(images[0], images[1], {**segmented.seconds, "finish": time.perf_counter() - start})
+        return Result(images[0], images[1], {**computed.seconds, "finish": time.perf_counter() - start})
 
     def _box(self, volume: np.ndarray, spacing: Sequence[float]) -> Boxed:
         recipe = self.recipe
