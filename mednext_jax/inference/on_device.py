@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -150,14 +151,14 @@ def to_host(
     origin, extents: of the box in what was stored. The slabs come over beside each other.
     """
     label, probability = np.empty(extents, np.uint8), np.empty(extents, np.float32)
-    parts = slabs_of(sum(len(part) for part, _ in decided), _PARTS)
+    edges = list(itertools.accumulate((len(part) for part, _ in decided), initial=0))
     _, *inside = (slice(o, o + n) for o, n in zip(origin, extents, strict=True))
 
     def fetch(chosen: slice) -> None:
-        for (some_label, some_probability), part in zip(decided[chosen], parts[chosen], strict=True):
-            low, high = max(part.start, origin[0]), min(part.stop, origin[0] + extents[0])
+        for (some_label, some_probability), start in zip(decided[chosen], edges[chosen], strict=True):
+            low, high = max(start, origin[0]), min(start + len(some_label), origin[0] + extents[0])
             if low < high:
-                here, there = slice(low - part.start, high - part.start), slice(low - origin[0], high - origin[0])
+                here, there = slice(low - start, high - start), slice(low - origin[0], high - origin[0])
                 label[there] = np.asarray(some_label)[here, *inside]
                 probability[there] = np.asarray(some_probability)[here, *inside]
             some_label.delete()
