@@ -23,6 +23,7 @@ from mednext_jax.io.nifti import (
     read_labels,
     read_scan,
     to_volume,
+    write_image,
     write_like,
 )
 
@@ -130,6 +131,15 @@ def test_a_mask_is_stored_without_scaling(tmp_path):
     assert np.asarray(image.dataobj) == pytest.approx(VOXELS * 0.5, abs=1e-3)  # the slope's own rounding
     write_like(tmp_path / "mask.nii", VOXELS % 2, image, np.uint8)
     assert struct.unpack("<ff", (tmp_path / "mask.nii").read_bytes()[112:120]) == (1, 0)
+
+
+def test_the_same_voxels_are_the_same_bytes_and_plain_gzip(tmp_path):
+    image = nib.Nifti1Image(VOXELS.astype(np.float32) / 7, np.eye(4))
+    for name in ("a.nii.gz", "b.nii.gz", "c.nii"):
+        write_image(tmp_path / name, image)
+    compressed = (tmp_path / "a.nii.gz").read_bytes()
+    assert compressed == (tmp_path / "b.nii.gz").read_bytes() and compressed[3:8] == bytes(5)  # no name, no time
+    assert gzip.decompress(compressed) == (tmp_path / "c.nii").read_bytes()
 
 
 def test_an_array_of_another_shape_is_not_written(tmp_path):
