@@ -227,3 +227,9 @@ def test_weights_converted_beforehand_give_the_same_logits():
     assert converted["enc_block_0"]["0"]["conv1"]["kernel"].dtype == "float32"  # the kernels' sums take it as it is
     found, expected = (jax.jit(net.apply)({"params": p}, x) for p in (converted, params))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_results_leave_the_device_when_they_are_fetched(predictor, save_scan, tmp_path):
+    computed = predictor.infer(predictor.load(save_scan(tmp_path / "a.nii.gz", shape=(24, 22, 20))))
+    predictor.finish(computed)
+    assert all(array.is_deleted() for slab in computed.decided for array in slab)
