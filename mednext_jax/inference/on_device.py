@@ -81,17 +81,16 @@ class Stored:
     """A box on the host, ready for the programs of its bucket.
 
     volume: float32 (D, H, W, c), zeros around the box. region: likewise boolean (D, H, W), or None where no channel is
-    scaled in it only. scaling: (c, 5). origin, extents: of the box in what is stored; before, inner: in the network's
-    volume. starts: (n, 3), of the tiles.
+    scaled in it only. scaling: (c, 5). properties: where the box lies in the scan. origin: of the box in what is
+    stored; before: in the network's volume. starts: (n, 3), of the tiles.
     """
 
     volume: np.ndarray
     region: np.ndarray | None
     scaling: np.ndarray
+    properties: Properties
     origin: list[int]
-    extents: tuple[int, int, int]
     before: list[int]
-    inner: tuple[int, int, int]
     resampling: _Resampling
     starts: np.ndarray
 
@@ -115,10 +114,10 @@ def store(boxed: Boxed, window: Window, *, skip_background: bool = False) -> Sto
         resampling = _Resampling.between(placed, before, stored, bucket)
     masked = any(scaling.masked for scaling in boxed.scaling)
     return Stored(
-        _store(boxed.volume, stored, origin),
-        _store(boxed.region, stored, origin) if masked else None,
+        _in_zeros(boxed.volume, stored, origin),
+        _in_zeros(boxed.region, stored, origin) if masked else None,
         np.array(boxed.scaling, np.float32),
-        *(origin, outer, before, inner, resampling, starts),
+        *(placed, origin, before, resampling, starts),
     )
 
 
@@ -130,12 +129,13 @@ def segment(
     Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding. What no tile covers is
     background.
     """
+    placed = stored.properties
     ready = _make_ready(
         stored.volume,
         stored.region,
         stored.scaling,
-        np.array([stored.origin, stored.extents]),
-        np.array([stored.before, stored.inner]),
+        np.array([stored.origin, placed.box_shape]),
+        np.array([stored.before, placed.resampled_shape]),
         stored.resampling.there,
         stored.resampling.thick_axis,
     )
@@ -235,7 +235,7 @@ def _inside(shape: Sequence[int], box: jax.Array) -> jax.Array:
     return d[:, None, None, None] & h[:, None, None] & w[:, None]
 
 
-def _store(array: np.ndarray, shape: Sequence[int], origin: Sequence[int]) -> np.ndarray:
+def _in_zeros(array: np.ndarray, shape: Sequence[int], origin: Sequence[int]) -> np.ndarray:
     stored = np.zeros((*shape, *array.shape[3:]), array.dtype)
     copy_slabs(stored[tuple(slice(o, o + n) for o, n in zip(origin, array.shape[:3], strict=True))], array)
     return stored

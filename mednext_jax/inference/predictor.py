@@ -42,10 +42,9 @@ SHARED_FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A scan that was read: the box of it that goes to the device, and where the box lies in it."""
+    """A scan that was read, and the box of it that goes to the device."""
 
     stored: Stored
-    placed: Properties
     grid: Grid
     seconds: dict[str, float]
 
@@ -159,17 +158,16 @@ class Predictor:
         read = time.perf_counter()
         brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)
         volume = clean(volume, spacing, self.recipe.cleaning, brain)
-        boxed = self._box(volume, spacing)
-        stored = store(boxed, self.window, skip_background=self.skip_background)
+        stored = store(self._box(volume, spacing), self.window, skip_background=self.skip_background)
         seconds = {"read": read - start, "prepare": time.perf_counter() - read}
-        return Loaded(stored, boxed.properties, grid, seconds)
+        return Loaded(stored, grid, seconds)
 
     def infer(self, loaded: Loaded) -> Computed:
         """The device's part, `segment`; it has computed when this returns."""
         start = time.perf_counter()
         decided = self._segment(loaded.stored)
         seconds = {**loaded.seconds, "device": time.perf_counter() - start}
-        return Computed(decided, loaded.stored.origin, loaded.placed, loaded.grid, seconds)
+        return Computed(decided, loaded.stored.origin, loaded.stored.properties, loaded.grid, seconds)
 
     def _segment(self, stored: Stored) -> list[tuple[jax.Array, jax.Array]]:
         """`segment` with as many tiles at once as the device's memory turns out to hold."""
