@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import csv
-import gzip
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
+from mednext_jax.io.nifti import write_image
 from mednext_jax.pvs.acquisition import draw_sites, refuse_unknown_contrast
 from mednext_jax.pvs.deform import Grid
 from mednext_jax.pvs.placement import PvsDistribution
@@ -115,8 +115,7 @@ def _write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
     image.set_qform(grid.affine, code="scanner")
     image.set_sform(grid.affine, code="scanner")
     image.header.set_xyzt_units("mm", "sec")
-    # No time and no name in the gzip header: the same voxels are the same bytes.
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+    write_image(path, image)
 
 
 def _participant(subject: Subject) -> dict:
