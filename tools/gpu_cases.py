@@ -54,9 +54,14 @@ class Case:
             return blocks.block(*arguments, True, (False, False, False), WHOLE)
         return (blocks.down_block if self.kind == "down" else blocks.up_block)(*arguments)
 
-    def forward_and_backward(self, *arguments: Any) -> Any:
-        """The output and all gradients, for an output gradient equal to the output."""
-        return with_gradients(self.forward)(*arguments)
+    @property
+    def output(self) -> Any:
+        """Shape of the output and of its gradient."""
+        return jax.eval_shape(self.forward, *self.arguments())
+
+    def forward_and_backward(self, g: jax.Array, *arguments: Any) -> Any:
+        """The output and the gradients of all arguments, for the gradient g at the output."""
+        return with_gradients(self.forward)(g, *arguments)
 
     @property
     def floor_bytes(self) -> tuple[int, int]:
@@ -94,9 +99,9 @@ def cases(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> l
 
 
 def with_gradients(function: Callable[..., jax.Array]) -> Callable[..., Any]:
-    def run(*arguments: Any) -> Any:
+    def run(g: jax.Array, *arguments: Any) -> Any:
         y, pull = jax.vjp(function, *arguments)
-        return y, pull(y)
+        return y, pull(g)
 
     return run
 

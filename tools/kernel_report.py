@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -45,6 +45,15 @@ class Launch:
     warps: int
     stages: int
 
+    @classmethod
+    def of(cls, kernel: Any, arrays: Iterable[Any], how: Mapping[str, Any]) -> Launch:
+        """From a kernel, its inputs and outputs, and what else jax-triton's `triton_call` is given."""
+        arrays = tuple(arrays)
+        constants = tuple((name, how[name]) for name in kernel.arg_names if name in how)
+        types, shapes = tuple(_TYPES[str(a.dtype)] for a in arrays), tuple(tuple(a.shape) for a in arrays)
+        options = how["num_warps"], how["num_stages"]
+        return cls(kernel.__module__, kernel.__name__, types, shapes, how["grid"], constants, *options)
+
     @property
     def kernel(self) -> Any:
         return getattr(importlib.import_module(self.module), self.name)
@@ -65,7 +74,8 @@ class Report:
 def launches(function: Any, *arguments: Any) -> list[Launch]:
     """The kernel launches of a JAX function for arguments of these shapes; nothing runs."""
     equations = _equations(jax.make_jaxpr(function)(*arguments).jaxpr)
-    return [_launch(equation) for equation in equations if equation.primitive.name == "triton_kernel_call"]
+    calls = [equation for equation in equations if equation.primitive.name == "triton_kernel_call"]
+    return [Launch.of(c.params["fn"], [v.aval for v in (*c.invars, *c.outvars)], c.params) for c in calls]
 
 
 def compile_launch(launch: Launch) -> Report:
@@ -96,16 +106,6 @@ def compiled_kernel(launch: Launch) -> Any:
     return triton.compile(source, target=TARGET, options=options)
 
 
-def _launch(equation: Any) -> Launch:
-    params = dict(equation.params)
-    kernel = params["fn"]
-    constants = tuple((name, params[name]) for name in kernel.arg_names if name in params)
-    arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
-    types, shapes = tuple(_TYPES[str(a.dtype)] for a in arrays), tuple(tuple(a.shape) for a in arrays)
-    how = params["num_warps"], params["num_stages"]
-    return Launch(kernel.__module__, kernel.__name__, types, shapes, params["grid"], constants, *how)
-
-
 def _equations(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         yield equation
@@ -127,7 +127,7 @@ def main() -> int:
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size)
     found: dict[Launch, None] = {}
     for case in cases(config, extents, options.batch):
-        found.update(dict.fromkeys(launches(case.forward_and_backward, *case.arguments())))
+        found.update(dict.fromkeys(launches(case.forward_and_backward, case.output, *case.arguments())))
     bad = 0
     for launch in found:
         if options.only not in launch.name:

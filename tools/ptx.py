@@ -20,7 +20,7 @@ import dataclasses
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,28 +151,35 @@ class _Shared:
     def __init__(self, blocks: int, size: int, warps: int) -> None:
         self.size = -(-max(size, 16) // 1024) * 1024
         self.bytes = np.full(blocks * self.size, _WAIT, np.uint8)
-        self.watched = warps > 1
-        count = blocks * self.size // 2 if self.watched else 0
+        self.several = warps > 1
+        count = blocks * self.size // 2 if self.several else 0
         self.wrote, self.read = np.full(count, -1, np.int32), np.full(count, -1, np.int32)
         self.writer, self.reader = np.zeros(count, np.int8), np.zeros(count, np.int8)
         self.epoch = 0
 
-    def touch(self, flat: Array, size: int, warp: int, writes: bool) -> None:
-        if not self.watched:
-            return
-        for part in range(0, size, 2):
-            at = (flat + part) >> 1
-            foreign = (self.wrote[at] == self.epoch) & (self.writer[at] != warp)
-            if writes:
-                foreign |= (self.read[at] == self.epoch) & (self.reader[at] != warp)
-            if np.any(foreign):
-                raise PTXError("two warps touch the same shared memory with no barrier between, one of them writing")
-            if writes:
-                self.wrote[at], self.writer[at] = self.epoch, warp
-            else:
-                # Once two warps have read a place, no warp is its only reader.
-                several = (self.read[at] == self.epoch) & (self.reader[at] != warp)
-                self.read[at], self.reader[at] = self.epoch, np.where(several, -1, warp)
+    def read_by(self, warp: int, flat: Array, size: int) -> None:
+        """Note that a warp reads `size` bytes at each of these places."""
+        for at in self._watched(flat, size):
+            if np.any((self.wrote[at] == self.epoch) & (self.writer[at] != warp)):
+                raise PTXError("a warp reads shared memory that another wrote, with no barrier between")
+            # Once two warps have read a place, no warp is its only reader.
+            several = (self.read[at] == self.epoch) & (self.reader[at] != warp)
+            self.read[at], self.reader[at] = self.epoch, np.where(several, -1, warp)
+
+    def write(self, warp: int, flat: Array, data: Array) -> None:
+        """Write data (places, bytes) for a warp. Warps that hold the same values may write them to the same place."""
+        new = np.ascontiguousarray(data).view(np.uint16)
+        words = self.bytes.view(np.uint16)
+        for i, at in enumerate(self._watched(flat, data.shape[1])):
+            others = (self.wrote[at] == self.epoch) & (self.writer[at] != warp) & (words[at] != new[:, i])
+            if np.any(others | ((self.read[at] == self.epoch) & (self.reader[at] != warp))):
+                raise PTXError("a warp writes shared memory that another uses, with no barrier between")
+            self.wrote[at], self.writer[at] = self.epoch, warp
+        for i in range(new.shape[1]):
+            words[(flat >> 1) + i] = new[:, i]
+
+    def _watched(self, flat: Array, size: int) -> Iterator[Array]:
+        return (((flat + part) >> 1) for part in range(0, size, 2)) if self.several else iter(())
 
 
 @dataclasses.dataclass
@@ -313,7 +320,7 @@ class _Warps:
             return np.array([int(operand[2:], 16)], np.uint32).view(dtype)
         if kind == "pred":
             return np.array([int(operand) != 0])
-        return np.array([int(operand, 0) & (2 ** (8 * dtype.itemsize) - 1)], f"u{dtype.itemsize}").view(dtype)
+        return np.array([int(operand.rstrip("U"), 0) & (2 ** (8 * dtype.itemsize) - 1)], f"u{dtype.itemsize}").view(dtype)
 
     def wide(self, value: Array) -> Array:
         return np.broadcast_to(value, (self.lanes,))
@@ -532,7 +539,7 @@ def _load(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
     lanes = np.flatnonzero(mask)
     if op[1] == "shared":
         source, at = m.shared.bytes, m.shared_flat(operands[1], lanes, size * len(to))
-        m.shared.touch(at, size * len(to), m.warp, writes=False)
+        m.shared.read_by(m.warp, at, size * len(to))
     else:
         source, at = m.memory.bytes, m.global_address(operands[1], lanes)
         m.memory.check(at, size * len(to), writes=False)
@@ -548,17 +555,16 @@ def _store(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
     size = int(op[-1][1:]) // 8
     values = operands[1] if isinstance(operands[1], tuple) else (operands[1],)
     lanes = np.flatnonzero(m.mask if active is None else active)
+    data = np.stack([m.wide(m.get(value, f"b{8 * size}"))[lanes] for value in values], 1)
     if op[1] == "shared":
-        target, at = m.shared.bytes, m.shared_flat(operands[0], lanes, size * len(values))
-        m.shared.touch(at, size * len(values), m.warp, writes=True)
-    else:
-        target, at = m.memory.bytes, m.global_address(operands[0], lanes)
-        m.memory.check(at, size * len(values), writes=True)
-        m.memory.claim(at, size * len(values), m.block[lanes])
-        at = at.astype(np.int64)
-    words = target.view(f"u{size}")
-    for i, value in enumerate(values):
-        words[at // size + i] = m.wide(m.get(value, f"b{8 * size}"))[lanes]
+        m.shared.write(m.warp, m.shared_flat(operands[0], lanes, size * len(values)), data.view(np.uint8))
+        return
+    address = m.global_address(operands[0], lanes)
+    m.memory.check(address, size * len(values), writes=True)
+    m.memory.claim(address, size * len(values), m.block[lanes])
+    words = m.memory.bytes.view(f"u{size}")
+    for i in range(len(values)):
+        words[address.astype(np.int64) // size + i] = data[:, i]
 
 
 def _shuffle(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
@@ -591,8 +597,7 @@ def _async_copy(m: _Warps, op: Any, operands: Any, active: Array | None) -> None
             words = m.memory.bytes.view(f"u{min(size, 8)}")
             at = source.astype(np.int64)[:, None] // min(size, 8) + np.arange(max(1, size // 8))
             data[some] = words[at].view(np.uint8).reshape(-1, size)
-        m.shared.touch(to, size, m.warp, writes=True)
-        m.shared.bytes[to[:, None] + np.arange(size)] = _WAIT
+        m.shared.write(m.warp, to, np.full_like(data, _WAIT))
         m.copies.append(_Copy(lanes, m.groups[lanes], to, data))
 
 
@@ -602,22 +607,17 @@ def _arrive(m: _Warps, before: Array) -> None:
     for copy in m.copies:
         done = m.mask[copy.lane] & (copy.group < before[copy.lane])
         if done.any():
-            size = copy.data.shape[1]
-            to = copy.flat[done]
-            m.shared.touch(to, size, m.warp, writes=True)
-            m.shared.bytes[to[:, None] + np.arange(size)] = copy.data[done]
+            m.shared.write(m.warp, copy.flat[done], copy.data[done])
         if not done.all():
             keep = ~done
             left.append(_Copy(copy.lane[keep], copy.group[keep], copy.flat[keep], copy.data[keep]))
     m.copies = left
 
 
-def _rows(m: _Warps, operand: str, count: int, writes: bool) -> Array:
+def _rows(m: _Warps, operand: str, count: int) -> Array:
     """Flat addresses (active blocks, count, 8 rows) of the 8 x 8 matrices whose rows' addresses the lanes hold."""
     lanes = np.flatnonzero(_whole(m))[:, None] * _LANES + np.arange(8 * count)
-    flat = m.shared_flat(operand, lanes, 16)
-    m.shared.touch(flat, 16, m.warp, writes)
-    return flat.reshape(-1, count, 8)
+    return m.shared_flat(operand, lanes, 16).reshape(-1, count, 8)
 
 
 def _whole(m: _Warps) -> Array:
@@ -644,20 +644,21 @@ def _matrix(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
         raise PTXError("an instruction of the whole warp has a condition")
     load = op[0] == "ldmatrix"
     registers, memory = operands if load else operands[::-1]
-    rows = _rows(m, memory, len(registers), writes=not load)
+    rows = _rows(m, memory, len(registers))
     taking = _whole(m)
-    words = m.shared.bytes.view(np.uint16)
-    at = rows[..., None] // 2 + np.arange(8)  # (blocks, matrices, 8, 8)
     for i, register in enumerate(registers):
+        at = rows[:, i].ravel()
         if load:
-            matrix = words[at[:, i]]
+            m.shared.read_by(m.warp, at, 16)
+            matrix = m.shared.bytes.view(np.uint16)[at[:, None] // 2 + np.arange(8)].reshape(-1, 8, 8)
             pairs = (matrix.swapaxes(1, 2) if "trans" in op else matrix).reshape(-1, _LANES, 2).astype(np.uint32)
             m.put(register, _spread(m, taking, pairs[..., 0] | (pairs[..., 1] << np.uint32(16))))
         else:
             value = m.wide(m.get(register, "b32")).reshape(-1, _LANES)[taking]
             pairs = np.stack([value & np.uint32(0xFFFF), value >> np.uint32(16)], -1).astype(np.uint16)
             matrix = pairs.reshape(-1, 8, 8)
-            words[at[:, i]] = matrix.swapaxes(1, 2) if "trans" in op else matrix
+            matrix = matrix.swapaxes(1, 2) if "trans" in op else matrix
+            m.shared.write(m.warp, at, np.ascontiguousarray(matrix).reshape(-1, 8).view(np.uint8))
 
 
 def _fragment_a(m: _Warps, registers: Sequence[str], taking: Array) -> Array:
@@ -706,7 +707,7 @@ def _wgmma(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
         if operands[0] != "0":
             raise PTXError("a wait for some of the products")
         for flat, held in m.products:
-            m.shared.touch(flat, 2, m.warp, writes=False)
+            m.shared.read_by(m.warp, flat, 2)
             if not np.array_equal(m.shared.bytes.view(np.uint16)[flat // 2], held):
                 raise PTXError("an operand in shared memory changed before its product was waited for")
         m.products = []
@@ -757,7 +758,7 @@ def _operand(m: _Warps, descriptor: str, extent: int, other_major: bool, taking:
         address ^= (address >> 7 & (span // 16 - 1)) << 4
         here = value == one
         flat = base[here][:, None, None] + address
-        m.shared.touch(flat, 2, m.warp, writes=False)
+        m.shared.read_by(m.warp, flat, 2)
         held = m.shared.bytes.view(np.uint16)[flat // 2]
         m.products.append((flat, held))
         found[here] = _float(held)

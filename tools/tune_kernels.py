@@ -62,7 +62,7 @@ def launches_of(case: Case, changed: tuple[Key, Tiles] | None = None) -> tuple[l
     tiles.entry = entry
     jax.clear_caches()  # the traced block remembers the tiles that it was traced with
     try:
-        return launches(case.forward_and_backward, *case.arguments()), used
+        return launches(case.forward_and_backward, case.output, *case.arguments()), used
     finally:
         tiles.entry = original
 

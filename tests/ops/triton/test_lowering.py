@@ -22,7 +22,7 @@ from jax_triton import triton_lib
 triton_lib.triton_kernel_call_lib.get_compute_capability = lambda device: 90
 from tools.gpu_cases import Case
 case = Case("down", 32, 64, 64, 3, (16, 16, 16), 1, 1)
-lowered = jax.jit(case.forward_and_backward).trace(*case.arguments()).lower(lowering_platforms=("cuda",))
+lowered = jax.jit(case.forward_and_backward).trace(case.output, *case.arguments()).lower(lowering_platforms=("cuda",))
 print("calls", lowered.as_text().count("@triton_kernel_call"), hash(lowered.as_text()))
 """
 # What jaxlib reads in a custom call, as far as it concerns a kernel (jaxlib/gpu/triton.proto, of August 2026).

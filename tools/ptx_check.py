@@ -1,0 +1,65 @@
+"""Check a MedNeXt's kernels as they are compiled for a Hopper, on a machine without a GPU.
+
+    python -m tools.ptx_check --variant S --kernel-size 3 --patch 32
+
+Every distinct block, forward and all gradients, in bfloat16 through the PTX of its kernels (`tools.ptx`), against
+PyTorch in float32: the check that `tools.bench_gpu --parts check` makes on a GPU. Exits with 1 if a block is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.ops.triton import launch
+from tools import ptx
+from tools.gpu_cases import cases
+from tools.kernel_report import Launch, compiled_kernel
+from tools.torch_block import check
+
+
+def triton_call(*inputs: Any, kernel: Any, out_shape: Any, **how: Any) -> Any:
+    """In place of jax-triton's: the kernel's PTX, run by NumPy."""
+    launched = Launch.of(kernel, (*inputs, *out_shape), how)
+    compiled = compiled_kernel(launched)
+
+    def run(*arrays: Any) -> list[np.ndarray]:
+        outputs = [np.empty(shape.shape, shape.dtype) for shape in out_shape]
+        ptx.run(compiled.asm["ptx"], launched.grid, [np.asarray(a) for a in arrays], outputs, compiled.metadata.shared)
+        return outputs
+
+    return jax.pure_callback(run, out_shape, *inputs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="S", choices=list("SBML"))
+    parser.add_argument("--kernel-size", type=int, default=3)
+    parser.add_argument("--patch", type=int, nargs="+", default=[32], help="extents: one, or d h w")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--only", default="", help="blocks whose name contains this")
+    options = parser.parse_args()
+    config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size)
+    bad = 0
+    with mock.patch.object(launch, "_jax_triton", lambda: SimpleNamespace(triton_call=triton_call)):
+        for case in cases(config, tuple(options.patch * 3)[:3], options.batch):
+            if options.only not in case.name:
+                continue
+            start = time.perf_counter()
+            good, errors = check(case)
+            bad += not good
+            took = time.perf_counter() - start
+            print(f"{'ok   ' if good else 'WRONG'} {case.name:28s} {errors}  ({took:.0f} s)", flush=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
