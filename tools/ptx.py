@@ -1,8 +1,8 @@
 """Run a compiled kernel's PTX on NumPy arrays: what a Hopper would be told to do, where there is none.
 
 Triton's own interpreter runs a kernel's source, in float32, one program after another. This runs the instructions that
-Triton made of it: bfloat16 tensor-core fragments, swizzled shared memory, asynchronous copies, barriers. It also watches
-for what would be wrong on a GPU on some days only:
+Triton made of it: bfloat16 tensor-core fragments, swizzled shared memory, asynchronous copies, barriers. It also looks
+out for what would go wrong on a GPU on some days only:
 
 * global memory is read within an input and written within an output, aligned, and by one program only;
 * shared memory that one warp wrote is read or written by another only past a barrier;
@@ -129,16 +129,18 @@ class _Global:
             raise PTXError(f"a {size}-byte access to global memory is not aligned")
         allowed = range(self.inputs, len(self.starts)) if writes else range(self.inputs)
         if not any(self.starts[i] <= low and high <= self.starts[i] + self.sizes[i] for i in allowed):
-            raise PTXError(f"global memory is {'written outside every output' if writes else 'read outside every input'}")
+            raise PTXError(
+                f"global memory is {'written outside every output' if writes else 'read outside every input'}"
+            )
 
     def claim(self, address: Array, size: int, block: Array) -> None:
         """Note who writes; a second block's write to the same place is an error."""
         for part in range(0, size, 2):
             at = (address + np.uint64(part)) >> np.uint64(1)
             before = self.writer[at]
-            if np.any((before != -1) & (before != block)):
-                raise PTXError("two blocks of the grid write to the same place in global memory")
             self.writer[at] = block
+            if np.any((before != -1) & (before != block) | (self.writer[at] != block)):
+                raise PTXError("two blocks of the grid write to the same place in global memory")
 
     def copy_outputs(self, outputs: Sequence[Array]) -> None:
         for start, array in zip(self.starts[self.inputs :], outputs, strict=True):
@@ -320,7 +322,9 @@ class _Warps:
             return np.array([int(operand[2:], 16)], np.uint32).view(dtype)
         if kind == "pred":
             return np.array([int(operand) != 0])
-        return np.array([int(operand.rstrip("U"), 0) & (2 ** (8 * dtype.itemsize) - 1)], f"u{dtype.itemsize}").view(dtype)
+        return np.array([int(operand.rstrip("U"), 0) & (2 ** (8 * dtype.itemsize) - 1)], f"u{dtype.itemsize}").view(
+            dtype
+        )
 
     def wide(self, value: Array) -> Array:
         return np.broadcast_to(value, (self.lanes,))

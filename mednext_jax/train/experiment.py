@@ -83,7 +83,7 @@ class Experiment:
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
         augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
-        ops = best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn, training=True)
+        ops = best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn)
         apply = spread(architecture, mesh, ops)
         state = state_like(functools.partial(initial_state, config, architecture), mesh, shared=config.mesh.share_state)
         sampler = PatchSampler(

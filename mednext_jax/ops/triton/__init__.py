@@ -1,7 +1,6 @@
 """NVIDIA kernels of MedNeXt's blocks: channels first, bfloat16, called through jax-triton (extras `cuda12`, `cuda13`).
 
-Prediction uses them unless the environment says MEDNEXT_JAX_KERNELS=xla; training if it says triton. Triton is
-imported only where it will be used.
+Used on Hopper GPUs unless the environment says MEDNEXT_JAX_KERNELS=xla. Triton is imported only where it is used.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _SWITCH = "MEDNEXT_JAX_KERNELS"
 _LOG = logging.getLogger(__name__)
 
 
-def best_ops(*, dtype: str, norm: str = "group", grn: bool = False, training: bool = False) -> LocalOps:
+def best_ops(*, dtype: str, norm: str = "group", grn: bool = False) -> LocalOps:
     """The fused kernels where they run (Hopper, bfloat16, instance norm, no GRN), else XLA's operations.
 
-    dtype, norm and grn are those of `MedNeXtConfig`. training: gradients will be taken. On a GPU, and where the user
-    asked for the kernels, one log line says why they do not run.
+    dtype, norm and grn are those of `MedNeXtConfig`. On a GPU, and where the user asked for the kernels, one log line
+    says why they do not run.
     Raises InputError for a value of MEDNEXT_JAX_KERNELS that is neither "triton" nor "xla".
     """
     asked = os.environ.get(_SWITCH)
@@ -39,10 +38,6 @@ def best_ops(*, dtype: str, norm: str = "group", grn: bool = False, training: bo
     if reason:
         if asked or device.platform == "gpu":
             tell_once(f"no fused GPU kernels: {reason}; running XLA's operations")
-        return LocalOps()
-    if training and not asked:
-        # What a GPU computes for their outputs has been compared with float32, for their gradients not yet.
-        tell_once(f"training with XLA's operations; {_SWITCH}=triton trains with the fused kernels, many times faster")
         return LocalOps()
     from mednext_jax.ops.triton.channels_first import ChannelsFirstOps
 
