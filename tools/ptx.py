@@ -354,7 +354,7 @@ class _Warps:
             return
         words = [word for word in op if word not in _MODIFIERS]
         kind = words[-1]
-        if words[0] in _ARITHMETIC:
+        if words[0] in _ARITHMETIC and len(words) == 2:
             values = [self.get(o, kind) for o in operands[1:]]
             with np.errstate(all="ignore"):
                 self.put(operands[0], _ARITHMETIC[words[0]](*values), active)
@@ -463,20 +463,22 @@ def _mov(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
 
 
 def _multiply(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
-    """mul and mad, which may be wide."""
-    kind = op[-1]
-    add = operands[3:]
-    if "wide" in op:
-        double = f"{kind[0]}{2 * int(kind[1:])}"
-        a, b = (m.get(o, kind).astype(_TYPES[double]) for o in operands[1:3])
-        more = [m.get(o, double) for o in add]
-    else:
-        a, b = (m.get(o, kind) for o in operands[1:3])
-        more = [m.get(o, kind) for o in add]
+    """mul and mad: of integers the low or the high half of the product, or all of it ("wide")."""
+    kind, part = op[-1], op[1]
+    a, b = (m.get(o, kind) for o in operands[1:3])
+    wide = f"{kind[0]}{2 * int(kind[1:])}"
     with np.errstate(all="ignore"):
-        value = a * b
-        for term in more:
-            value = value + term
+        if part == "wide":
+            kind, value = wide, a.astype(_TYPES[wide]) * b.astype(_TYPES[wide])
+        elif part == "hi" and wide in _TYPES:
+            whole = a.astype(_TYPES[wide]) * b.astype(_TYPES[wide])
+            value = (whole >> whole.dtype.type(8 * a.dtype.itemsize)).astype(a.dtype)
+        elif part == "lo" or kind == "f32":
+            value = a * b
+        else:
+            raise PTXError("a product that is not known here")
+        for term in operands[3:]:
+            value = value + m.get(term, kind)
     m.put(operands[0], value, active)
 
 
@@ -531,13 +533,21 @@ def _cvt(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
     m.put(operands[0], value, active)
 
 
+def _size(op: Sequence[str]) -> int:
+    """Bytes that a load or store moves for each of its registers."""
+    size = int(op[-1][1:]) // 8
+    if size < 2:  # writers and readers are known for every two bytes
+        raise PTXError("an access to single bytes, which is not known here")
+    return size
+
+
 def _load(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
     if op[1] == "param":
         number = int(operands[1].strip("[]").rsplit("_", 1)[1])
         starts = m.memory.starts
         m.put(operands[0], np.array([starts[number] if number < len(starts) else 0], np.uint64), active)
         return
-    size = int(op[-1][1:]) // 8
+    size = _size(op)
     to = operands[0] if isinstance(operands[0], tuple) else (operands[0],)
     mask = m.mask if active is None else active
     lanes = np.flatnonzero(mask)
@@ -556,7 +566,7 @@ def _load(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
 
 
 def _store(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
-    size = int(op[-1][1:]) // 8
+    size = _size(op)
     values = operands[1] if isinstance(operands[1], tuple) else (operands[1],)
     lanes = np.flatnonzero(m.mask if active is None else active)
     data = np.stack([m.wide(m.get(value, f"b{8 * size}"))[lanes] for value in values], 1)

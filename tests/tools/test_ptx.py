@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -174,6 +176,31 @@ def test_a_tensor_core_product_of_fragments(seed: int) -> None:
     """
     found = run_one(body.replace("\\\n", ""), given, np.empty((16, 8), np.float32), threads=32)
     np.testing.assert_array_equal(found, a @ b + 1)
+
+
+@pytest.mark.parametrize(
+    "instruction, expected",
+    [
+        ("mul.lo.s32 %r11, %r10, -858993459", lambda x: x * -858993459 & 0xFFFFFFFF),
+        ("mul.hi.u32 %r11, %r10, -858993459", lambda x: (x & 0xFFFFFFFF) * 3435973837 >> 32),
+        ("mul.hi.s32 %r11, %r10, -858993459", lambda x: x * -858993459 >> 32),
+        ("shr.s32 %r11, %r10, 40", lambda x: x >> 31),
+        ("shr.u32 %r11, %r10, 32", lambda x: 0),
+        ("shl.b32 %r11, %r10, 31", lambda x: x << 31),
+        ("bfe.u32 %r11, %r10, 3, 4", lambda x: x >> 3 & 15),
+        ("bfe.s32 %r11, %r10, 1, 1", lambda x: -(x >> 1 & 1)),
+        ("prmt.b32 %r11, %r10, 19088743, 0x5410U", lambda x: x & 0xFFFF | 0x45670000),
+        ("cvt.rn.f32.s32 %r11, %r10", lambda x: int(np.float32(x).view(np.int32))),
+        ("max.s32 %r11, %r10, 0", lambda x: max(x, 0)),
+        ("not.b32 %r11, %r10", lambda x: ~x),
+    ],
+)
+def test_integers(instruction: str, expected: Callable[[int], int]) -> None:
+    given = np.random.default_rng(0).integers(-(2**31), 2**31, 64).astype(np.int32)
+    given[:3] = [0, -1, 2**31 - 1]
+    body = f"ld.global.b32 %r10, [%rd4]\n    {instruction}\n    st.global.b32 [%rd5], %r11"
+    wanted = np.array([expected(int(x)) & 0xFFFFFFFF for x in given], np.uint32)
+    np.testing.assert_array_equal(run_one(body, given).view(np.uint32), wanted)
 
 
 def test_rounding_to_bfloat16() -> None:
