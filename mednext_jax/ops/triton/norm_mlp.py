@@ -122,12 +122,11 @@ def _backward_in_memory(u: Array, norm: Norm, weights: MLPWeights, g: Array, up:
     z, hidden, cdf = _hidden(u, norm, weights)
     expand, compress = _products(weights, u.dtype)
     density = jnp.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    dz = _product("re,ne...->nr...", compress, g) * (cdf + z * density)
-    s = dz.sum((2, 3, 4))
-    dz = dz.astype(u.dtype)
+    dz = (_product("re,ne...->nr...", compress, g) * (cdf + z * density)).astype(u.dtype)
     sums = Sums(
         big_g=_product("ncdhw,nrdhw->ncr", u, dz),
-        s=s,
+        # Of the rounded dz, as big_g is: the norm's backward takes their mean's part out of each other.
+        s=dz.sum((2, 3, 4), dtype=jnp.float32),
         compress_kernel=_product("nrdhw,nedhw->re", hidden.astype(u.dtype), g),
         compress_bias=_bias_gradient(g, up),
     )

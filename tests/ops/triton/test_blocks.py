@@ -17,7 +17,7 @@ from mednext_jax.ops import blocks as composed
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.norm import WHOLE
-from mednext_jax.ops.triton import convolve, norms
+from mednext_jax.ops.triton import convolve, norm_mlp, norms
 from mednext_jax.ops.triton.channels_first import ChannelsFirstOps
 from mednext_jax.ops.triton.launch import INTERPRETED, launch
 from mednext_jax.ops.triton.table import TILES
@@ -164,6 +164,16 @@ def test_moments_keep_a_small_variance_beside_a_large_mean() -> None:
     variance = np.asarray(x, np.float64).var()
     # Deviation = 1 / sqrt(variance + 1e-5); sums of squares in float32 would be off by 1e6 * 1e-7 = 0.1, not 1e-5.
     assert float(norm.deviation[0, 0]) == pytest.approx((variance + 1e-5) ** -0.5, rel=1e-3)
+
+
+def test_sums_of_the_backward_pass_in_memory_are_of_the_same_rounded_values() -> None:
+    """Else a channel whose mean is far from 0 multiplies the roundings' sum by that mean in the gradients."""
+    u = jnp.ones((BATCH, C, 4, 4, 8), jnp.bfloat16)
+    given = (jnp.full((BATCH, C), value) for value in (1.0, 0.5, 0.0, 1.0))
+    g = NORMAL(jax.random.key(0), (BATCH, E, 4, 4, 8), jnp.bfloat16)
+    _, sums = norm_mlp.backward(u, norms.Norm(*given, jnp.float32(128)), weights(jax.random.key(1), C, E), g, False)
+    # Of ones, u^T dz is the sum of dz: 128 float32 values of size 1 in another order.
+    np.testing.assert_allclose(sums.big_g, jnp.broadcast_to(sums.s[:, None], sums.big_g.shape), atol=128 * 1e-6)
 
 
 def test_unsupported_blocks_run_as_xla_operations(caplog: pytest.LogCaptureFixture) -> None:
