@@ -487,6 +487,17 @@ def _shl(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
     m.put(operands[0], _shift(value, by, op[0] == "shl"), active)
 
 
+def _funnel(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
+    """Of the 64 bits of two registers, the lower operand first, 32 after a shift."""
+    if op[2] != "wrap":
+        raise PTXError("a shift that is not known here")
+    low, high, by = (m.get(o, "u32").astype(np.uint64) for o in operands[1:])
+    by = by & np.uint64(31)
+    whole = high << np.uint64(32) | low
+    found = (whole << by) >> np.uint64(32) if op[1] == "l" else whole >> by
+    m.put(operands[0], found.astype(np.uint32), active)
+
+
 def _bfe(m: _Warps, op: Any, operands: Any, active: Array | None) -> None:
     value, at, length = m.get(operands[1], op[-1]), int(operands[2], 0), int(operands[3], 0)
     bits = 8 * value.dtype.itemsize
@@ -789,6 +800,7 @@ _SPECIAL: dict[str, Callable[[_Warps, Any, Any, Array | None], None]] = {
     "mad": _multiply,
     "shl": _shl,
     "shr": _shl,
+    "shf": _funnel,
     "bfe": _bfe,
     "prmt": _prmt,
     "selp": _selp,

@@ -187,6 +187,8 @@ def test_a_tensor_core_product_of_fragments(seed: int) -> None:
         ("shr.s32 %r11, %r10, 40", lambda x: x >> 31),
         ("shr.u32 %r11, %r10, 32", lambda x: 0),
         ("shl.b32 %r11, %r10, 31", lambda x: x << 31),
+        ("shf.l.wrap.b32 %r11, %r10, %r10, 29", lambda x: x << 29 | (x & 0xFFFFFFFF) >> 3),
+        ("shf.r.wrap.b32 %r11, %r10, 5, 35", lambda x: 5 << 29 | (x & 0xFFFFFFFF) >> 3),
         ("bfe.u32 %r11, %r10, 3, 4", lambda x: x >> 3 & 15),
         ("bfe.s32 %r11, %r10, 1, 1", lambda x: -(x >> 1 & 1)),
         ("prmt.b32 %r11, %r10, 19088743, 0x5410U", lambda x: x & 0xFFFF | 0x45670000),
