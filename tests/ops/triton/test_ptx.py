@@ -22,7 +22,7 @@ def test_a_block_as_compiled() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("k, patch", [(3, 64), (5, 64), (3, 48)])
+@pytest.mark.parametrize("k, patch", [(3, 48), (5, 64)])
 def test_every_block_as_compiled(k: int, patch: int) -> None:
     # 48 leaves extents of 12 and 6, whose tiles have masked tails.
     check("--variant", "S", "--kernel-size", str(k), "--patch", str(patch))
