@@ -1,6 +1,6 @@
-"""Check a MedNeXt's kernels as they are compiled for a Hopper, on a machine without a GPU.
+"""Check a MedNeXt's kernels as they are compiled for a GPU, on a machine without one.
 
-    python -m tools.ptx_check --variant S --kernel-size 3 --patch 32
+    python -m tools.ptx_check --variant S --kernel-size 3 --patch 64 --only "block 32"
 
 Every distinct block, forward and all gradients, in bfloat16 through the PTX of its kernels (`tools.ptx`), against
 PyTorch in float32: the check that `tools.bench_gpu --parts check` makes on a GPU. Exits with 1 if a block is wrong.
@@ -9,6 +9,7 @@ PyTorch in float32: the check that `tools.bench_gpu --parts check` makes on a GP
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from types import SimpleNamespace
@@ -22,14 +23,14 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.triton import launch
 from tools import ptx
 from tools.gpu_cases import cases
-from tools.kernel_report import Launch, compiled_kernel
+from tools.kernel_report import HOPPER, SHARED_BYTES, Launch, compiled_kernel
 from tools.torch_block import check
 
 
-def triton_call(*inputs: Any, kernel: Any, out_shape: Any, **how: Any) -> Any:
-    """In place of jax-triton's: the kernel's PTX, run by NumPy."""
+def triton_call(*inputs: Any, kernel: Any, out_shape: Any, capability: int, **how: Any) -> Any:
+    """In place of jax-triton's: the kernel's PTX for `capability`, run by NumPy."""
     launched = Launch.of(kernel, (*inputs, *out_shape), how)
-    compiled = compiled_kernel(launched)
+    compiled = compiled_kernel(launched, capability)
 
     def run(*arrays: Any) -> list[np.ndarray]:
         outputs = [np.empty(shape.shape, shape.dtype) for shape in out_shape]
@@ -43,13 +44,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="S", choices=list("SBML"))
     parser.add_argument("--kernel-size", type=int, default=3)
-    parser.add_argument("--patch", type=int, nargs="+", default=[32], help="extents: one, or d h w")
+    parser.add_argument("--patch", type=int, nargs="+", default=[64], help="extents: one, or d h w")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--only", default="", help="blocks whose name contains this")
+    parser.add_argument("--capability", type=int, default=HOPPER, choices=list(SHARED_BYTES), help="90 is an H100's")
     options = parser.parse_args()
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size)
     bad = 0
-    with mock.patch.object(launch, "_jax_triton", lambda: SimpleNamespace(triton_call=triton_call)):
+    instead = SimpleNamespace(triton_call=functools.partial(triton_call, capability=options.capability))
+    with mock.patch.object(launch, "_jax_triton", lambda: instead):
         for case in cases(config, tuple(options.patch * 3)[:3], options.batch):
             if options.only not in case.name:
                 continue

@@ -27,7 +27,7 @@ import jax
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.triton import table, tiles
 from tools.gpu_cases import Case, cases
-from tools.kernel_report import SHARED_BYTES, Launch, compile_launch, compiled_kernel, launches
+from tools.kernel_report import HOPPER, SHARED_BYTES, Launch, compile_launch, compiled_kernel, launches
 
 Key = tuple[str, int, int]
 Tiles = dict[str, int]
@@ -94,8 +94,8 @@ def compile_candidate(
             for launch in here:
                 found[launch] += case.count
         for launch in found:
-            report = compile_launch(launch)
-            if report.spilled_bytes or report.shared_bytes > SHARED_BYTES:
+            report = compile_launch(launch, HOPPER)
+            if report.spilled_bytes or report.shared_bytes > SHARED_BYTES[HOPPER]:
                 return None
     except Exception as error:  # Triton raises many kinds for tiles that it cannot compile
         print(f"  {key} {tiles_tried}: {type(error).__name__}", flush=True)
@@ -118,7 +118,7 @@ def milliseconds(launch: Launch) -> float:
         torch.randn(shape, device="cuda").to(types[kind])
         for shape, kind in zip(launch.shapes, launch.types, strict=True)
     ]
-    kernel = compiled_kernel(launch)
+    kernel = compiled_kernel(launch, HOPPER)
     grid = (*launch.grid, 1, 1)[:3]
     constants = dict(launch.constants)
     values = [*arrays, *(constants[name] for name in launch.kernel.arg_names if name in constants)]

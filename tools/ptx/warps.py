@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.ptx.memory import Array, Global, Shared
+from tools.ptx.memory import ABSENT, Array, Global, Shared
 from tools.ptx.program import Instruction, Program, PTXError
 
 LANES = 32
@@ -152,7 +152,10 @@ class Warps:
         dtype = np.dtype(TYPES[kind])
         if operand.startswith("%") or operand == "global_smem":
             value = self.special.get(operand)
-            value = self.registers[operand] if value is None else value
+            if value is None:
+                value = self.registers.get(operand)
+            if value is None:  # written under a condition that no lane met
+                return np.full(dtype.itemsize, ABSENT, np.uint8).view(dtype)
             if value.dtype.itemsize != dtype.itemsize:
                 raise PTXError(f"{operand} is not of type {kind}")
             return value.view(dtype)
