@@ -23,7 +23,7 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.triton import launch
 from tools import ptx
 from tools.gpu_cases import cases
-from tools.kernel_report import HOPPER, SHARED_BYTES, Launch, compiled_kernel
+from tools.kernel_report import CAPABILITIES, HOPPER, Launch, compiled_kernel, use_tiles_of
 from tools.torch_block import check
 
 
@@ -47,8 +47,9 @@ def main() -> int:
     parser.add_argument("--patch", type=int, nargs="+", default=[64], help="extents: one, or d h w")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--only", default="", help="blocks whose name contains this")
-    parser.add_argument("--capability", type=int, default=HOPPER, choices=list(SHARED_BYTES), help="90 is an H100's")
+    parser.add_argument("--capability", type=int, default=HOPPER, choices=list(CAPABILITIES), help="90 is an H100's")
     options = parser.parse_args()
+    use_tiles_of(options.capability)
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size)
     bad = 0
     instead = SimpleNamespace(triton_call=functools.partial(triton_call, capability=options.capability))

@@ -27,7 +27,7 @@ import jax
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.triton import table, tiles
 from tools.gpu_cases import Case, cases
-from tools.kernel_report import HOPPER, SHARED_BYTES, Launch, compile_launch, compiled_kernel, launches
+from tools.kernel_report import CAPABILITIES, HOPPER, Launch, compile_launch, compiled_kernel, launches
 
 Key = tuple[str, int, int]
 Tiles = dict[str, int]
@@ -95,7 +95,7 @@ def compile_candidate(
                 found[launch] += case.count
         for launch in found:
             report = compile_launch(launch, HOPPER)
-            if report.spilled_bytes or report.shared_bytes > SHARED_BYTES[HOPPER]:
+            if report.spilled_bytes or report.shared_bytes > CAPABILITIES[HOPPER]:
                 return None
     except Exception as error:  # Triton raises many kinds for tiles that it cannot compile
         print(f"  {key} {tiles_tried}: {type(error).__name__}", flush=True)

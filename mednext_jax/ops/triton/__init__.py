@@ -1,6 +1,7 @@
 """NVIDIA kernels of MedNeXt's blocks: channels first, bfloat16, called through jax-triton (extras `cuda12`, `cuda13`).
 
-Used on Hopper GPUs unless the environment says MEDNEXT_JAX_KERNELS=xla. Triton is imported only where it is used.
+Used on the GPUs of `SHARED_BYTES` unless the environment says MEDNEXT_JAX_KERNELS=xla. Triton is imported only where
+it is used.
 """
 
 from __future__ import annotations
@@ -15,14 +16,21 @@ import jax
 from mednext_jax.errors import InputError
 from mednext_jax.ops.local import LocalOps
 
-# The tile table is Hopper's: other generations have less shared memory, or have not been measured.
-_CAPABILITY = "9."
+# The GPUs that the kernels run on, by compute capability, and the shared memory that a block has there (CUDA C++
+# Programming Guide, table of technical specifications). The tiles were tuned on 9.0.
+SHARED_BYTES = {
+    "8.0": 163 << 10,  # A100
+    "8.6": 99 << 10,  # RTX 30, A6000
+    "8.9": 99 << 10,  # RTX 40, L40
+    "9.0": 227 << 10,  # H100, H200
+    "12.0": 99 << 10,  # RTX 50
+}
 _SWITCH = "MEDNEXT_JAX_KERNELS"
 _LOG = logging.getLogger(__name__)
 
 
 def best_ops(*, dtype: str, norm: str = "group", grn: bool = False) -> LocalOps:
-    """The fused kernels where they run (Hopper, bfloat16, instance norm, no GRN), else XLA's operations.
+    """The fused kernels where they run (`SHARED_BYTES`, bfloat16, instance norm, no GRN), else XLA's operations.
 
     dtype, norm and grn are those of `MedNeXtConfig`. On a GPU, and where the user asked for the kernels, one log line
     says why they do not run.
@@ -58,8 +66,9 @@ def _refusal(device: jax.Device, dtype: str, norm: str, grn: bool) -> str | None
     if norm != "group" or grn:
         return "they have instance norm alone, without global response normalisation"
     capability = str(getattr(device, "compute_capability", ""))
-    if not capability.startswith(_CAPABILITY):
-        return f"they are tuned for compute capability {_CAPABILITY}x, {device.device_kind} has {capability or 'none'}"
+    if capability not in SHARED_BYTES:
+        known = ", ".join(SHARED_BYTES)
+        return f"they are made for compute capability {known}, {device.device_kind} has {capability or 'none'}"
     missing = [name for name in ("triton", "jax_triton") if importlib.util.find_spec(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)}; pip install 'mednext-jax[cuda13]' (or cuda12)"

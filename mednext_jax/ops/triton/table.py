@@ -116,6 +116,10 @@ TILES: dict[tuple[str, int, int], dict[str, int]] = {
     ("mlp", 64, 32): {"voxels": 128, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp", 128, 64): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
     ("mlp", 256, 128): {"voxels": 128, "hidden": 64, "warps": 8, "stages": 2},
+    # The same where a block has 99 KiB of shared memory.
+    ("mlp_small", 256, 256): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 2},
+    ("mlp_small", 128, 256): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3},
+    ("mlp_small", 256, 128): {"voxels": 128, "hidden": 32, "warps": 8, "stages": 2},
     # Its backward in one pass.
     ("mlp_back", 32, 32): {"voxels": 64, "hidden": 32, "warps": 4, "stages": 3, "programs": 132, "most": 96},
     # Its backward in two: the weights' gradients, then the input's.

@@ -1,6 +1,7 @@
 """Which tile sizes each kernel runs with.
 
 `TILES` is written by tools/tune_kernels.py on a GPU; tests compile every entry for sm_90 and fail on a register spill.
+An entry that asks for more shared memory than some GPUs' blocks have stands there a second time, as "..._small".
 Depthwise kernels are looked up by the size of the kernel and of the (coarse) grid: the entry of the largest extent that
 is not above the grid's. The fused norm and MLP is looked up by its channels in and out; where it has no entry, plain
 matrix products through memory are as fast or the channels are not a power of two.
@@ -8,11 +9,16 @@ matrix products through memory are as fast or the channels are not a power of tw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+import jax
+
+from mednext_jax.ops.triton import SHARED_BYTES
 from mednext_jax.ops.triton.table import TILES
 
 _NARROWEST = 16  # the tensor cores' own tile
+_MOST_SHARED = SHARED_BYTES["8.0"]  # the table's entries fit an A100, too
 
 
 def entry(kernel: str, first: int, second: int) -> dict[str, int] | None:
@@ -35,6 +41,13 @@ def depthwise_tiles(kernel: str, k: int, extents: Sequence[int]) -> dict[str, in
     return tiles
 
 
+@functools.cache
+def little_shared_memory() -> bool:
+    """Whether the GPU, if there is one, has less shared memory a block than the table's entries may need."""
+    capability = getattr(jax.devices()[0], "compute_capability", None)
+    return SHARED_BYTES.get(str(capability), _MOST_SHARED) < _MOST_SHARED
+
+
 def has_kernel_size(k: int) -> bool:
     """Whether the table has depthwise kernels with k taps an axis."""
     return any(name == "correlate" and taps == k for name, taps, _ in TILES)
@@ -46,7 +59,8 @@ def mlp_tiles(kernel: str, channels: int, out_channels: int, hidden: int) -> dic
     An entry's "most" is the largest hidden width that it takes (its sums stay in registers); its "hidden" is halved
     until it divides the width.
     """
-    tiles = entry(kernel, channels, out_channels)
+    small = entry(f"{kernel}_small", channels, out_channels) if little_shared_memory() else None
+    tiles = small or entry(kernel, channels, out_channels)
     if tiles is None or hidden > tiles.get("most", hidden):
         return None
     width = tiles["hidden"]
