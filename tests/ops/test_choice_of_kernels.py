@@ -11,16 +11,20 @@ from mednext_jax.ops.triton import _refusal, best_ops
 pytestmark = pytest.mark.core
 
 
-class A100:
+class Gpu:
     platform = "gpu"
-    device_kind = "NVIDIA A100"
-    compute_capability = "8.0"
+
+    def __init__(self, name: str, capability: str) -> None:
+        self.device_kind, self.compute_capability = name, capability
+
+
+V100 = Gpu("Tesla V100", "7.0")
 
 
 def test_refusals_say_why() -> None:
-    assert "float32" in (_refusal(A100(), "float32", "group", False) or "")
-    assert "instance norm" in (_refusal(A100(), "bfloat16", "layer", False) or "")
-    assert "8.0" in (_refusal(A100(), "bfloat16", "group", False) or "")
+    assert "float32" in (_refusal(V100, "float32", "group", False) or "")
+    assert "instance norm" in (_refusal(V100, "bfloat16", "layer", False) or "")
+    assert "Tesla V100 has 7.0" in (_refusal(V100, "bfloat16", "group", False) or "")
 
 
 def test_without_a_gpu_the_operations_are_xlas(
@@ -36,16 +40,11 @@ def test_without_a_gpu_the_operations_are_xlas(
         best_ops(dtype="bfloat16")
 
 
-class H100:
-    platform = "gpu"
-    device_kind = "NVIDIA H100 80GB HBM3"
-    compute_capability = "9.0"
-
-
-def test_a_hopper_takes_the_kernels_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("capability", ["8.0", "8.9", "9.0"])
+def test_a_gpu_takes_the_kernels_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     pytest.importorskip("triton")
     pytest.importorskip("jax_triton")
-    monkeypatch.setattr("jax.devices", lambda: [H100()])
+    monkeypatch.setattr("jax.devices", lambda: [Gpu("NVIDIA GPU", capability)])
     assert type(best_ops(dtype="bfloat16")).__name__ == "ChannelsFirstOps"
     assert type(best_ops(dtype="float32")) is LocalOps
     monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "xla")
@@ -55,6 +54,6 @@ def test_a_hopper_takes_the_kernels_unless_told_otherwise(monkeypatch: pytest.Mo
 def test_a_gpu_without_the_kernels_is_told_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("jax.devices", lambda: [A100()])
+    monkeypatch.setattr("jax.devices", lambda: [V100])
     assert type(best_ops(dtype="bfloat16")) is LocalOps
     assert "compute capability" in caplog.text

@@ -205,6 +205,21 @@ def test_integers(instruction: str, expected: Callable[[int], int]) -> None:
     np.testing.assert_array_equal(run_one(body, given).view(np.uint32), wanted)
 
 
+@pytest.mark.parametrize("instruction, expected", [("mul", [2.5, 24]), ("add", [3.5, -11]), ("fma.rn", [6, 13])])
+def test_pairs_of_floats(instruction: str, expected: list[float]) -> None:
+    third = ", %rd22" if instruction == "fma.rn" else ""
+    body = f"""
+    mov.b64 %rd20, {{0f3F800000, 0fC1000000}}
+    mov.b64 %rd21, {{0f40200000, 0fC0400000}}
+    add.f32x2 %rd22, %rd20, %rd21
+    {instruction}.f32x2 %rd23, %rd20, %rd21{third}
+    mov.b64 {{%r11, %r12}}, %rd23
+    setp.eq.s32 %p1, %r1, 0
+    @%p1 st.global.v2.b32 [%rd5], {{%r11, %r12}}
+    """
+    np.testing.assert_array_equal(run_one(body, NUMBERS)[:2], expected)
+
+
 def test_rounding_to_bfloat16() -> None:
     """To nearest, ties to even, and not-a-number stays so: as JAX rounds."""
     random = np.random.default_rng(0)

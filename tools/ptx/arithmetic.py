@@ -12,6 +12,7 @@ from tools.ptx.memory import Array
 from tools.ptx.program import PTXError
 from tools.ptx.warps import TYPES, Handler, Warps
 
+_PAIR = "f32x2"  # two float32 in 64 bits
 _MODIFIERS = {"rn", "approx", "ftz", "full"}
 
 
@@ -42,6 +43,7 @@ def _shift(value: Array, by: Array, left: bool) -> Array:
 _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "add": operator.add,
     "sub": operator.sub,
+    "mul": operator.mul,
     "fma": lambda a, b, c: a * b + c,
     "div": operator.truediv,
     "neg": operator.neg,
@@ -67,13 +69,17 @@ _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def _simple(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
-    """One type, the same for all operands."""
+    """One type, the same for all operands, or pairs of it."""
     words = [word for word in op if word not in _MODIFIERS]
-    if len(words) != 2 or words[1] not in TYPES:
+    if len(words) != 2 or words[1] not in (*TYPES, _PAIR):
         raise PTXError("an operation that is not known here")
-    values = [m.get(o, words[1]) for o in operands[1:]]
+    if words[1] == _PAIR:
+        values = [m.get(o, "u64")[:, None].view(np.float32) for o in operands[1:]]
+    else:
+        values = [m.get(o, words[1]) for o in operands[1:]]
     with np.errstate(all="ignore"):
-        m.put(operands[0], _ARITHMETIC[words[0]](*values), active)
+        found = _ARITHMETIC[words[0]](*values)
+    m.put(operands[0], found.view(np.uint64).ravel() if words[1] == _PAIR else found, active)
 
 
 def _mov(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
@@ -99,6 +105,9 @@ def _mov(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
 def _multiply(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
     """mul and mad: of integers the low or the high half of the product, or all of it ("wide")."""
     kind, part = op[-1], op[1]
+    if kind == _PAIR:
+        _simple(m, op, operands, active)
+        return
     a, b = (m.get(o, kind) for o in operands[1:3])
     wide = f"{kind[0]}{2 * int(kind[1:])}"
     with np.errstate(all="ignore"):

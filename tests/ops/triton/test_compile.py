@@ -1,4 +1,4 @@
-"""Every kernel that a network launches compiles for sm_90 without register spills; needs no GPU."""
+"""Every kernel that a network launches compiles, for a Hopper without register spills; needs no GPU."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def test_strided_gradient_compiles_without_spills() -> None:
 )
 def test_kernels_of_a_network_compile_without_spills(variant: str, k: int, patch: int) -> None:
     report("--variant", variant, "--kernel-size", str(k), "--patch", str(patch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["80", "89"])
+def test_kernels_of_a_network_fit_the_shared_memory_of_other_gpus(capability: str) -> None:
+    report("--variant", "L", "--kernel-size", "5", "--capability", capability)

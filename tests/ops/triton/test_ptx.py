@@ -1,4 +1,4 @@
-"""The blocks in bfloat16 through the PTX that a Hopper would run, forward and all gradients, against float32."""
+"""The blocks in bfloat16 through the PTX that a GPU would run, forward and all gradients, against float32."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def test_a_block_as_compiled() -> None:
 def test_every_block_as_compiled(k: int, patch: int) -> None:
     # 48 leaves extents of 12 and 6, whose tiles have masked tails.
     check("--variant", "S", "--kernel-size", str(k), "--patch", str(patch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["80", "89", "120"])
+def test_every_block_as_compiled_for_other_gpus(capability: str) -> None:
+    check("--patch", "32", "--batch", "2", "--capability", capability)

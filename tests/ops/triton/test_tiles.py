@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from mednext_jax.ops.triton import tiles
 from mednext_jax.ops.triton.table import TILES
 from mednext_jax.ops.triton.tiles import depthwise_tiles, has_kernel_size, mlp_tiles
 
@@ -35,6 +36,21 @@ def test_fused_mlp_only_where_the_table_has_it() -> None:
     wide = TILES["mlp_weights", 64, 64]["hidden"]
     assert mlp_tiles("mlp_weights", 64, 64, 3 * wide // 2) == {**TILES["mlp_weights", 64, 64], "hidden": wide // 2}
     assert mlp_tiles("mlp_back", 32, 32, 128) is None  # its sums would not stay in registers
+
+
+def test_gpus_with_little_shared_memory_have_tiles_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rtx4090:
+        compute_capability = "8.9"
+
+    tiles.little_shared_memory.cache_clear()
+    assert mlp_tiles("mlp", 256, 128, 512) == TILES["mlp", 256, 128]
+    monkeypatch.setattr("jax.devices", lambda: [Rtx4090()])
+    tiles.little_shared_memory.cache_clear()
+    try:
+        assert mlp_tiles("mlp", 256, 128, 512) == TILES["mlp_small", 256, 128]
+        assert mlp_tiles("mlp", 32, 32, 96) == TILES["mlp", 32, 32]
+    finally:
+        tiles.little_shared_memory.cache_clear()
 
 
 def test_two_step_backward_has_both_steps() -> None:
