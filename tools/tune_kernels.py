@@ -4,7 +4,7 @@
 
 Needs PyTorch, which launches single kernels. Each entry of the table is changed in two fields at a time; the fastest
 candidate without a register spill stays, by the sum over the network's launches. Entries that the network does not use
-keep their tiles.
+keep their tiles. The table has one set of tiles, an H100's: tuned on another GPU, it is that GPU's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import jax
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.triton import table, tiles
 from tools.gpu_cases import Case, cases
-from tools.kernel_report import CAPABILITIES, HOPPER, Launch, compile_launch, compiled_kernel, launches
+from tools.kernel_report import CAPABILITIES, Launch, compile_launch, compiled_kernel, launches, use_tiles_of
 
 Key = tuple[str, int, int]
 Tiles = dict[str, int]
@@ -79,12 +79,13 @@ def candidates(entry: Tiles) -> Iterator[Tiles]:
 
 
 def compile_candidate(
-    used_by: list[tuple[Case, list[str]]], key: Key, tiles_tried: Tiles
+    used_by: list[tuple[Case, list[str]]], key: Key, tiles_tried: Tiles, capability: int
 ) -> collections.Counter[Launch] | None:
     """What the blocks launch with these tiles, compiled on disk; None where they do not fit the block or the chip.
 
     used_by: blocks, and the names of the kernels that each launches now.
     """
+    use_tiles_of(capability)
     found: collections.Counter[Launch] = collections.Counter()
     try:
         for case, names in used_by:
@@ -94,8 +95,8 @@ def compile_candidate(
             for launch in here:
                 found[launch] += case.count
         for launch in found:
-            report = compile_launch(launch, HOPPER)
-            if report.spilled_bytes or report.shared_bytes > CAPABILITIES[HOPPER]:
+            report = compile_launch(launch, capability)
+            if report.spilled_bytes or report.shared_bytes > CAPABILITIES[capability]:
                 return None
     except Exception as error:  # Triton raises many kinds for tiles that it cannot compile
         print(f"  {key} {tiles_tried}: {type(error).__name__}", flush=True)
@@ -103,13 +104,13 @@ def compile_candidate(
     return found
 
 
-def time_launches(found: collections.Counter[Launch]) -> float:
+def time_launches(found: collections.Counter[Launch], capability: int) -> float:
     """Milliseconds that the launches take together on this GPU, on random data and without the host's gaps."""
-    return sum(count * milliseconds(launch) for launch, count in found.items())
+    return sum(count * milliseconds(launch, capability) for launch, count in found.items())
 
 
 @functools.cache
-def milliseconds(launch: Launch) -> float:
+def milliseconds(launch: Launch, capability: int) -> float:
     import torch
     import triton
 
@@ -118,7 +119,7 @@ def milliseconds(launch: Launch) -> float:
         torch.randn(shape, device="cuda").to(types[kind])
         for shape, kind in zip(launch.shapes, launch.types, strict=True)
     ]
-    kernel = compiled_kernel(launch, HOPPER)
+    kernel = compiled_kernel(launch, capability)
     grid = (*launch.grid, 1, 1)[:3]
     constants = dict(launch.constants)
     values = [*arrays, *(constants[name] for name in launch.kernel.arg_names if name in constants)]
@@ -128,13 +129,14 @@ def milliseconds(launch: Launch) -> float:
 class Gpu:
     """A process of its own that times kernels: one that crashes takes the process along, and the next starts anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
         self._pool = self._start()
 
     def time(self, found: collections.Counter[Launch]) -> float:
         """Raises what the kernels raised."""
         try:
-            return self._pool.submit(time_launches, found).result()
+            return self._pool.submit(time_launches, found, self.capability).result()
         except Exception:
             self._pool.shutdown(cancel_futures=True)
             self._pool = self._start()
@@ -145,7 +147,7 @@ class Gpu:
         return concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float) -> None:
+def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float, capability: int) -> None:
     users: dict[Key, list[tuple[Case, list[str]]]] = collections.defaultdict(list)
     for case in listed:
         launched, used = launches_of(case)
@@ -153,10 +155,13 @@ def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor,
             users[key].append((case, [launch.name for launch in launched]))
     chosen = sorted(key for key in users if not only or any("/".join(map(str, key)).startswith(o) for o in only))
     jobs = {
-        key: [(new, pool.submit(compile_candidate, users[key], key, new)) for new in candidates(tiles.TILES[key])]
+        key: [
+            (new, pool.submit(compile_candidate, users[key], key, new, capability))
+            for new in candidates(tiles.TILES[key])
+        ]
         for key in chosen
     }
-    gpu = Gpu()
+    gpu = Gpu(capability)
     for key, compiled in jobs.items():
         best, kept = float("inf"), tiles.TILES[key]
         for new, job in compiled:
@@ -202,13 +207,18 @@ def main() -> int:
     if jax.default_backend() != "gpu":
         print("no GPU: nothing to tune", file=sys.stderr)
         return 2
+    device = jax.devices()[0]
+    capability = int(device.compute_capability.replace(".", ""))
+    if capability not in CAPABILITIES:
+        print(f"the kernels do not run on a {device.device_kind}: nothing to tune", file=sys.stderr)
+        return 2
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size, dtype="bfloat16")
     # Fresh processes, which must not take the GPU: they only compile.
     os.environ["JAX_PLATFORMS"] = "cpu"
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         until = time.monotonic() + 60 * options.minutes
         listed = [case for batch in options.batch for case in cases(config, (options.patch,) * 3, batch)]
-        tune(listed, options.only, pool, until)
+        tune(listed, options.only, pool, until, capability)
         pool.shutdown(cancel_futures=True)
     write_table()
     return 0
