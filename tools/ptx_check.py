@@ -19,7 +19,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.config import EXTENT_MULTIPLE, MedNeXtConfig
 from mednext_jax.ops.triton import launch
 from tools import ptx
 from tools.gpu_cases import cases
@@ -51,12 +51,16 @@ def main() -> int:
     options = parser.parse_args()
     use_tiles_of(options.capability)
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size)
+    extents = tuple(options.patch * 3)[:3]
+    if any(extent < 1 or extent % EXTENT_MULTIPLE for extent in extents):
+        parser.error(f"--patch: extents are multiples of {EXTENT_MULTIPLE}, found {extents}")
+    chosen = [case for case in cases(config, extents, options.batch) if options.only in case.name]
+    if not chosen:
+        parser.error(f"--only: no block's name contains {options.only!r}; names are as 'block 32-64-32 at 64'")
     bad = 0
     instead = SimpleNamespace(triton_call=functools.partial(triton_call, capability=options.capability))
     with mock.patch.object(launch, "_jax_triton", lambda: instead):
-        for case in cases(config, tuple(options.patch * 3)[:3], options.batch):
-            if options.only not in case.name:
-                continue
+        for case in chosen:
             start = time.perf_counter()
             good, errors = check(case)
             bad += not good

@@ -38,7 +38,7 @@ class Global:
         allowed = range(self.inputs, len(self.starts)) if writes else range(self.inputs)
         if not any(self.starts[i] <= low and high <= self.starts[i] + self.sizes[i] for i in allowed):
             raise PTXError(
-                f"global memory is {'written outside every output' if writes else 'read outside every input'}"
+                "global memory is " + ("written outside every output" if writes else "read outside every input")
             )
 
     def claim(self, address: Array, size: int, block: Array) -> None:
