@@ -82,7 +82,7 @@ def launches(function: Any, *arguments: Any) -> list[Launch]:
 
 def use_tiles_of(capability: int) -> None:
     """Trace from now on as if the first device were such a GPU."""
-    tiles.little_shared_memory = lambda: CAPABILITIES[capability] < CAPABILITIES[80]  # type: ignore[assignment]
+    tiles.shared_bytes = lambda: CAPABILITIES[capability]  # type: ignore[assignment]
 
 
 def compile_launch(launch: Launch, capability: int) -> Report:

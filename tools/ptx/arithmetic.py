@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from tools.ptx.memory import Array
@@ -18,26 +19,12 @@ _MODIFIERS = {"rn", "approx", "ftz", "full"}
 
 def from_bfloat16(bits: Array) -> Array:
     """float32 of bfloat16's bits."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return bits.view(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def to_bfloat16(value: Array) -> Array:
     """The bits of float32 rounded to bfloat16, to the nearest, ties to even."""
-    bits = np.ascontiguousarray(value).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(value), np.uint32(0x7FFF), rounded).astype(np.uint16)
-
-
-def _shift(value: Array, by: Array, left: bool) -> Array:
-    """PTX shifts by at most the width; more gives 0 or the sign."""
-    bits = 8 * value.dtype.itemsize
-    by = by.astype(np.int64) & 0xFFFFFFFF
-    near = np.minimum(by, bits - 1).astype(value.dtype)
-    moved = value << near if left else value >> near
-    beyond = by >= bits
-    if value.dtype.kind == "i" and not left:
-        return moved
-    return np.where(beyond, np.zeros(1, value.dtype), moved)
+    return value.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 _ARITHMETIC: dict[str, Callable[..., Array]] = {
@@ -125,9 +112,15 @@ def _multiply(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
     m.put(operands[0], value, active)
 
 
-def _shl(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
+def _shift(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
+    """shl and shr: by the width or more, they leave 0 or the sign."""
     value, by = m.get(operands[1], op[-1]), m.get(operands[2], "u32")
-    m.put(operands[0], _shift(value, by, op[0] == "shl"), active)
+    bits = 8 * value.dtype.itemsize
+    near = np.minimum(by, bits - 1).astype(value.dtype)
+    moved = value << near if op[0] == "shl" else value >> near
+    if value.dtype.kind != "i":
+        moved = np.where(by < bits, moved, np.zeros(1, value.dtype))
+    m.put(operands[0], moved, active)
 
 
 def _funnel(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
@@ -192,8 +185,8 @@ HANDLERS: dict[str, Handler] = {
     "mov": _mov,
     "mul": _multiply,
     "mad": _multiply,
-    "shl": _shl,
-    "shr": _shl,
+    "shl": _shift,
+    "shr": _shift,
     "shf": _funnel,
     "bfe": _bfe,
     "prmt": _prmt,

@@ -15,9 +15,9 @@ from tools.ptx.warps import LANES, Handler, Warps
 
 
 def _shuffle(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
-    value = m.wide(m.get(operands[1], "b32")).reshape(-1, LANES)
+    value = m.by_warp(operands[1], "b32")
     lane = np.arange(LANES)
-    by = m.wide(m.get(operands[2], "u32")).reshape(-1, LANES).astype(np.int64)
+    by = m.by_warp(operands[2], "u32").astype(np.int64)
     if op[2] not in ("bfly", "idx") or operands[3] != "31":
         raise PTXError("a shuffle that is not known here")
     source = (lane ^ by) if op[2] == "bfly" else by & 31
@@ -62,7 +62,7 @@ def _matrix(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
             pairs = (matrix.swapaxes(1, 2) if "trans" in op else matrix).reshape(-1, LANES, 2).astype(np.uint32)
             m.put(register, _spread(m, taking, pairs[..., 0] | (pairs[..., 1] << np.uint32(16))))
         else:
-            value = m.wide(m.get(register, "b32")).reshape(-1, LANES)[taking]
+            value = m.by_warp(register, "b32")[taking]
             pairs = np.stack([value & np.uint32(0xFFFF), value >> np.uint32(16)], -1).astype(np.uint16)
             matrix = pairs.reshape(-1, 8, 8)
             matrix = matrix.swapaxes(1, 2) if "trans" in op else matrix
@@ -79,14 +79,14 @@ def _fragment_a(m: Warps, registers: Sequence[str], taking: Array) -> Array:
 
 def _pairs(m: Warps, register: str, taking: Array) -> Array:
     """(blocks, 8, 8) float32 of a register of two bfloat16 a lane."""
-    value = m.wide(m.get(register, "b32")).reshape(-1, LANES)[taking]
+    value = m.by_warp(register, "b32")[taking]
     both = np.stack([value << np.uint32(16), value & np.uint32(0xFFFF0000)], -1)
     return both.view(np.float32).reshape(-1, 8, 8)
 
 
 def _sums(m: Warps, registers: Sequence[str], taking: Array) -> Array:
     """Accumulators (blocks, 16, 8 * len / 4) float32: lane l holds rows l // 4 and + 8, columns 2 (l % 4) and + 1."""
-    values = np.stack([m.wide(m.get(r, "f32")).reshape(-1, LANES)[taking] for r in registers], 1)
+    values = np.stack([m.by_warp(r, "f32")[taking] for r in registers], 1)
     values = values.reshape(-1, len(registers) // 4, 2, 2, 8, 4)  # blocks, column tile, row half, column, l // 4, l % 4
     return values.transpose(0, 2, 4, 1, 5, 3).reshape(-1, 16, 2 * len(registers))
 
@@ -134,7 +134,7 @@ def _wgmma(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
     right = _operand(m, b, int(shape[1]), transposed[-1] == "1", taking)
     with np.errstate(invalid="ignore"):
         product = left @ right.swapaxes(1, 2)
-    kept = m.wide(m.get(keep, "pred")).reshape(-1, LANES)[taking][:, 0]
+    kept = m.by_warp(keep, "pred")[taking][:, 0]
     if kept.any():
         before = _sums(m, to, taking)
         product = np.where(kept[:, None, None], product + before, product)
@@ -146,7 +146,7 @@ def _operand(m: Warps, descriptor: str, extent: int, other_major: bool, taking: 
 
     other_major: the extent, not the 16 that are summed over, lies contiguous.
     """
-    value = m.wide(m.get(descriptor, "u64")).reshape(-1, LANES)[taking][:, 0].astype(np.int64)
+    value = m.by_warp(descriptor, "u64")[taking][:, 0].astype(np.int64)
     base = m.base.reshape(-1, LANES)[taking][:, 0]
     found = np.empty((len(value), extent, 16), np.float32)
     for one in np.unique(value):

@@ -33,7 +33,7 @@ class Global:
 
     def check(self, address: Array, size: int, writes: bool) -> None:
         low, high = int(address.min()), int(address.max()) + size
-        if np.any(address % np.uint64(size)):
+        if np.any(address % size):
             raise PTXError(f"a {size}-byte access to global memory is not aligned")
         allowed = range(self.inputs, len(self.starts)) if writes else range(self.inputs)
         if not any(self.starts[i] <= low and high <= self.starts[i] + self.sizes[i] for i in allowed):
@@ -44,7 +44,7 @@ class Global:
     def claim(self, address: Array, size: int, block: Array) -> None:
         """Note who writes; a second block's write to the same place is an error."""
         for part in range(0, size, 2):
-            at = (address + np.uint64(part)) >> np.uint64(1)
+            at = (address + part) >> 1
             before = self.writer[at]
             self.writer[at] = block
             if np.any((before != -1) & (before != block) | (self.writer[at] != block)):

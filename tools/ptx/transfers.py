@@ -39,15 +39,13 @@ def _load(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
         return
     size = _size(op)
     to = operands[0] if isinstance(operands[0], tuple) else (operands[0],)
-    mask = m.mask if active is None else active
-    lanes = np.flatnonzero(mask)
+    lanes = m.running(active)
     if op[1] == "shared":
         source, at = m.shared.bytes, m.shared_flat(operands[1], lanes, size * len(to))
         m.shared.read_by(m.warp, at, size * len(to))
     else:
         source, at = m.memory.bytes, m.global_address(operands[1], lanes)
         m.memory.check(at, size * len(to), writes=False)
-        at = at.astype(np.int64)
     words = source.view(f"u{size}")
     for i, register in enumerate(to):
         value = np.zeros(m.lanes, f"u{size}")
@@ -58,7 +56,7 @@ def _load(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
 def _store(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
     size = _size(op)
     values = operands[1] if isinstance(operands[1], tuple) else (operands[1],)
-    lanes = np.flatnonzero(m.mask if active is None else active)
+    lanes = m.running(active)
     data = np.stack([m.wide(m.get(value, f"b{8 * size}"))[lanes] for value in values], 1)
     if op[1] == "shared":
         m.shared.write(m.warp, m.shared_flat(operands[0], lanes, size * len(values)), data.view(np.uint8))
@@ -68,7 +66,7 @@ def _store(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
     m.memory.claim(address, size * len(values), m.block[lanes])
     words = m.memory.bytes.view(f"u{size}")
     for i in range(len(values)):
-        words[address.astype(np.int64) // size + i] = data[:, i]
+        words[address // size + i] = data[:, i]
 
 
 def _async_copy(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
@@ -79,7 +77,7 @@ def _async_copy(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
     elif op[2] == "wait_group":
         _arrive(m, m.groups - int(operands[0]))
     else:
-        lanes = np.flatnonzero(m.mask if active is None else active)
+        lanes = m.running(active)
         size = int(operands[2], 0)
         known = m.wide(m.get(operands[3], "u32"))[lanes] if len(operands) > 3 else np.full(len(lanes), size)
         to = m.shared_flat(operands[0], lanes, size)
@@ -91,7 +89,7 @@ def _async_copy(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
             source = m.global_address(operands[1], lanes[some])
             m.memory.check(source, size, writes=False)
             words = m.memory.bytes.view(f"u{min(size, 8)}")
-            at = source.astype(np.int64)[:, None] // min(size, 8) + np.arange(max(1, size // 8))
+            at = source[:, None] // min(size, 8) + np.arange(max(1, size // 8))
             data[some] = words[at].view(np.uint8).reshape(-1, size)
         m.shared.write(m.warp, to, np.full_like(data, ABSENT))
         m.copies.append(_Copy(lanes, m.groups[lanes], to, data))

@@ -47,7 +47,7 @@ class Blocks:
         while True:
             for warp in self.warps:
                 warp.run()
-            waiting = np.stack([w.waiting.reshape(-1, LANES).sum(1) for w in self.warps]).sum(0)
+            waiting = np.sum([warp.waiting for warp in self.warps], axis=0)
             if not waiting.any():
                 return
             if np.any((waiting != 0) & (waiting != self.program.threads)):
@@ -83,7 +83,6 @@ class Warps:
         self.registers: dict[str, Array] = {}
         self.at: dict[int, Array] = {0: np.ones(self.lanes, bool)}
         self.held: list[tuple[int, Array]] = []
-        self.waiting = np.zeros(self.lanes, bool)
         self.mask = self.at[0]
         self.full = True
         self.copies: list[Any] = []  # on their way (`transfers`)
@@ -123,7 +122,6 @@ class Warps:
         stay = self.mask & ~taken
         if kind == "bar":
             self.held.append((after, taken))
-            self.waiting = self.waiting | taken
         elif kind == "bra" and taken.any():
             target = [o for o in instruction.operands if str(o).startswith("$")][-1]
             self._join(self.all.program.labels[target], taken)
@@ -139,7 +137,11 @@ class Warps:
         for pc, mask in self.held:
             self._join(pc, mask)
         self.held = []
-        self.waiting = np.zeros(self.lanes, bool)
+
+    @property
+    def waiting(self) -> Array:
+        """How many lanes of each block wait at a barrier."""
+        return sum((mask.reshape(-1, LANES).sum(1) for _, mask in self.held), np.zeros(self.lanes // LANES, np.int64))
 
     # Operands
 
@@ -168,6 +170,14 @@ class Warps:
 
     def wide(self, value: Array) -> Array:
         return np.broadcast_to(value, (self.lanes,))
+
+    def by_warp(self, operand: str, kind: str) -> Array:
+        """An operand as (blocks, 32)."""
+        return self.wide(self.get(operand, kind)).reshape(-1, LANES)
+
+    def running(self, active: Array | None) -> Array:
+        """The numbers of the lanes that run this instruction: those in `active`, or all that are here."""
+        return np.flatnonzero(self.mask if active is None else active)
 
     def put(self, register: str, value: Array, active: Array | None = None) -> None:
         """Write a register in the active lanes (all that run this instruction, unless fewer are given)."""
@@ -213,5 +223,5 @@ class Warps:
 
     def global_address(self, operand: str, lanes: Array) -> Array:
         register, offset = self._address(operand)
-        address: Array = self.wide(self.get(register, "u64"))[lanes] + np.uint64(offset % 2**64)
+        address: Array = self.wide(self.get(register, "s64"))[lanes] + offset
         return address

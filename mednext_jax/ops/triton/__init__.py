@@ -58,6 +58,11 @@ def tell_once(message: str) -> None:
     _LOG.warning(message)
 
 
+def capability_of(device: jax.Device) -> str:
+    """A GPU's compute capability as in `SHARED_BYTES`, "" of another device."""
+    return str(getattr(device, "compute_capability", ""))
+
+
 def _refusal(device: jax.Device, dtype: str, norm: str, grn: bool) -> str | None:
     if device.platform != "gpu":
         return f"they run on NVIDIA GPUs, JAX's default device is a {device.platform}"
@@ -65,7 +70,7 @@ def _refusal(device: jax.Device, dtype: str, norm: str, grn: bool) -> str | None
         return f"they compute in bfloat16, the configuration asks for {dtype}"
     if norm != "group" or grn:
         return "they have instance norm alone, without global response normalisation"
-    capability = str(getattr(device, "compute_capability", ""))
+    capability = capability_of(device)
     if capability not in SHARED_BYTES:
         known = ", ".join(SHARED_BYTES)
         return f"they are made for compute capability {known}, {device.device_kind} has {capability or 'none'}"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from mednext_jax.ops.triton import SHARED_BYTES
+from mednext_jax.ops.triton import SHARED_BYTES, capability_of
 from mednext_jax.ops.triton.table import TILES
 
 _NARROWEST = 16  # the tensor cores' own tile
@@ -42,10 +42,9 @@ def depthwise_tiles(kernel: str, k: int, extents: Sequence[int]) -> dict[str, in
 
 
 @functools.cache
-def little_shared_memory() -> bool:
-    """Whether the GPU, if there is one, has less shared memory a block than the table's entries may need."""
-    capability = getattr(jax.devices()[0], "compute_capability", None)
-    return SHARED_BYTES.get(str(capability), _MOST_SHARED) < _MOST_SHARED
+def shared_bytes() -> int:
+    """The shared memory of a block on the first device, as much as any entry needs where that is no known GPU."""
+    return SHARED_BYTES.get(capability_of(jax.devices()[0]), _MOST_SHARED)
 
 
 def has_kernel_size(k: int) -> bool:
@@ -59,7 +58,7 @@ def mlp_tiles(kernel: str, channels: int, out_channels: int, hidden: int) -> dic
     An entry's "most" is the largest hidden width that it takes (its sums stay in registers); its "hidden" is halved
     until it divides the width.
     """
-    small = entry(f"{kernel}_small", channels, out_channels) if little_shared_memory() else None
+    small = entry(f"{kernel}_small", channels, out_channels) if shared_bytes() < _MOST_SHARED else None
     tiles = small or entry(kernel, channels, out_channels)
     if tiles is None or hidden > tiles.get("most", hidden):
         return None

@@ -42,15 +42,15 @@ def test_gpus_with_little_shared_memory_have_tiles_of_their_own(monkeypatch: pyt
     class Rtx4090:
         compute_capability = "8.9"
 
-    tiles.little_shared_memory.cache_clear()
+    tiles.shared_bytes.cache_clear()
     assert mlp_tiles("mlp", 256, 128, 512) == TILES["mlp", 256, 128]
     monkeypatch.setattr("jax.devices", lambda: [Rtx4090()])
-    tiles.little_shared_memory.cache_clear()
+    tiles.shared_bytes.cache_clear()
     try:
         assert mlp_tiles("mlp", 256, 128, 512) == TILES["mlp_small", 256, 128]
         assert mlp_tiles("mlp", 32, 32, 96) == TILES["mlp", 32, 32]
     finally:
-        tiles.little_shared_memory.cache_clear()
+        tiles.shared_bytes.cache_clear()
 
 
 def test_two_step_backward_has_both_steps() -> None:
