@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from mednext_jax.errors import InputError as InputError
     from mednext_jax.inference.predictor import Predictor as Predictor
     from mednext_jax.model.config import MedNeXtConfig as MedNeXtConfig
-    from mednext_jax.model.directory import load_model as load_model
-    from mednext_jax.model.directory import save_model as save_model
     from mednext_jax.model.mednext import MedNeXt as MedNeXt
+    from mednext_jax.weights.directory import load_model as load_model
+    from mednext_jax.weights.directory import save_model as save_model
 
 __version__ = "0.1.0"
 
@@ -22,8 +22,8 @@ _HOMES = {
     "MedNeXt": "mednext_jax.model.mednext",
     "MedNeXtConfig": "mednext_jax.model.config",
     "Predictor": "mednext_jax.inference.predictor",
-    "load_model": "mednext_jax.model.directory",
-    "save_model": "mednext_jax.model.directory",
+    "load_model": "mednext_jax.weights.directory",
+    "save_model": "mednext_jax.weights.directory",
 }
 
 __all__ = ["InputError", "MedNeXt", "MedNeXtConfig", "Predictor", "convert", "load_model", "save_model"]

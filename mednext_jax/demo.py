@@ -24,14 +24,14 @@ def run_demo(workdir: Path) -> dict:
     Raises InputError if `workdir` holds something already, or if the `demo` extra is not installed; WorkError if the
     voxel or the cluster Dice stays below `LOWEST_DICE`.
     """
-    from mednext_jax.evaluate.folders import evaluate
-    from mednext_jax.inference.cohort import predict
-    from mednext_jax.preprocess.prepare import prepare
-    from mednext_jax.pvs.picture import draw_comparison
-    from mednext_jax.pvs.placement import PvsDistribution
-    from mednext_jax.pvs.simulate import simulate_dataset
-    from mednext_jax.train.loop import run
+    from mednext_jax.evaluate.evaluate import evaluate
+    from mednext_jax.evaluate.found_and_missed import draw_comparison
+    from mednext_jax.inference.predict import predict
+    from mednext_jax.prepare.prepare import prepare
+    from mednext_jax.simulate.placement import PvsDistribution
+    from mednext_jax.simulate.simulate import simulate_dataset
     from mednext_jax.train.recipes import demo
+    from mednext_jax.train.train import run
 
     refuse_existing(workdir)
     start = time.perf_counter()

@@ -171,7 +171,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from mednext_jax.pvs.simulate import simulate_dataset
+    from mednext_jax.simulate.simulate import simulate_dataset
 
     simulate_dataset(
         options.out,
@@ -184,7 +184,7 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from mednext_jax.preprocess.prepare import prepare
+    from mednext_jax.prepare.prepare import prepare
 
     prepare(
         options.dataset,
@@ -203,8 +203,8 @@ def _prepare(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.train.config import load_config
-    from mednext_jax.train.cross_validation import cross_validate
-    from mednext_jax.train.loop import run
+    from mednext_jax.train.folds import cross_validate
+    from mednext_jax.train.train import run
 
     use_compilation_cache()
     train = cross_validate if options.cv else run
@@ -213,7 +213,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
-    from mednext_jax.inference.cohort import predict
+    from mednext_jax.inference.predict import predict
 
     use_compilation_cache()
     predict(
@@ -231,7 +231,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from mednext_jax.evaluate.cross_validation import evaluate_cross_validation
-    from mednext_jax.evaluate.folders import evaluate
+    from mednext_jax.evaluate.evaluate import evaluate
 
     if options.cv is not None:
         if (options.predictions, options.references, options.regions) != (None, None, None):
@@ -244,13 +244,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from mednext_jax.convert.command import convert
+    from mednext_jax.convert.convert import convert
 
     convert(options.source, options.target, to=options.to, upkern=options.upkern)
 
 
 def _info(options: argparse.Namespace) -> None:
-    from mednext_jax.convert.command import info
+    from mednext_jax.convert.convert import info
 
     print(info(options.model))
 

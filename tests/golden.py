@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.names import expected_shapes
+from mednext_jax.weights.names import expected_shapes
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 _FACTS = json.loads((FOLDER / "golden.json").read_text())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mednext_jax import main as command_line
-from mednext_jax.model.directory import load_models
+from mednext_jax.weights.directory import load_models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -24,14 +24,14 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from mednext_jax.inference import predictor
-from mednext_jax.inference.cohort import predict
 from mednext_jax.inference.on_device import Stored
+from mednext_jax.inference.predict import predict
 from mednext_jax.io.nifti import write_image
 from mednext_jax.io.slabs import slabs_of
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import save_model
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.directory import save_model
+from mednext_jax.weights.recipe import Recipe
 
 SHAPE = (320, 300, 208)
 

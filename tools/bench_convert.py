@@ -19,7 +19,7 @@ import sys
 import numpy as np
 from mednext_jax.convert import to_torch
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.names import expected_shapes, from_torch_names
+from mednext_jax.weights.names import expected_shapes, from_torch_names
 
 config = MedNeXtConfig.variant("L", kernel_size=5, deep_supervision=True)
 rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ to_torch(sys.argv[1], config, from_torch_names(config, state))
 _MEASURE = """
 import json, resource, sys, time
 started = time.perf_counter()
-from mednext_jax.convert.command import convert, info
+from mednext_jax.convert.convert import convert, info
 convert(sys.argv[1], sys.argv[2], to=sys.argv[3])
 seconds = time.perf_counter() - started
 print(json.dumps([seconds, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))

@@ -30,20 +30,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from mednext_jax.inference.predictor import products_in
+from mednext_jax.kernels.best_ops import best_ops
+from mednext_jax.kernels.channels_first import ChannelsFirstOps
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.model.names import to_torch_names
 from mednext_jax.ops import blocks as composed
 from mednext_jax.ops.local import LocalOps
-from mednext_jax.ops.triton import best_ops
-from mednext_jax.ops.triton.channels_first import ChannelsFirstOps
 from mednext_jax.parallel.mesh import make_mesh
 from mednext_jax.train.config import default_config
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
 from mednext_jax.train.step import make_train_step
-from tools.gpu_cases import Case, cases, draw, with_gradients
-from tools.gpu_trace import kernel_times
+from mednext_jax.weights.names import to_torch_names
+from tools.gpu.cases import Case, cases, draw, with_gradients
+from tools.gpu.trace import kernel_times
 
 BYTES_PER_SECOND = 3.0e12  # what an H100's memory sustains
 PARTS = ("check", "blocks", "network", "scan")
@@ -97,7 +97,7 @@ def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
 def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> Iterator[Row]:
     """Every fused block in bfloat16, with fresh weights at full size, against PyTorch's in float32."""
     try:
-        from tools.torch_block import check
+        from tools.gpu.torch_block import check
     except ImportError:
         yield Row("blocks against float32", "kernels", note="not checked: PyTorch is not installed")
         return
@@ -255,8 +255,8 @@ def bench_scan(
     import nibabel
 
     from mednext_jax.inference.predictor import Predictor, network_of
-    from mednext_jax.model.directory import Model
-    from mednext_jax.model.recipe import Recipe
+    from mednext_jax.weights.directory import Model
+    from mednext_jax.weights.recipe import Recipe
 
     params = MedNeXt(config).init(jax.random.key(1), jax.ShapeDtypeStruct((1, *extents, 1), jnp.float32))["params"]
     recipe = Recipe(channel_names=("T2w",), labels={"background": 0, "PVS": 1}, patch_size=extents, spacing=None)

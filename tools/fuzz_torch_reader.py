@@ -26,9 +26,9 @@ from hypothesis import HealthCheck, given, seed, settings, strategies
 from mednext_jax.convert.architecture import recognise
 from mednext_jax.convert.containers import read_checkpoint
 from mednext_jax.convert.nnunet_plans import plan_of_v1
-from mednext_jax.convert.pickle_reader import read_pickle
+from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
-from mednext_jax.model.names import expected_shapes
+from mednext_jax.weights.names import expected_shapes
 
 DATA = Path(__file__).parent.parent / "tests/data/torch_files"
 # What the pickle reader grants small files, and what Python and zlib take for themselves.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.names import expected_shapes
+from mednext_jax.weights.names import expected_shapes
 
 CONFIG = MedNeXtConfig(
     in_channels=1, num_classes=2, base_channels=1, block_counts=(1,) * 9, deep_supervision=True, decoder_kernel_size=3

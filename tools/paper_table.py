@@ -99,9 +99,9 @@ def run(workdir: Path, out: Path) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     from mednext_jax.evaluate.cross_validation import markdown, read_cross_validation
-    from mednext_jax.preprocess.prepare import prepare
-    from mednext_jax.pvs.simulate import simulate_dataset
-    from mednext_jax.train.cross_validation import cross_validate
+    from mednext_jax.prepare.prepare import prepare
+    from mednext_jax.simulate.simulate import simulate_dataset
+    from mednext_jax.train.folds import cross_validate
 
     stage = Stages(workdir / "stages.json")
     for seed, (contrast, sites) in enumerate(SITES.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mednext_jax.convert.sources import from_torch
-from mednext_jax.convert.upkern import upkern
 from mednext_jax.convert.writers import to_torch
+from mednext_jax.weights.upkern import upkern
 
 __all__ = ["from_torch", "to_torch", "upkern"]

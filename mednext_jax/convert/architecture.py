@@ -11,7 +11,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import LEVELS, STAGES, MedNeXtConfig
-from mednext_jax.model.names import DUMMY, Flavour, expected_shapes
+from mednext_jax.weights.names import DUMMY, Flavour, expected_shapes
 
 _STAGE_NAMES = (
     *(f"enc_block_{i}" for i in range(LEVELS)),

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mednext_jax.convert.torch_file import LEGACY_MAGIC, ZIP_MAGIC, TorchFile
+from mednext_jax.convert.torch_reader.torch_file import LEGACY_MAGIC, ZIP_MAGIC, TorchFile
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import MIB
-from mednext_jax.model.safetensors_file import read_tensors
+from mednext_jax.weights.safetensors_file import read_tensors
 
 _STEM = "stem.weight"
 _WRAPPERS = {"module", "_orig_mod", "model", "network", "net"}

@@ -22,7 +22,7 @@ from mednext_jax.convert.writers import torch_save, torch_state
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.model.config import LEVELS, MedNeXtConfig
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.recipe import Recipe
 
 _SCHEMES_V1 = {"ct": "CT", "zscore": "nonCT", "none": "noNorm"}
 _SCHEMES_V2 = {"ct": "CTNormalization", "zscore": "ZScoreNormalization", "none": "NoNormalization"}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import InputError
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.recipe import Recipe
 
 _SCHEMES_V1 = {"CT": "ct", "CT2": "ct", "nonCT": "zscore", "noNorm": "none"}
 _SCHEMES_V2 = {"CTNormalization": "ct", "ZScoreNormalization": "zscore", "NoNormalization": "none"}

@@ -17,13 +17,13 @@ import mednext_jax
 from mednext_jax.convert.architecture import Architecture, describe, recognise
 from mednext_jax.convert.containers import Checkpoint, read_checkpoint
 from mednext_jax.convert.nnunet_plans import Plan, plan_of_v1, plan_of_v2, to_image_axes
-from mednext_jax.convert.pickle_reader import read_pickle
+from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import MIB, read_json
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import DESCRIPTION, load_model, sha256
-from mednext_jax.model.names import Params, from_torch_names
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.directory import DESCRIPTION, load_model, sha256
+from mednext_jax.weights.names import Params, from_torch_names
+from mednext_jax.weights.recipe import Recipe
 
 # nnU-Net's own order of trust, v2 then v1.
 _CHECKPOINTS = tuple(

@@ -13,7 +13,7 @@ import numpy as np
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.model.config import LEVELS, MedNeXtConfig
-from mednext_jax.model.names import Flavour, to_torch_names
+from mednext_jax.weights.names import Flavour, to_torch_names
 
 
 def to_torch(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mednext_jax.evaluate.cluster import Overlaps, any_overlap, one_to_one, valdo
 from mednext_jax.evaluate.voxel import voxel_metrics
-from mednext_jax.pvs.clusters import cluster_regions, label_clusters
+from mednext_jax.measure.clusters import cluster_regions, label_clusters
 
 WHOLE = "all"
 # mm3; SHIVA-PVS (Boutinaud 2021) finds PVS hard to detect below 10 mm3 and easy above 15.

@@ -18,8 +18,8 @@ from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti import write_image
-from mednext_jax.model.directory import DESCRIPTION
-from mednext_jax.pvs.clusters import label_clusters
+from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.weights.directory import DESCRIPTION
 
 COLUMNS = ("scan", "count", "volume_mm3", "seconds")
 BIDS_VERSION = "1.10.0"

@@ -22,14 +22,14 @@ from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
 from mednext_jax.io.slabs import over_slabs
+from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import Model, load_models
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.ops.triton import best_ops
 from mednext_jax.preprocess.clean import clean, packages
 from mednext_jax.preprocess.crop import nonzero_box, nonzero_region
 from mednext_jax.preprocess.normalise import find_scaling
 from mednext_jax.preprocess.pipeline import Properties, place_scan
+from mednext_jax.weights.directory import Model, load_models
 
 _LOG = logging.getLogger(__name__)
 Scan = str | os.PathLike | nib.Nifti1Image

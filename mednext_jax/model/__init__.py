@@ -1,1 +1,1 @@
-"""The network: its configuration, its blocks, its files."""
+"""The network: its configuration and its blocks."""

@@ -1,1 +1,1 @@
-"""From a scan to what the network sees: crop, normalise, resample; and `prepare` for a whole data set."""
+"""From a scan to what the network sees: clean, crop, normalise, resample."""

@@ -9,7 +9,7 @@ from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cohort import summarise
 from mednext_jax.io.prepared import PreparedMeta
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.recipe import Recipe
 
 _SCORES = {
     "voxel Dice": "dice",

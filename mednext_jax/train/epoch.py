@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mednext_jax.data.pipeline import batches, to_devices
+from mednext_jax.data.batches import batches, to_devices
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.parallel.mesh import over_samples
 from mednext_jax.parallel.processes import is_main_process, meet

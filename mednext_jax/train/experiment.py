@@ -17,20 +17,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mednext_jax.convert.upkern import upkern
 from mednext_jax.data.augment import make_augment, read_size
-from mednext_jax.data.pipeline import PatchSampler
+from mednext_jax.data.batches import PatchSampler
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cross_validation import Fold
 from mednext_jax.inference.predictor import network_of
 from mednext_jax.inference.sliding_window import Network
 from mednext_jax.io.case_store import CaseStore
+from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import load_model
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.model.recipe import Recipe
-from mednext_jax.ops.triton import best_ops
 from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import shardings_of, state_like
@@ -39,6 +36,9 @@ from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
+from mednext_jax.weights.directory import load_model
+from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.upkern import upkern
 
 TRAINING, VALIDATION = 0, 1  # streams of random numbers
 

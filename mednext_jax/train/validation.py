@@ -20,9 +20,9 @@ from mednext_jax.inference.sliding_window import Network, Window, foreground_pro
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.nifti import from_volume, grid_of, image_like, write_image
-from mednext_jax.model.recipe import Recipe
 from mednext_jax.preprocess.pipeline import Properties, restore
 from mednext_jax.train.picture import draw_case
+from mednext_jax.weights.recipe import Recipe
 
 PICTURES = 3  # validation cases that are drawn
 

@@ -12,7 +12,7 @@ import pytest
 from mednext_jax.convert.architecture import describe, recognise
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.names import DUMMY, expected_shapes
+from mednext_jax.weights.names import DUMMY, expected_shapes
 
 pytestmark = pytest.mark.core
 

@@ -13,7 +13,7 @@ from mednext_jax.convert.containers import read_checkpoint
 from mednext_jax.convert.sources import read_sources
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.names import expected_shapes, to_torch_names
+from mednext_jax.weights.names import expected_shapes, to_torch_names
 from tests.convert.torch_archive import DATA
 
 pytestmark = pytest.mark.core

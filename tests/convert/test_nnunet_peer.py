@@ -12,13 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.convert.command import convert
+from mednext_jax.convert.convert import convert
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.inference.tiles import gaussian_map, tile_starts
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import save_model
-from mednext_jax.model.names import from_torch_names
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.directory import save_model
+from mednext_jax.weights.names import from_torch_names
+from mednext_jax.weights.recipe import Recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("nnunetv2")

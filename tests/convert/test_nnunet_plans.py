@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mednext_jax.convert.nnunet_plans import plan_of_v1, plan_of_v2, to_image_axes
-from mednext_jax.convert.pickle_reader import read_pickle
 from mednext_jax.convert.sources import read_sources
+from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
 from tests.convert.torch_archive import DATA, payload
 
@@ -79,7 +79,7 @@ def test_v2_plans_inside_the_checkpoint():
 
 
 def v2_plans() -> tuple[dict, dict]:
-    from mednext_jax.convert.torch_file import TorchFile
+    from mednext_jax.convert.torch_reader.torch_file import TorchFile
 
     init = TorchFile(DATA / "checkpoint_final.pth").contents["init_args"]
     return json.loads(json.dumps(init["plans"])), json.loads(json.dumps(init["dataset_json"]))

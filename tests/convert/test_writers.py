@@ -10,7 +10,7 @@ import pytest
 from mednext_jax.convert import from_torch, to_torch
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.names import expected_shapes, from_torch_names
+from mednext_jax.weights.names import expected_shapes, from_torch_names
 
 torch = pytest.importorskip("torch")
 mednext = pytest.importorskip("monai.networks.nets.mednext")

@@ -10,7 +10,7 @@ import pytest
 from mednext_jax.evaluate.case import evaluate_case
 from mednext_jax.evaluate.cluster import Overlaps, any_overlap, one_to_one, valdo
 from mednext_jax.evaluate.voxel import voxel_metrics
-from mednext_jax.pvs.clusters import label_clusters
+from mednext_jax.measure.clusters import label_clusters
 
 pytestmark = pytest.mark.core
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import load_model, save_model
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.directory import load_model, save_model
+from mednext_jax.weights.recipe import Recipe
 
 CONFIG = MedNeXtConfig(base_channels=2, expansion_ratios=(1,) * 9, block_counts=(1,) * 9)
 RECIPE = Recipe(channel_names=("T2w",), patch_size=(16, 16, 16))

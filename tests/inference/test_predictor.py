@@ -17,9 +17,9 @@ from mednext_jax.inference.predictor import Predictor, products_in
 from mednext_jax.inference.tiles import gaussian_map, pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import load_model
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.pipeline import preprocess_scan, restore
+from mednext_jax.weights.directory import load_model
 
 pytestmark = pytest.mark.core
 CT = {"mean": 310.0, "std": 60.0, "percentile_00_5": 150.0, "percentile_99_5": 420.0}

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.inference.cohort import predict
+from mednext_jax.inference.predict import predict
 
 pytestmark = pytest.mark.core
 

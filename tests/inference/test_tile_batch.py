@@ -13,8 +13,8 @@ from mednext_jax.inference import predictor as module
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.inference.tile_batch import choose_tile_batch, tile_bytes
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import Model
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.directory import Model
+from mednext_jax.weights.recipe import Recipe
 
 pytestmark = pytest.mark.core
 GIB = 2**30

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mednext_jax import MedNeXt
-from mednext_jax.model.names import from_torch_names
 from mednext_jax.ops.local import LocalOps
+from mednext_jax.weights.names import from_torch_names
 from tests.golden import CONFIGS, golden_case
 
 pytestmark = pytest.mark.core

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mednext_jax import MedNeXt, MedNeXtConfig
-from mednext_jax.model.names import from_torch_names
 from mednext_jax.ops.local import LocalOps
+from mednext_jax.weights.names import from_torch_names
 from tests.golden import state_dict, unit_uniform
 
 torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ import pytest
 from mednext_jax import MedNeXt, MedNeXtConfig
 from mednext_jax.errors import InputError
 from mednext_jax.model.blocks import MedNeXtUpBlock
-from mednext_jax.model.names import leaves
+from mednext_jax.weights.names import leaves
 
 pytestmark = pytest.mark.core
 

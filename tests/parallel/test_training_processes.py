@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import load_model
 from mednext_jax.parallel.processes import HEARTBEAT
 from mednext_jax.train.config import AUGMENT_PROBABILITIES, architecture, default_config
+from mednext_jax.weights.directory import load_model
 from tests.train.conftest import write_prepared
 
 pytestmark = pytest.mark.core

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from mednext_jax.model.names import from_torch_names
 from mednext_jax.parallel.mesh import replicated
 from mednext_jax.train.experiment import Experiment
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
+from mednext_jax.weights.names import from_torch_names
 
 torch = pytest.importorskip("torch")
 from torch.nn import functional  # noqa: E402

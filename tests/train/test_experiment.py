@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from mednext_jax.convert.upkern import upkern
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import save_model
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.model.recipe import Recipe
 from mednext_jax.train.config import default_config
 from mednext_jax.train.experiment import Experiment, _weights_of, fold_cases, to_host
+from mednext_jax.weights.directory import save_model
+from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.upkern import upkern
 
 pytestmark = pytest.mark.core
 

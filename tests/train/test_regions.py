@@ -12,9 +12,9 @@ from mednext_jax.errors import InputError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.case_store import CaseStore
-from mednext_jax.model.directory import load_model
 from mednext_jax.train.experiment import Experiment
-from mednext_jax.train.loop import run
+from mednext_jax.train.train import run
+from mednext_jax.weights.directory import load_model
 
 pytestmark = pytest.mark.core
 

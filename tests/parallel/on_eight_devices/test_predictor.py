@@ -9,9 +9,9 @@ import pytest
 
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.directory import Model
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.model.recipe import Recipe
+from mednext_jax.weights.directory import Model
+from mednext_jax.weights.recipe import Recipe
 
 pytestmark = pytest.mark.core
 

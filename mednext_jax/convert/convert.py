@@ -1,0 +1,115 @@
+"""`mednext-jax convert` and `mednext-jax info`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from mednext_jax.convert.architecture import describe
+from mednext_jax.convert.nnunet_export import write_v1, write_v2
+from mednext_jax.convert.sources import Source, count, read_sources
+from mednext_jax.convert.writers import to_torch
+from mednext_jax.errors import InputError
+from mednext_jax.io.atomic import atomic_directory, refuse_existing
+from mednext_jax.weights.directory import save_model
+from mednext_jax.weights.upkern import upkern as enlarge
+
+Target = Literal["mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"]
+
+
+def convert(
+    source: str | os.PathLike, target: str | os.PathLike, to: Target = "mednext-jax", upkern: int | None = None
+) -> None:
+    """Bring weights from any readable source to `target` in the form `to`, and print what was found.
+
+    `source`: a checkpoint, a model directory, or a folder of folds (all are converted, to an ensemble).
+    `upkern`: resample the depthwise kernels to this odd size on the way.
+    Raises InputError if `target` exists, the source cannot be read, or the target format cannot express it.
+    """
+    refuse_existing(target)
+    found = read_sources(source)
+    if upkern is not None:
+        found = {fold: _enlarged(network, upkern) for fold, network in found.items()}
+    print(_describe(found))
+    notes: list[str] = []
+    if to == "mednext-jax":
+        _write_models(Path(target), found)
+    elif to in ("mic", "monai"):
+        _write_state_dicts(Path(target), found, "mic" if to == "mic" else "monai")
+    elif to in ("nnunet-v1", "nnunet-v2"):
+        notes = write_v1(target, found) if to == "nnunet-v1" else write_v2(target, found)
+    else:
+        raise InputError("unknown target format", expected=", ".join(Target.__args__), found=repr(to))  # type: ignore[attr-defined]
+    print("\n".join([f"written  {target} ({to})", *(f"note     {note}" for note in notes)]))
+
+
+def info(path: str | os.PathLike) -> str:
+    """What a checkpoint, model directory or folder of folds holds, as text. Raises InputError as `convert` does."""
+    return _describe(read_sources(path))
+
+
+def _describe(found: Mapping[str, Source]) -> str:
+    return "\n\n".join((f"[{fold}]\n" if fold else "") + _describe_one(source) for fold, source in found.items())
+
+
+def _describe_one(source: Source) -> str:
+    config, recipe = source.config, source.recipe
+    spacing = "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in recipe.spacing) + " mm"
+    mask = ", inside the non-zero mask" if recipe.use_mask_for_norm else ""
+    lines = {
+        "source": f"{source.path} ({source.kind})",
+        "network": source.name,
+        "parameters": f"{count(source.params):,}",
+        "channels": f"{config.in_channels} in ({', '.join(recipe.channel_names)})",
+        "classes": f"{config.num_classes} ({', '.join(recipe.labels)})",
+        "heads": "5 (deep supervision)" if config.deep_supervision else "1",
+        "patch": " x ".join(map(str, recipe.patch_size)) + " voxels (d, h, w)",
+        "spacing": spacing,
+        "cleaning": ", ".join(recipe.cleaning) or "none",
+        "intensities": ", ".join(recipe.normalisation) + mask,
+        "orientation": recipe.orientation or "as stored",
+        "averages": f"{recipe.average}, mirrored along axes {', '.join(map(str, recipe.mirror_axes)) or 'none'}",
+    }
+    skip = ("notes",)
+    facts = {name: value for name, value in source.provenance.items() if name not in skip}
+    text = [f"{name:<12} {value}" for name, value in lines.items()]
+    text += [f"{'provenance':<12} {name}: {value}" for name, value in facts.items()]
+    text += [f"{'note':<12} {note}" for note in dict.fromkeys(source.notes)]
+    return "\n".join(text)
+
+
+def _enlarged(source: Source, size: int) -> Source:
+    config, params = enlarge(source.config, source.params, size)
+    note = f"UpKern: kernels resampled from {source.config.encoder_kernel_size} to {size}"
+    provenance = {**source.provenance, "upkern": size}
+    return dataclasses.replace(
+        source,
+        config=config,
+        params=params,
+        name=describe(config),
+        provenance=provenance,
+        notes=(*source.notes, note),
+    )
+
+
+def _write_models(target: Path, found: Mapping[str, Source]) -> None:
+    if list(found) == [""]:
+        source = found[""]
+        save_model(target, source.config, source.params, source.recipe, source.provenance)
+        return
+    with atomic_directory(target) as folder:
+        for fold, source in found.items():
+            name = fold if fold.startswith("fold_") else f"fold_{fold}"
+            save_model(folder / name, source.config, source.params, source.recipe, source.provenance)
+
+
+def _write_state_dicts(target: Path, found: Mapping[str, Source], flavour: Literal["mic", "monai"]) -> None:
+    if list(found) == [""]:
+        to_torch(target, found[""].config, found[""].params, flavour)
+        return
+    with atomic_directory(target) as folder:
+        for fold, source in found.items():
+            to_torch(folder / f"{fold}.pt", source.config, source.params, flavour)

@@ -1,0 +1,1 @@
+"""A PyTorch file read without torch, and without running the pickle in it."""

@@ -1,0 +1,125 @@
+"""Folders of predicted and reference masks: pair the files, score each case, write the summary."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.evaluate.case import Scores, evaluate_case
+from mednext_jax.evaluate.scores_file import write_scores
+from mednext_jax.evaluate.table import terminal_table
+from mednext_jax.io.atomic import atomic_directory, refuse_existing
+from mednext_jax.io.geometry import grid_problems
+from mednext_jax.io.nifti import read_labels
+from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.measure.regions import RegionMaps
+
+RULES = {
+    "foreground": "every label above 0",
+    "clusters": "26-connected; any overlap (SHIVA-PVS): tp = reference clusters with a predicted voxel, "
+    "fp = predicted clusters that touch no reference, fn = reference clusters without a predicted voxel; "
+    "precision = tp / (tp + fp), recall = tp / (tp + fn), dice = 2 tp / (2 tp + fp + fn); "
+    "tp_predicted = predicted clusters that touch a reference",
+    "undefined": "0 / 0 is null (a case empty in both masks has no Dice) and left out of the means; n counts the rest",
+    "regions": "voxel scores: voxels in the region; clusters, counts and volumes: by the region with most voxels",
+}
+
+
+def evaluate(
+    predictions: str | Path, references: str | Path, out: str | Path, regions: str | Path | None = None
+) -> dict[str, Any]:
+    """Score predicted masks against references and write `out`/summary.json and `out`/cases.csv; print a table.
+
+    predictions, references: folders of label maps (searched with their subfolders), or one file each. Files are paired
+    by case: the name without its ending, `_mask`, and BIDS entities that say what the map is. In a folder with names
+    in `_mask`, other files (probabilities) are left out. Every prediction needs a reference; references without a
+    prediction are listed, not scored. regions: a folder of region maps (`RegionMaps`).
+    Returns the summary: {"regions": {"all": summarise(...), ...}, "cases": {case: evaluate_case(...)}, ...}.
+    Raises InputError with all problems of all cases; then nothing is written.
+    """
+    refuse_existing(out)
+    predicted, reference = find_masks(predictions), find_masks(references)
+    if Path(predictions).is_file() and Path(references).is_file():
+        reference = dict(zip(predicted, reference.values(), strict=True))
+    maps = None if regions is None else RegionMaps.open(regions)
+    problems = [
+        Problem(
+            "A prediction has no reference.",
+            file=str(path),
+            expected=f"a label map of the case {case} in {references}",
+            found=", ".join(list(reference)[:5]) + (", ..." if len(reference) > 5 else ""),
+            mend="name both files after the case",
+        )
+        for case, path in predicted.items()
+        if case not in reference
+    ]
+    if problems:
+        raise InputError.of(problems)
+
+    cases: dict[str, dict[str, Scores]] = {}
+    for case, path in predicted.items():
+        try:
+            cases[case] = _evaluate_files(case, path, reference[case], maps)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError.of(problems)
+
+    absent = sorted(set(reference) - set(predicted))
+    with atomic_directory(out) as folder:
+        summary = write_scores(folder, cases, references_without_prediction=absent, rules=RULES)
+    print(f"{len(cases)} case{'s' * (len(cases) != 1)}, mean ± SD; clusters: 26-connected, any overlap; r: Pearson")
+    print(terminal_table(summary["regions"]))
+    if absent:
+        print(f"{len(absent)} references have no prediction and are not scored: {', '.join(absent[:5])}")
+    return summary
+
+
+def find_masks(source: str | Path) -> dict[str, Path]:
+    """Case -> label map, sorted, for a folder (with subfolders) or one file."""
+    source = Path(source)
+    if source.is_file():
+        return {case_of(source): source}
+    files = sorted(p for p in source.rglob("*") if p.name.endswith(NIFTI_ENDINGS) and not p.name.startswith("."))
+    files = [p for p in files if _stem(p).endswith("_mask")] or files
+    if not files:
+        raise InputError(
+            "There are no label maps.",
+            file=source,
+            expected="a folder with CASE.nii.gz or CASE_mask.nii.gz",
+            found="a folder without NIfTI files" if source.is_dir() else "nothing",
+        )
+    cases: dict[str, Path] = {}
+    for path in files:
+        other = cases.setdefault(case_of(path), path)
+        if other != path:
+            raise InputError("Two label maps are of one case.", file=path, found=other, mend="keep one of them")
+    return cases
+
+
+def case_of(path: Path) -> str:
+    """The case of a label map: `sub-1_space-orig_label-PVS_mask.nii.gz`, `sub-1_mask.nii.gz` and `sub-1.nii` agree."""
+    return re.sub(r"_(mask|dseg|(space|label|seg|desc)-[a-zA-Z0-9]+)(?=_|$)", "", _stem(path))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _evaluate_files(case: str, prediction: Path, reference: Path, maps: RegionMaps | None) -> dict[str, Scores]:
+    predicted, true = read_labels(prediction), read_labels(reference)
+    problems = grid_problems(predicted, true, "The prediction", prediction, reference)
+    if any(problem.severity == "E" for problem in problems):
+        raise InputError.of(problems)
+    return evaluate_case(
+        np.asanyarray(predicted.dataobj),
+        np.asanyarray(true.dataobj),
+        nib.affines.voxel_sizes(true.affine),
+        None if maps is None else maps.read(case, true),
+        None if maps is None else maps.names,
+    )

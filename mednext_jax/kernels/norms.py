@@ -1,0 +1,89 @@
+"""The instance norm between a block's kernels, from the few numbers per channel that they exchange."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, ShapeDtypeStruct, lax
+
+from mednext_jax.kernels import moments
+from mednext_jax.kernels.launch import launch
+from mednext_jax.ops.norm import EPSILON, Split
+
+
+class Norm(NamedTuple):
+    """The norm of u as t = scale u + shift, and what its backward needs; (n, c) float32 each but voxels."""
+
+    scale: Array
+    shift: Array
+    mean: Array
+    deviation: Array  # 1 / sqrt(variance + epsilon)
+    voxels: Array  # () float32
+
+
+class Sums(NamedTuple):
+    """What the MLP's backward sums over voxels, float32. dz is the gradient at the hidden layer before GELU."""
+
+    big_g: Array  # u^T dz (n, c, r)
+    s: Array  # sum of dz (n, r)
+    compress_kernel: Array  # (r, e)
+    compress_bias: Array  # (e,)
+
+
+def fold(partial: Array, scale: Array, bias: Array, split: Split) -> Norm:
+    """`partial` (n, c, programs, 3): count, mean and sum of squares about that mean of each program's voxels.
+
+    `split` as of `ops.norm`.
+    """
+    for name in split:
+        if name:
+            partial = lax.all_gather(partial, name, axis=2, tiled=True)
+    n, c, programs, _ = partial.shape
+    a, shift, mean, deviation, voxels = launch(
+        moments.fold_kernel,
+        (partial, scale, bias),
+        [ShapeDtypeStruct((n, c), jnp.float32)] * 5,
+        (c, n),
+        C=c,
+        P=programs,
+        BP=1 << (programs - 1).bit_length(),
+        EPSILON=EPSILON,
+    )
+    return Norm(a, shift, mean, deviation, voxels[0, 0])
+
+
+class NormGradients(NamedTuple):
+    """Gradients of the parameters, and du = scale dt + slope u + level, the norm's backward ((n, c) each)."""
+
+    expand_kernel: Array  # (c, r)
+    expand_bias: Array  # (r,)
+    norm_scale: Array  # (c,)
+    norm_bias: Array  # (c,)
+    slope: Array
+    level: Array
+
+
+def backward(sums: Sums, norm: Norm, expand_kernel: Array, split: Split) -> NormGradients:
+    """From dt = dz expand^T alone follow the sums over voxels of dt and of dt u that the norm's backward needs.
+
+    Parameter gradients are this device's part of a split volume, `slope` and `level` those of the whole.
+    """
+    # TF32, a GPU's default for products of float32, would cost three digits.
+    part_dt = jnp.matmul(sums.s, expand_kernel.T, precision=lax.Precision.HIGHEST)  # (n, c)
+    part_dtu = (sums.big_g * expand_kernel).sum(-1)
+    total_dt, total_dtu = _over(part_dt, split), _over(part_dtu, split)
+    slope = -norm.scale * jnp.square(norm.deviation) * (total_dtu - norm.mean * total_dt) / norm.voxels
+    return NormGradients(
+        expand_kernel=(norm.scale[..., None] * sums.big_g + norm.shift[..., None] * sums.s[:, None]).sum(0),
+        expand_bias=sums.s.sum(0),
+        norm_scale=((part_dtu - norm.mean * part_dt) * norm.deviation).sum(0),
+        norm_bias=part_dt.sum(0),
+        slope=slope,
+        level=-norm.scale * total_dt / norm.voxels - slope * norm.mean,
+    )
+
+
+def _over(x: Array, split: Split) -> Array:
+    names = tuple(name for name in split if name)
+    return lax.psum(x, names) if names else x

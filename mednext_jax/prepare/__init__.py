@@ -1,0 +1,1 @@
+"""The command `prepare`: a whole data set verified, resampled, normalised and split."""

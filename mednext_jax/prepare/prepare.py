@@ -1,0 +1,343 @@
+"""`prepare`: verify a data set, bring every case to the network's grid and intensities, split it, store it.
+
+Nothing is written before the whole data set has been verified. A run that stops goes on where it stopped: each stored
+case carries a key of its source files' hashes and of everything that shaped it, and is made again when that changes.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from mednext_jax.data.splits import Fold, make_splits, subject_leaks
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.atomic import refuse_existing
+from mednext_jax.io.bids import is_bids, read_bids
+from mednext_jax.io.brain_masks import BrainMasks, read_brain
+from mednext_jax.io.case_store import ANNOTATED, CaseWriter
+from mednext_jax.io.nifti import grid_of, label_volume, read_labels, read_scan, to_volume
+from mednext_jax.io.nnunet_raw import read_nnunet_raw
+from mednext_jax.io.prepared import PreparedMeta
+from mednext_jax.io.raw_dataset import RawCase, RawDataset
+from mednext_jax.io.validate import CaseReport, validate
+from mednext_jax.measure.regions import NAMES, RegionMaps, only_named
+from mednext_jax.prepare.foreground import draw_foreground
+from mednext_jax.prepare.plan import draw_intensities, intensity_properties, median_spacing, use_mask_for_norm
+from mednext_jax.preprocess.clean import clean, packages
+from mednext_jax.preprocess.normalise import scheme_of
+from mednext_jax.preprocess.pipeline import Properties, preprocess_scan, to_prepared_grid
+
+# Part of every case's key: raise it when the same files and settings would give other voxels.
+PIPELINE = 1
+SPACING_RANGE = (0.05, 20.0)
+REGIONS = "regions"  # the folder of region maps in a data set
+PACKAGES = ("mednext-jax", "nibabel", "numpy", "scipy", "tensorstore")
+
+Spacing = float | Sequence[float] | str | None
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prepare(
+    dataset: str | os.PathLike,
+    out: str | os.PathLike,
+    spacing: Spacing = 0.8,
+    splits: str = "kfold:5",
+    labels: str | os.PathLike | None = None,
+    *,
+    suffix: str | None = None,
+    regions: str | os.PathLike | None = None,
+    n4: bool = False,
+    denoise: bool = False,
+    brain_masks: str | os.PathLike | None = None,
+    threads: int | None = None,
+) -> PreparedMeta:
+    """Verify and preprocess a data set into the folder (or gs://, s3:// URL) `out`; prints a summary.
+
+    `dataset`: an nnU-Net raw data set, or a BIDS one with its label maps in the derivatives folder `labels` (`suffix`
+    chooses among T1w, T2w, ...; with commas: several channels). `spacing`: mm, isotropic or three along (d, h, w) =
+    (z, y, x); "median" (nnU-Net's rule) or None, each scan's own. `splits`: see data.splits.make_splits. `regions`: a
+    folder of region maps (see pvs.regions; default: `dataset`/regions if it is one), by which validation scores are
+    told apart.
+    `n4`, `denoise`, `brain_masks` (a folder, see io.brain_masks): see preprocess.clean; all off by default.
+    Raises InputError with all problems together, or if `out` holds a data set made with other settings.
+    """
+    switches = {"n4": n4, "denoise": denoise, "brain": brain_masks is not None}
+    cleaning = tuple(step for step, on in switches.items() if on)
+    packages(cleaning)  # before any work
+    raw = _with_regions(_read_dataset(Path(dataset), labels, suffix), regions)
+    if brain_masks is not None:
+        raw = BrainMasks.open(brain_masks).added_to(raw)
+    spacing = _checked_spacing(spacing)
+    settings = {
+        "spacing": list(spacing) if isinstance(spacing, tuple) else spacing,
+        "splits": splits,
+        "cleaning": list(cleaning),
+    }
+    writer = _open_output(out, raw, settings)
+    threads = threads or min(4, os.cpu_count() or 1)
+    folds: list[Fold] = []
+    try:
+        folds = make_splits(splits, raw.subjects, raw.participants)
+    except InputError as error:  # reported together with what is wrong with the files
+        raw = dataclasses.replace(raw, problems=(*raw.problems, *error.problems))
+
+    with tqdm(total=len(raw.cases), desc="verify", unit="case", disable=None) as bar:
+        reports = validate(raw, threads=threads, progress=bar.update)
+    warnings = [problem for report in reports for problem in report.problems]
+    _say([*warnings, *subject_leaks(folds, raw.subjects)])
+
+    meta = _describe(raw, reports, spacing, settings, threads)
+    keys = {report.id: _case_key(report, meta) for report in reports}
+    there = writer.keys()
+    todo = [case for case in raw.cases if there.get(case.id) != keys[case.id]]
+    stale = sorted(set(there) - set(meta.cases))
+    unchanged = not todo and not stale and writer.splits() == folds and _same(writer.meta(), meta)
+    if not unchanged:
+        writer.begin()
+        for case_id in stale:
+            writer.remove_case(case_id)
+        with tqdm(total=len(todo), desc="prepare", unit="case", disable=None) as bar:
+            _for_each(lambda case: _write(case, meta, keys[case.id], writer), todo, threads, bar.update)
+        writer.finish(meta, folds)
+    print(_summary(meta, out, len(folds), len(todo)))
+    return meta
+
+
+def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | None) -> RawDataset:
+    if (root / "dataset.json").is_file():
+        return read_nnunet_raw(root)
+    if not (root.is_dir() and is_bids(root)):
+        raise InputError(
+            "The data set is not understood.",
+            file=root,
+            expected="an nnU-Net raw data set (dataset.json, imagesTr, labelsTr) or a BIDS data set",
+            found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else "no folder",
+            mend="check the path, or write a dataset.json",
+        )
+    if labels is None:
+        raise InputError(
+            "A BIDS data set needs its label maps.",
+            file=root,
+            expected="--labels FOLDER, for example derivatives/pvs",
+            mend="name the derivatives folder that holds the label maps",
+        )
+    return read_bids(root, labels, suffix)
+
+
+def _with_regions(raw: RawDataset, folder: str | os.PathLike | None) -> RawDataset:
+    if folder is None and not (raw.root / REGIONS / NAMES).is_file():
+        return raw
+    return RegionMaps.open(Path(folder or raw.root / REGIONS)).added_to(raw)
+
+
+def _checked_spacing(spacing: Spacing) -> tuple[float, float, float] | str | None:
+    if spacing is None or spacing == "median":
+        return spacing
+    try:
+        sizes = np.broadcast_to(np.asarray(spacing, float), 3)
+    except ValueError:
+        sizes = np.zeros(3)
+    if not ((sizes >= SPACING_RANGE[0]) & (sizes <= SPACING_RANGE[1])).all():
+        raise InputError(
+            "The target spacing is not understood.",
+            expected=f"{SPACING_RANGE[0]} to {SPACING_RANGE[1]} mm, 'median' or none",
+            found=spacing,
+            mend="for example --spacing 0.8",
+        )
+    d, h, w = (float(size) for size in sizes)
+    return d, h, w
+
+
+def _open_output(out: str | os.PathLike, raw: RawDataset, settings: dict[str, Any]) -> CaseWriter:
+    """The writer; refuses, before any work, a place with something else or a data set made with other settings."""
+    writer = CaseWriter(out)
+    if "://" not in os.fspath(out) and (Path(out).is_file() or not writer.started):
+        refuse_existing(out)
+    before = writer.meta()
+    if before is None:
+        return writer
+    asked = {"name": raw.name, "channel_names": raw.channel_names, "labels": raw.labels, "settings": settings}
+    for field, value in asked.items():
+        wanted, there = (json.dumps(x) for x in (value, getattr(before, field)))
+        if wanted != there:
+            raise InputError(
+                f"The output holds a data set made with other {field.replace('_', ' ')}.",
+                file=out,
+                expected=wanted,
+                found=there,
+                mend="name another output, or remove this one first",
+            )
+    return writer
+
+
+def _describe(
+    raw: RawDataset, reports: Sequence[CaseReport], spacing: Any, settings: dict[str, Any], threads: int
+) -> PreparedMeta:
+    """The description of the data set to be, from what verifying it found."""
+    schemes = tuple(scheme_of(name) for name in raw.channel_names)
+    cleaning = tuple(settings["cleaning"])
+    if spacing == "median":
+        spacing = median_spacing([r.spacing for r in reports], [r.box_shape for r in reports])
+    properties = None
+    if "ct" in schemes:
+        drawn = _for_each(
+            lambda case: draw_intensities(*_read_case(case, cleaning)[:2], len(raw.cases)), raw.cases, threads
+        )
+        properties = intensity_properties(drawn)
+    return PreparedMeta(
+        name=raw.name,
+        channel_names=raw.channel_names,
+        labels=raw.labels,
+        ignore_label=raw.ignore_label,
+        regions_class_order=raw.regions_class_order,
+        spacing=spacing,
+        normalisation=schemes,
+        use_mask_for_norm=use_mask_for_norm([report.relative_size for report in reports], schemes),
+        intensity_properties=properties,
+        cases=tuple(case.id for case in raw.cases),
+        subjects=raw.subjects,
+        sources={report.id: _relative(report.sources, raw.root) for report in reports},
+        settings=settings,
+        versions={package: _version(package) for package in (*PACKAGES, *packages(cleaning))},
+        regions=raw.regions,
+        cleaning=cleaning,
+    )
+
+
+def _case_key(report: CaseReport, meta: PreparedMeta) -> str:
+    """Changes whenever the stored voxels of a case would."""
+    shaping = {
+        "pipeline": PIPELINE,
+        "files": list(report.sources.values()),
+        "spacing": meta.spacing,
+        "normalisation": meta.normalisation,
+        "use_mask_for_norm": meta.use_mask_for_norm,
+        "intensity_properties": meta.intensity_properties,
+        "classes": sorted(meta.classes.items()),
+        "ignore_label": meta.ignore_label,
+        "regions": sorted(meta.regions.values()),
+        "cleaning": meta.cleaning,
+    }
+    return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()
+
+
+def _read_case(
+    case: RawCase, cleaning: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float], dict[str, Any]]:
+    """Cleaned volume (d, h, w, c), label (d, h, w), spacing in mm, and where the scan lay."""
+    images = [read_scan(path) for path in case.images]
+    volume, spacing, grid = to_volume(images)
+    brain = None if case.brain is None else read_brain(case.brain, images[0], grid)
+    volume = clean(volume, spacing, cleaning, brain)
+    label = label_volume(read_labels(case.label), grid)
+    return volume, label, spacing, {"stored_shape": grid.shape, "affine": grid.affine.tolist()}
+
+
+def _write(case: RawCase, meta: PreparedMeta, key: str, writer: CaseWriter) -> None:
+    volume, label, spacing, where = _read_case(case, meta.cleaning)
+    try:
+        done = preprocess_scan(
+            volume,
+            spacing,
+            target_spacing=meta.spacing,
+            normalisation=meta.normalisation,
+            use_mask_for_norm=meta.use_mask_for_norm,
+            label=label,
+            intensity_properties=meta.intensity_properties,
+        )
+    except InputError as error:
+        raise InputError.of(
+            dataclasses.replace(p, file=p.file or str(case.images[0])) for p in error.problems
+        ) from None
+    assert done.label is not None  # it was given one
+    classes = dict(meta.classes)
+    if meta.ignore_label is not None:
+        # nnU-Net draws a patch without forced foreground from what is annotated, the outside included.
+        classes[ANNOTATED] = (-1, 0, *sorted({value for values in meta.classes.values() for value in values}))
+    regions = None if case.regions is None else _region_map(case.regions, meta, done.properties)
+    record = {"key": key, "subject": case.subject, "properties": done.properties.to_dict(), **where}
+    writer.write_case(case.id, done.volume, done.label, draw_foreground(done.label, classes), record, regions)
+
+
+def _region_map(path: Path, meta: PreparedMeta, properties: Properties) -> np.ndarray:
+    image = read_labels(path)
+    return to_prepared_grid(only_named(label_volume(image, grid_of(image)), meta.regions.values()), properties)
+
+
+def _for_each(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Result]:
+    """`work` for each item in threads. Every InputError is collected and raised as one; any other error at once."""
+    problems: list[Problem] = []
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                error = future.exception()
+                if isinstance(error, InputError):
+                    problems += error.problems
+                elif error is not None:
+                    raise error
+                progress()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if problems:
+        raise InputError.of(problems)
+    return [future.result() for future in futures]
+
+
+def _same(before: PreparedMeta | None, now: PreparedMeta) -> bool:
+    return before is not None and before.to_json() == now.to_json()
+
+
+def _say(warnings: Sequence[Problem]) -> None:
+    """Print warnings, those of one kind together."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in warnings:
+        kinds.setdefault(problem.what, []).append(problem)
+    for alike in kinds.values():
+        more = f"\n  ... and {len(alike) - 1} more files" if len(alike) > 1 else ""
+        print(f"[W] {alike[0]}{more}")
+
+
+def _relative(sources: dict[str, str], root: Path) -> dict[str, str]:
+    """File names from the data set's folder, so that a moved data set is still the same."""
+    return {os.path.relpath(file, root): digest for file, digest in sources.items()}
+
+
+def _version(package: str) -> str:
+    if package == "mednext-jax":
+        from mednext_jax import __version__
+
+        return __version__
+    return version(package)
+
+
+def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: int) -> str:
+    names = [name for name in meta.labels if meta.labels[name] not in (0, (0,))]
+    spacing = (
+        "each scan's own voxel size" if meta.spacing is None else " x ".join(f"{s:g}" for s in meta.spacing) + " mm"
+    )
+    schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
+    cleaned = f" cleaned by {', '.join(meta.cleaning)};" if meta.cleaning else ""
+    return (
+        f"prepared {meta.name}: {len(meta.cases)} cases of {len(set(meta.subjects.values()))} subjects in {out} "
+        f"({written} written, {len(meta.cases) - written} kept)\n"
+        f"  channels {schemes}{' inside the non-zero mask' if meta.use_mask_for_norm else ''};{cleaned} {spacing}; "
+        f"labels {', '.join(names)}; {folds} folds"
+    )

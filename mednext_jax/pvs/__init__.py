@@ -1,1 +1,0 @@
-"""Perivascular spaces: clusters, regions, and their simulation in a real template brain."""

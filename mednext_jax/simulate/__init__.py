@@ -1,0 +1,1 @@
+"""Perivascular spaces simulated in a real template brain."""

@@ -1,0 +1,193 @@
+"""A model directory: model.safetensors (MIC-DKFZ names, PyTorch layouts) and model.json, which explains it.
+
+    model.safetensors   loads with `torch_model.load_state_dict(safetensors.torch.load_file(...))`, strictly
+    model.json          format, format_version, architecture, recipe, provenance, weights (file, bytes, sha256)
+
+An ensemble is a folder of model directories (fold_0, fold_1, ...). No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.atomic import atomic_directory
+from mednext_jax.io.json_file import read_json
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.weights.names import DUMMY, Params, expected_shapes, from_torch_names, to_torch_names
+from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.safetensors_file import read_tensors
+
+FORMAT, FORMAT_VERSION = "mednext-jax-model", 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+_PARTS = ("format", "format_version", "architecture", "recipe", "provenance", "weights")
+_RECONVERT = "write the model again with this version of mednext-jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network, its parameters, and everything that predicting with it needs."""
+
+    config: MedNeXtConfig
+    params: Params  # nested dict of float32 arrays
+    recipe: Recipe
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    path: Path | None = None  # where it was loaded from
+
+
+def save_model(
+    path: str | os.PathLike,
+    config: MedNeXtConfig,
+    params: Mapping[str, Any],
+    recipe: Recipe,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model directory at `path`, whole or not at all.
+
+    `provenance`: JSON values that say where the weights come from.
+    Raises InputError if `path` exists or the parts do not fit one another.
+    """
+    recipe.check_fits(config)
+    state = to_torch_names(config, params)
+    with atomic_directory(path) as folder:
+        weights = folder / WEIGHTS
+        safetensors.numpy.save_file(state, weights, metadata={"format": "pt"})
+        description = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "architecture": config.to_dict(),
+            "recipe": recipe.to_dict(),
+            "provenance": dict(provenance or {}),
+            "weights": {"file": WEIGHTS, "bytes": weights.stat().st_size, "sha256": sha256(weights)},
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    return Path(path)
+
+
+def load_model(path: str | os.PathLike) -> Model:
+    """The model in a model directory.
+
+    Nothing in the files is trusted: sizes are compared with the architecture before memory is taken, and the
+    weights with their sha256. Raises InputError that names the part that is missing, unknown or damaged.
+    """
+    path = Path(path)
+    if not (path / DESCRIPTION).is_file():
+        members = _members(path)
+        if members:
+            raise InputError(
+                "This folder is an ensemble, not one model.",
+                file=path,
+                found=f"{len(members)} model directories: {', '.join(m.name for m in members[:8])}",
+                mend="name one of them, or load all with load_models",
+            )
+        raise _no_model(path)
+    description = _read_description(path / DESCRIPTION)
+    config = _section(path, "architecture", MedNeXtConfig.from_dict, description["architecture"])
+    recipe = _section(path, "recipe", Recipe.from_dict, description["recipe"])
+    recipe.check_fits(config, file=path / DESCRIPTION)
+    params = _read_weights(path / WEIGHTS, description["weights"], config)
+    return Model(config, params, recipe, description["provenance"], path)
+
+
+def load_models(path: str | os.PathLike) -> list[Model]:
+    """One model of a model directory, or all of an ensemble folder in the order of their names."""
+    path = Path(path)
+    if (path / DESCRIPTION).is_file() or not (members := _members(path)):
+        return [load_model(path)]
+    return [load_model(member) for member in members]
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _members(path: Path) -> list[Path]:
+    return sorted(p.parent for p in path.glob(f"fold_*/{DESCRIPTION}")) if path.is_dir() else []
+
+
+def _no_model(path: Path) -> InputError:
+    mend = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
+    if not path.exists():
+        return InputError("The model does not exist.", file=path, expected="a model directory", mend=mend)
+    return InputError(
+        "This is not a model directory.",
+        file=path,
+        expected=f"a folder with {DESCRIPTION} and {WEIGHTS}",
+        found="a file" if path.is_file() else f"a folder without {DESCRIPTION}",
+        mend=mend,
+    )
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    description = read_json(file)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise InputError("This is not a model description.", file=file, expected=f'"format": "{FORMAT}"')
+    if description.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            "The model is of another format version.",
+            file=file,
+            expected=f"format_version {FORMAT_VERSION}",
+            found=repr(description.get("format_version"))[:50],
+            mend="update mednext-jax, or " + _RECONVERT,
+        )
+    problems = [
+        Problem(f"The part {name!r} is missing.", str(file), mend=_RECONVERT)
+        for name in _PARTS
+        if name not in description
+    ]
+    problems += [
+        Problem(f"The part {name[:100]!r} is unknown.", str(file), expected=", ".join(_PARTS), mend=_RECONVERT)
+        for name in description
+        if name not in _PARTS
+    ]
+    for name in ("architecture", "recipe", "provenance", "weights"):
+        if not isinstance(description.get(name, {}), dict):
+            problems.append(Problem(f"The part {name!r} is no JSON object.", str(file), mend=_RECONVERT))
+    if problems:
+        raise InputError.of(problems)
+    return description
+
+
+def _section(path: Path, name: str, read: Any, value: dict[str, Any]) -> Any:
+    """Parse one part of the description; its errors get the file's name."""
+    try:
+        return read(value)
+    except InputError as error:
+        file = f"{path / DESCRIPTION} ({name})"
+        problems = [dataclasses.replace(problem, file=problem.file or file) for problem in error.problems]
+        raise InputError.of(problems) from None
+
+
+def _read_weights(file: Path, claim: dict[str, Any], config: MedNeXtConfig) -> Params:
+    tensors = read_tensors(file)
+    shapes = expected_shapes(config)
+    found = {name: (str(x.dtype), x.shape) for name, x in tensors.items()}
+    wrong = [name for name, shape in shapes.items() if found.get(name, ("float32", shape)) != ("float32", shape)]
+    if wrong or set(found) != set(shapes):
+        missing, surplus = sorted(set(shapes) - set(found)), sorted(set(found) - set(shapes))
+        first = (missing + surplus + wrong)[0]
+        raise InputError(
+            f"{DESCRIPTION} describes another architecture than the weights are of.",
+            file=file,
+            expected=f"{first}: {'float32 ' + str(shapes[first]) if first in shapes else 'no such tensor'}",
+            found=f"{' '.join(map(str, found[first]))}" if first in found else "no such tensor",
+            mend="take both files from the same model directory",
+        )
+    if claim.get("sha256") != sha256(file):
+        raise InputError(
+            "The weights are not those that the description was written for (sha256 differs).",
+            file=file,
+            expected=str(claim.get("sha256"))[:80],
+            mend=f"copy the model directory again, or {_RECONVERT}",
+        )
+    return from_torch_names(config, {name: tensors[name] for name in shapes if name != DUMMY})

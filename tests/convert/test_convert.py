@@ -1,0 +1,185 @@
+"""`mednext-jax convert` and `info`: every target, whole folders, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from mednext_jax.convert.convert import convert, info
+from mednext_jax.convert.sources import read_sources
+from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
+from mednext_jax.errors import InputError
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.weights.directory import load_model, load_models, save_model
+from mednext_jax.weights.names import expected_shapes, from_torch_names, to_torch_names
+from mednext_jax.weights.recipe import Recipe
+from tests.convert.torch_archive import DATA
+
+V1 = DATA / "model_final_checkpoint.model"
+
+
+def same_weights(a, b) -> bool:
+    x, y = to_torch_names(a.config, a.params), to_torch_names(b.config, b.params)
+    return list(x) == list(y) and all(x[key].tobytes() == y[key].tobytes() for key in x)
+
+
+def v1_folder(path, folds: int):
+    for fold in range(folds):
+        (path / f"fold_{fold}").mkdir(parents=True)
+        for name in (V1.name, V1.name + ".pkl"):
+            shutil.copy(DATA / name, path / f"fold_{fold}")
+    (path / "plans.pkl").write_bytes(b"not needed")
+    return path
+
+
+@pytest.mark.core
+def test_a_released_model_becomes_a_model_directory(tmp_path, capsys):
+    convert(V1, tmp_path / "model")
+    model = load_model(tmp_path / "model")
+    assert model.recipe.average == "softmax"
+    assert model.provenance["source"] == V1.name
+    assert model.provenance["converted_on"].startswith("20")
+    printed = capsys.readouterr().out
+    for words in ("nnU-Net v1 checkpoint", "6,696", "128 x 128 x 128", "0.8 x 0.8 x 0.8 mm", "softmax", "written"):
+        assert words in printed
+
+
+@pytest.mark.core
+def test_info_says_what_a_file_and_a_model_are(tmp_path):
+    convert(DATA / "checkpoint_final.pth", tmp_path / "model")
+    for path in (DATA / "checkpoint_final.pth", tmp_path / "model"):
+        text = info(path)
+        for words in ("1 channels", "background, PVS", "64 x 64 x 64", "1 x 0.8 x 0.8 mm", "ct", "source_sha256"):
+            assert words in text, (path, words)
+
+
+@pytest.mark.core
+def test_five_folds_become_an_ensemble_in_one_call(tmp_path):
+    convert(v1_folder(tmp_path / "in", 5), tmp_path / "out")
+    models = load_models(tmp_path / "out")
+    assert [model.path.name for model in models] == [f"fold_{i}" for i in range(5)]
+    assert info(tmp_path / "out").count("parameters") == 5
+    # a fold on its own, given as a folder
+    convert(tmp_path / "in/fold_3", tmp_path / "one")
+    assert same_weights(load_model(tmp_path / "one"), models[3])
+
+
+@pytest.mark.core
+def test_upkern_on_the_way(tmp_path):
+    convert(V1, tmp_path / "k5", upkern=5)
+    model = load_model(tmp_path / "k5")
+    assert model.config.encoder_kernel_size == 5
+    assert model.params["stem"]["kernel"] == load_stem()
+    assert model.provenance["upkern"] == 5
+
+
+def load_stem():
+    return read_sources(V1)[""].params["stem"]["kernel"]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("to", ["mednext-jax", "nnunet-v1"])
+def test_an_existing_target_is_refused_first(tmp_path, to):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/x").touch()
+    with pytest.raises(InputError, match="exists"):
+        convert(tmp_path / "no such source", tmp_path / "out", to=to)
+
+
+@pytest.mark.core
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no weights"):
+        convert(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.core
+def test_a_wrong_target_is_refused(tmp_path):
+    with pytest.raises(InputError, match="unknown target"):
+        convert(V1, tmp_path / "out", to="onnx")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_to_pytorch_and_back(tmp_path):
+    torch = pytest.importorskip("torch")
+    convert(V1, tmp_path / "model")
+    convert(tmp_path / "model", tmp_path / "mic.pt", to="mic")
+    convert(tmp_path / "mic.pt", tmp_path / "monai.pt", to="monai")
+    convert(tmp_path / "monai.pt", tmp_path / "again")
+    assert same_weights(load_model(tmp_path / "model"), load_model(tmp_path / "again"))
+    theirs = torch.load(V1, weights_only=False)["state_dict"]
+    ours = torch.load(tmp_path / "mic.pt", weights_only=True)
+    assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_five_folds_to_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    convert(v1_folder(tmp_path / "in", 2), tmp_path / "out", to="mic")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fold_0.pt", "fold_1.pt"]
+
+
+def published(path, **recipe):
+    """A model directory of a published size, which alone nnU-Net v1 has trainers for."""
+    config = MedNeXtConfig.variant("S", num_classes=3)
+    rng = np.random.default_rng(0)
+    state = {key: rng.standard_normal(shape, np.float32) for key, shape in expected_shapes(config).items()}
+    labels = {"background": 0, "WM": 1, "BG": 2}
+    recipe = Recipe(labels=labels, spacing=(0.8, 0.7, 0.9), patch_size=(96, 112, 128), **recipe)
+    save_model(path, config, from_torch_names(config, state), recipe)
+    return path
+
+
+def test_nnunet_v1_folder_and_back(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    convert(published(tmp_path / "model", average="softmax"), tmp_path / "v1", to="nnunet-v1")
+    fold = tmp_path / "v1/fold_0"
+    checkpoint = torch.load(fold / "model_final_checkpoint.model", weights_only=True)  # as the fork's torch.load does
+    assert "out_4.conv_out.weight" in checkpoint["state_dict"]  # its trainer builds five heads
+    assert "written as zeros" in capsys.readouterr().out
+    info = pickle.loads((fold / "model_final_checkpoint.model.pkl").read_bytes())
+    assert info["name"] == "nnUNetTrainerV2_MedNeXt_S_kernel3"
+    assert list(info["plans"]["plans_per_stage"][0]["patch_size"]) == [96, 112, 128]
+    assert pickle.loads((tmp_path / "v1/plans.pkl").read_bytes())["num_modalities"] == 1
+    before, after = load_model(tmp_path / "model"), read_sources(tmp_path / "v1")["fold_0"]
+    assert after.recipe.spacing == before.recipe.spacing
+    assert after.recipe.patch_size == before.recipe.patch_size
+    ours, theirs = (to_torch_names(x.config, x.params) for x in (before, after))
+    assert all(ours[key].tobytes() == theirs[key].tobytes() for key in ours)
+
+
+def test_nnunet_v2_folder_and_back(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    convert(v1_folder(tmp_path / "in", 2), tmp_path / "v2", to="nnunet-v2")
+    printed = capsys.readouterr().out
+    assert "nnUNet_extTrainer" in printed and "out_1 .. out_4 are left out" in printed
+    checkpoint = torch.load(tmp_path / "v2/fold_1/checkpoint_final.pth", weights_only=True)
+    assert checkpoint["trainer_name"] == "nnUNetTrainerMedNeXt"
+    assert "out_1.conv_out.weight" not in checkpoint["network_weights"]
+    plans = json.loads((tmp_path / "v2/plans.json").read_text())
+    assert plans["configurations"]["3d_fullres"]["patch_size"] == [128, 128, 128]
+    compile((tmp_path / "v2/trainer/nnUNetTrainerMedNeXt.py").read_text(), "trainer", "exec")
+    before, after = read_sources(tmp_path / "in")["fold_1"], read_sources(tmp_path / "v2")["fold_1"]
+    assert after.kind == "nnU-Net v2 checkpoint"
+    assert (after.recipe.spacing, after.recipe.patch_size) == (before.recipe.spacing, before.recipe.patch_size)
+    ours, theirs = (to_torch_names(x.config, x.params) for x in (before, after))
+    assert all(ours[key].tobytes() == theirs[key].tobytes() for key in theirs)
+
+
+def test_what_nnunet_cannot_express_is_refused(tmp_path):
+    pytest.importorskip("torch")
+    with pytest.raises(InputError, match="no trainer"):
+        convert(V1, tmp_path / "v1", to="nnunet-v1")  # one channel: no published size
+    convert(DATA / "lightning.ckpt", tmp_path / "model")  # no plans: no spacing
+    with pytest.raises(InputError, match="target spacing"):
+        convert(tmp_path / "model", tmp_path / "v2", to="nnunet-v2")
+    assert not (tmp_path / "v1").exists() and not (tmp_path / "v2").exists()
+
+
+def test_written_plans_are_read_by_our_own_reader(tmp_path):
+    pytest.importorskip("torch")
+    convert(published(tmp_path / "model"), tmp_path / "v1", to="nnunet-v1")
+    data = (tmp_path / "v1/plans.pkl").read_bytes()
+    assert read_pickle(memoryview(data), file="plans.pkl")["num_classes"] == 2

@@ -1,0 +1,168 @@
+"""Many scans to files: names, tables, parts, what is refused, and one bad scan among good ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mednext_jax.errors import InputError, WorkError
+from mednext_jax.inference import predict as cohort
+from mednext_jax.inference.predict import predict
+from mednext_jax.inference.predictor import Predictor
+from mednext_jax.measure.clusters import label_clusters
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(scope="module")
+def scans(save_scan, tmp_path_factory):
+    """Three scans of three shapes in one bucket."""
+    folder = tmp_path_factory.mktemp("scans")
+    for i, shape in enumerate([(24, 22, 20), (20, 30, 17), (18, 19, 31)]):
+        save_scan(folder / f"case{i}_0000.nii.gz", shape, seed=i)
+    return folder
+
+
+def table(path):
+    return list(csv.DictReader(path.open(), delimiter="\t"))
+
+
+def test_a_folder(models, scans, tmp_path, capsys):
+    rows = predict(scans, tmp_path / "out", models[0], tta=False)
+    out = tmp_path / "out"
+    names = [f"case{i}_{kind}.nii.gz" for i in range(3) for kind in ("mask", "probability")]
+    assert sorted(p.name for p in out.iterdir()) == sorted([*names, "volumes.tsv", "prediction.json"])
+    predictor = Predictor(models[0], tta=False)
+    for i, row in enumerate(table(out / "volumes.tsv")):
+        source, mask = nib.load(scans / f"case{i}_0000.nii.gz"), nib.load(out / f"case{i}_mask.nii.gz")
+        probability = nib.load(out / f"case{i}_probability.nii.gz")
+        assert mask.shape == source.shape and mask.get_data_dtype() == np.uint8
+        assert probability.get_data_dtype() == np.float32
+        for field in ("sform_code", "qform_code", "xyzt_units", "srow_x", "srow_y", "srow_z", "qoffset_x"):
+            np.testing.assert_array_equal(mask.header[field], source.header[field])
+        alone = predictor(scans / f"case{i}_0000.nii.gz")
+        np.testing.assert_array_equal(np.asarray(probability.dataobj), np.asarray(alone.probability.dataobj))
+        voxels = np.asarray(mask.dataobj)
+        assert row["scan"] == f"case{i}" and int(row["count"]) == label_clusters(voxels)[1] > 0
+        assert float(row["volume_mm3"]) == pytest.approx(voxels.sum() * 1.0 * 1.1 * 0.9, abs=1e-3)
+    assert len(rows) == 3
+    about = json.loads((out / "prediction.json").read_text())
+    assert about["threshold"] == 0.5 and len(about["models"][0]["sha256"]) == 64
+    printed = capsys.readouterr().out
+    assert "[3/3] case2" in printed and "scans an hour" in printed
+
+
+def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, scans, tmp_path):
+    extracted = variant(cleaning=("brain",))
+    with pytest.raises(InputError, match="--brain-masks MASKS"):
+        predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False)
+    (tmp_path / "masks" / "sub").mkdir(parents=True)
+    with pytest.raises(InputError, match="no brain mask for case0"):
+        predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False, brain_masks=tmp_path / "masks")
+    scan = nib.load(scans / "case0_0000.nii.gz")
+    brain = np.zeros(scan.shape, np.uint8)
+    brain[3:20, 4:20, 2:17] = 1
+    nib.save(nib.Nifti1Image(brain, scan.affine), tmp_path / "masks" / "sub" / "case0_desc-brain_mask.nii.gz")
+    with pytest.raises(InputError, match="leave --brain-masks out"):
+        predict(scans / "case0_0000.nii.gz", tmp_path / "out", models[0], brain_masks=tmp_path / "masks")
+    predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False, brain_masks=tmp_path / "masks")
+    nib.save(nib.Nifti1Image(np.asarray(scan.dataobj) * brain, scan.affine), tmp_path / "by_hand.nii.gz")
+    expected = Predictor(models[0], tta=False)(tmp_path / "by_hand.nii.gz").probability
+    found = nib.load(tmp_path / "out" / "case0_probability.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+
+
+def test_one_scan_with_an_ensemble(models, scans, tmp_path):
+    predict(scans / "case1_0000.nii.gz", tmp_path / "out", models, threshold=0.7, tta=False)
+    mask, probability = (
+        np.asarray(nib.load(tmp_path / "out" / f"case1_{kind}.nii.gz").dataobj) for kind in ("mask", "probability")
+    )
+    np.testing.assert_array_equal(mask, probability > 0.7)
+
+
+def test_parts_share_the_scans_and_the_folder(models, scans, tmp_path):
+    for k in (1, 2):
+        predict(scans, tmp_path / "out", models[0], tta=False, part=(k, 2))
+    names = [[row["scan"] for row in table(tmp_path / "out" / f"volumes_part-{k}-of-2.tsv")] for k in (1, 2)]
+    assert names == [["case0", "case2"], ["case1"]]
+    assert len(list((tmp_path / "out").glob("*_mask.nii.gz"))) == 3
+    with pytest.raises(InputError, match="not overwritten"):
+        predict(scans, tmp_path / "out", models[0], tta=False, part=(2, 2))
+
+
+def test_bids_derivative(models, scans, tmp_path):
+    anat = tmp_path / "raw" / "sub-01" / "ses-2" / "anat"
+    anat.mkdir(parents=True)
+    shutil.copy(scans / "case0_0000.nii.gz", anat / "sub-01_ses-2_T2w.nii.gz")
+    out = tmp_path / "raw" / "derivatives" / "pvs"
+    predict(tmp_path / "raw", out, models[0], tta=False)
+    stem = "sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-PVS"
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == sorted(
+        [f"{stem}_{kind}" for kind in ("mask.json", "mask.nii.gz", "probseg.json", "probseg.nii.gz")]
+        + ["dataset_description.json", "prediction.json", "volumes.tsv"]
+    )
+    about = json.loads((out / f"{stem}_mask.json").read_text())
+    assert about["Sources"] == ["bids:raw:sub-01/ses-2/anat/sub-01_ses-2_T2w.nii.gz"]
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative" and description["GeneratedBy"][0]["Name"] == "mednext-jax"
+
+
+def test_what_is_wrong_with_the_call_is_told_before_anything_is_written(models, scans, tmp_path):
+    out = tmp_path / "out"
+    broken = shutil.copytree(models[0], tmp_path / "broken")
+    (broken / "model.safetensors").unlink()
+    for arguments, said in [
+        ((scans, tmp_path / "x.nii.gz", models[0]), "folder, not a file"),
+        ((tmp_path / "absent", out, models[0]), "does not exist"),
+        ((scans, out, tmp_path / "absent"), "model"),
+        ((scans, out, broken), "model.safetensors"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            predict(*arguments)
+    with pytest.raises(InputError, match="part"):
+        predict(scans, out, models[0], part=(3, 2))
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="not overwritten"):
+        predict(scans, out, models[0])
+    assert [p.name for p in out.iterdir()] == ["mine.txt"]
+
+
+def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    image = nib.load(folder / "case1_0000.nii.gz")
+    values = np.asarray(image.dataobj, np.float32)
+    values[3, 4, 5] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), folder / "case1_0000.nii.gz")
+    with pytest.raises(InputError, match=r"case1_0000\.nii\.gz"):
+        predict(folder, tmp_path / "out", models[0], tta=False)
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
+    assert not list((tmp_path / "out").glob("case1*"))
+
+
+def test_nothing_is_written_for_a_single_bad_scan(models, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz")
+    path.write_bytes(path.read_bytes()[:-200])  # a truncated gzip stream; its header is whole
+    with pytest.raises(InputError, match="damaged"):
+        predict(path, tmp_path / "out", models[0], tta=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_too_large_for_the_device_is_a_failure_of_the_work(models, scans, tmp_path, monkeypatch):
+    infer = Predictor.infer
+
+    def out_of_memory(self, loaded):
+        if loaded.grid.shape == (20, 30, 17):
+            raise MemoryError("no room for the scan")
+        return infer(self, loaded)
+
+    monkeypatch.setattr(cohort.Predictor, "infer", out_of_memory)
+    with pytest.raises(WorkError, match="no room"):
+        predict(scans, tmp_path / "out", models[0], tta=False)
+    assert len(table(tmp_path / "out" / "volumes.tsv")) == 2

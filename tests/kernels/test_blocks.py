@@ -1,0 +1,192 @@
+"""The fused blocks, every output and gradient, against the XLA operations in float32, in Triton's interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+pytest.importorskip("jax_triton")
+pytest.importorskip("torch")  # the interpreter's tensors
+
+from mednext_jax.kernels import convolve, norm_mlp, norms
+from mednext_jax.kernels.channels_first import ChannelsFirstOps
+from mednext_jax.kernels.launch import INTERPRETED, launch
+from mednext_jax.kernels.table import TILES
+from mednext_jax.ops import blocks as composed
+from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.mlp import MLPWeights
+from mednext_jax.ops.norm import WHOLE
+
+if not INTERPRETED:
+    pytest.skip("the kernels were imported before TRITON_INTERPRET was set", allow_module_level=True)
+
+BATCH, C, R, E = 2, 2, 4, 4
+NORMAL = jax.random.normal
+# Float32 sums in another order; those of biases' gradients cancel to a hundredth of their terms.
+EXACT = 3e-5
+# The kernels' GELU is a fit, off by up to 3e-5.
+FIT = 3e-4
+
+
+def weights(key: jax.Array, c: int, e: int) -> MLPWeights:
+    keys = jax.random.split(key, 6)
+    return MLPWeights(
+        norm_scale=1 + 0.3 * NORMAL(keys[0], (c,)),
+        norm_bias=0.3 * NORMAL(keys[1], (c,)),
+        expand_kernel=NORMAL(keys[2], (c, R)),
+        expand_bias=0.3 * NORMAL(keys[3], (R,)),
+        compress_kernel=NORMAL(keys[4], (R, e)),
+        compress_bias=0.3 * NORMAL(keys[5], (e,)),
+    )
+
+
+def arguments(kind: str, k: int, extents: tuple[int, int, int], res_conv: bool = True) -> tuple[Any, ...]:
+    """x (n, d, h, w, c) with a mean far from 0, which a careless variance would lose, and the weights."""
+    keys = jax.random.split(jax.random.key(k), 5)
+    e = C if kind == "block" else E
+    x = 5 + NORMAL(keys[0], (BATCH, *extents, C))
+    conv1 = NORMAL(keys[1], (k, k, k, C)) * k**-1.5, NORMAL(keys[2], (C,))
+    if kind == "block":
+        return x, conv1, weights(keys[3], C, e)
+    beside = (NORMAL(keys[4], (C, e)), jnp.arange(1.0, e + 1)) if res_conv else None
+    skip = (NORMAL(keys[0], (BATCH, *(2 * n for n in extents), e)),) if kind == "up" else ()
+    return x, conv1, weights(keys[3], C, e), beside, *skip
+
+
+def with_gradients(kind: str, ops: LocalOps, fused: bool, arguments: tuple[Any, ...], **options: Any) -> Any:
+    name = kind if kind == "block" else f"{kind}_block"
+
+    def run(x: jax.Array, *rest: Any) -> jax.Array:
+        x = ops.enter(x)
+        if kind == "up":
+            rest = (*rest[:-1], ops.enter(rest[-1]))
+        if fused:
+            return ops.leave(getattr(ops, name)(x, *rest, norm="group", **options))
+        return ops.leave(getattr(composed, name)(ops, x, *rest, norm="group", **options))
+
+    @jax.jit
+    def both(arguments: Any) -> Any:
+        y, pull = jax.vjp(run, *arguments)
+        return y, pull(NORMAL(jax.random.key(9), y.shape))
+
+    return both(arguments)
+
+
+def check(kind: str, arguments: tuple[Any, ...], tolerance: float, **options: Any) -> None:
+    expected = with_gradients(kind, LocalOps(), False, arguments, **options)
+    found = with_gradients(kind, ChannelsFirstOps(), True, arguments, **options)
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), got in zip(leaves, jax.tree.leaves(found), strict=True):
+        name = jax.tree_util.keystr(path)
+        if name == "[1][1][1]":
+            # The convolution's bias: the norm removes it, so its gradient is 0; XLA's is what rounding left.
+            assert not np.any(got)
+            continue
+        error = jnp.linalg.norm((got - want).ravel()) / jnp.linalg.norm(want.ravel())
+        assert error < tolerance, (name, float(error))
+
+
+@pytest.fixture
+def small_mlp_tiles(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Tiles that let the fused norm and MLP run at the channels of these tests; 16 voxels leave a tail."""
+    sizes = {"voxels": 16, "hidden": 2, "warps": 4, "stages": 1}
+    for e in (C, E):
+        monkeypatch.setitem(TILES, ("mlp", C, e), sizes)
+        monkeypatch.setitem(TILES, ("mlp_input", C, e), sizes)
+        monkeypatch.setitem(TILES, ("mlp_weights", C, e), {**sizes, "programs": 2})
+    return monkeypatch
+
+
+# 6 and 10 are not multiples of a tile: such extents occur below patches of 96 and 160.
+@pytest.mark.parametrize(
+    "k, extents", [(3, (3, 2, 10)), (5, (2, 3, 6)), pytest.param(7, (2, 3, 6), marks=pytest.mark.slow)]
+)
+def test_block(k: int, extents: tuple[int, int, int]) -> None:
+    check("block", arguments("block", k, extents), EXACT, residual=True)
+
+
+@pytest.mark.parametrize("kind, k, extents", [("down", 5, (2, 4, 12)), ("up", 3, (2, 1, 6))])
+def test_resampling_block(kind: str, k: int, extents: tuple[int, int, int]) -> None:
+    check(kind, arguments(kind, k, extents), EXACT)
+
+
+def test_blocks_without_residual() -> None:
+    check("block", arguments("block", 3, (2, 2, 4)), EXACT, residual=False)
+    check("up", arguments("up", 3, (1, 2, 3), res_conv=False), EXACT)
+
+
+@pytest.mark.usefixtures("small_mlp_tiles")
+@pytest.mark.parametrize("kind, k, extents", [("block", 3, (2, 3, 6)), ("down", 3, (4, 2, 12)), ("up", 3, (1, 2, 5))])
+def test_fused_mlp(kind: str, k: int, extents: tuple[int, int, int]) -> None:
+    options = {"residual": True} if kind == "block" else {}
+    check(kind, arguments(kind, k, extents), FIT, **options)
+
+
+@pytest.mark.parametrize("kind, extents", [("block", (3, 3, 6)), ("up", (1, 2, 5))])
+def test_fused_mlp_with_backward_in_one_pass(
+    kind: str, extents: tuple[int, int, int], small_mlp_tiles: pytest.MonkeyPatch
+) -> None:
+    for e in (C, E):
+        small_mlp_tiles.setitem(TILES, ("mlp_back", C, e), TILES["mlp_weights", C, e])
+    options = {"residual": True} if kind == "block" else {}
+    check(kind, arguments(kind, 3, extents), FIT, **options)
+
+
+def test_block_on_a_part_with_its_halo() -> None:
+    """Along an axis whose neighbours are there the convolution is 'valid', and gradients reach the halo."""
+    check("block", arguments("block", 3, (4, 5, 6)), EXACT, residual=True, halo=(True, True, False))
+    check("block", arguments("block", 3, (2, 2, 8)), EXACT, residual=True, halo=(False, False, True))
+
+
+def test_block_under_remat_equals_block_without() -> None:
+    ops = ChannelsFirstOps()
+    x, conv1, w = arguments("block", 3, (2, 2, 4))
+
+    def loss(w: MLPWeights) -> jax.Array:
+        return jnp.square(ops.block(ops.enter(x), conv1, w, norm="group", residual=True)).sum()
+
+    policy = jax.checkpoint_policies.save_only_these_names("dw")
+    plain, kept = jax.grad(loss)(w), jax.grad(jax.checkpoint(loss, policy=policy))(w)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_moments_keep_a_small_variance_beside_a_large_mean() -> None:
+    x = 1000 + 0.01 * NORMAL(jax.random.key(0), (1, 1, 4, 4, 8))
+    identity = jnp.zeros((3, 3, 3, 1)).at[1, 1, 1].set(1)
+    _, partial = convolve.conv(x, identity, jnp.zeros(1), (False, False, False))
+    norm = norms.fold(partial, jnp.ones(1), jnp.zeros(1), WHOLE)
+    variance = np.asarray(x, np.float64).var()
+    # Deviation = 1 / sqrt(variance + 1e-5); sums of squares in float32 would be off by 1e6 * 1e-7 = 0.1, not 1e-5.
+    assert float(norm.deviation[0, 0]) == pytest.approx((variance + 1e-5) ** -0.5, rel=1e-3)
+
+
+def test_sums_of_the_backward_pass_in_memory_are_of_the_same_rounded_values() -> None:
+    """Else a channel whose mean is far from 0 multiplies the roundings' sum by that mean in the gradients."""
+    u = jnp.ones((BATCH, C, 4, 4, 8), jnp.bfloat16)
+    given = (jnp.full((BATCH, C), value) for value in (1.0, 0.5, 0.0, 1.0))
+    g = NORMAL(jax.random.key(0), (BATCH, E, 4, 4, 8), jnp.bfloat16)
+    _, sums = norm_mlp.backward(u, norms.Norm(*given, jnp.float32(128)), weights(jax.random.key(1), C, E), g, False)
+    # Of ones, u^T dz is the sum of dz: 128 float32 values of size 1 in another order.
+    np.testing.assert_allclose(sums.big_g, jnp.broadcast_to(sums.s[:, None], sums.big_g.shape), atol=128 * 1e-6)
+
+
+def test_unsupported_blocks_run_as_xla_operations(caplog: pytest.LogCaptureFixture) -> None:
+    x, conv1, w = arguments("block", 3, (2, 2, 4))
+    grn = w._replace(grn_gamma=jnp.ones(R), grn_beta=jnp.ones(R))
+    ops = ChannelsFirstOps()
+    for _ in range(2):
+        y = ops.leave(ops.block(ops.enter(x), conv1, grn, norm="group", residual=True))
+    expected = composed.block(LocalOps(), x, conv1, grn, norm="group", residual=True)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    assert sum("global response" in message for message in caplog.messages) == 1
+
+
+def test_an_empty_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty grid"):
+        launch(lambda: None, [], [], (0, 1))

@@ -1,0 +1,210 @@
+"""The model directory: round trip, and every way in which a stranger's may be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from mednext_jax.errors import InputError
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.weights.directory import load_model, load_models, save_model, sha256
+from mednext_jax.weights.names import DUMMY, expected_shapes, from_torch_names, to_torch_names
+from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.safetensors_file import read_tensors
+
+pytestmark = pytest.mark.core
+
+CONFIG = MedNeXtConfig.variant("S", base_channels=2, in_channels=2, num_classes=3, deep_supervision=True)
+RECIPE = Recipe(
+    channel_names=("T1w", "CT"),
+    labels={"background": 0, "WM": 1, "BG": 2},
+    patch_size=(96, 160, 160),
+    spacing=(0.8, 0.8, 1.0),
+    orientation=None,
+    normalisation=("zscore", "ct"),
+    intensity_properties=({"mean": 1.0, "std": 2.0, "percentile_00_5": 0.0, "percentile_99_5": 9.0},) * 2,
+    mirror_axes=(0, 2),
+    average="softmax",
+    threshold=0.3,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(0)
+    state = {key: rng.standard_normal(shape, np.float32) for key, shape in expected_shapes(CONFIG).items()}
+    return from_torch_names(CONFIG, state)
+
+
+@pytest.fixture
+def model(tmp_path, params):
+    return save_model(tmp_path / "model", CONFIG, params, RECIPE, {"source": "a test"})
+
+
+def edit(model, change):
+    file = model / "model.json"
+    description = json.loads(file.read_text())
+    change(description)
+    file.write_text(json.dumps(description))
+
+
+def test_round_trip(model, params):
+    loaded = load_model(model)
+    assert (loaded.config, loaded.recipe, loaded.path) == (CONFIG, RECIPE, model)
+    assert loaded.provenance == {"source": "a test"}
+    before, after = to_torch_names(CONFIG, params), to_torch_names(loaded.config, loaded.params)
+    assert all(before[key].tobytes() == after[key].tobytes() for key in before)
+
+
+def test_the_weights_load_strictly_into_a_torch_module_with_the_same_keys(model):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    tensors = load_file(model / "model.safetensors")
+    assert {key: tuple(x.shape) for key, x in tensors.items()} == expected_shapes(CONFIG)
+    assert tensors[DUMMY].dtype == torch.float32 and tensors[DUMMY].item() == 1.0
+
+
+def test_an_existing_output_is_not_overwritten(model, params):
+    with pytest.raises(InputError, match="exists"):
+        save_model(model, CONFIG, params, RECIPE)
+
+
+def test_an_ensemble_is_a_folder_of_models(tmp_path, params):
+    for fold in (1, 0):
+        save_model(tmp_path / f"fold_{fold}", CONFIG, params, RECIPE)
+    assert [m.path.name for m in load_models(tmp_path)] == ["fold_0", "fold_1"]
+    assert len(load_models(tmp_path / "fold_0")) == 1
+    with pytest.raises(InputError, match="ensemble"):
+        load_model(tmp_path)
+
+
+def test_recipe_must_fit_the_network(tmp_path, params):
+    with pytest.raises(InputError, match="labels"):
+        save_model(tmp_path / "m", CONFIG, params, dataclasses.replace(RECIPE, labels={"background": 0, "PVS": 1}))
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.pop("recipe"), "'recipe' is missing"),
+        (lambda d: d.pop("weights"), "'weights' is missing"),
+        (lambda d: d.update(extra=1), "'extra' is unknown"),
+        (lambda d: d.update(format="other"), "not a model description"),
+        (lambda d: d.update(format_version=2), "another format version"),
+        (lambda d: d.update(recipe=[]), "no JSON object"),
+        (lambda d: d["architecture"].update(kernel=3), "unknown MedNeXtConfig field 'kernel'"),
+        (lambda d: d["architecture"].update(base_channels=10**12), "base_channels"),
+        (lambda d: d["architecture"].update(base_channels=2048), "another architecture"),
+        (lambda d: d["recipe"].update(treshold=0.5), "did you mean 'threshold'"),
+        (lambda d: d["recipe"].update(patch_size=[100, 128, 128]), "patch_size"),
+        (lambda d: d["recipe"].update(patch_size="abc"), "patch_size"),
+        (lambda d: d["recipe"].update(spacing=[0.8, 0.8]), "spacing"),
+        (lambda d: d["recipe"].update(labels={"background": 0, "a": 2, "b": 3}), "labels"),
+        (lambda d: d["recipe"].update(normalisation=3), "normalisation"),
+        (lambda d: d["recipe"].update(intensity_properties=None), "intensity_properties"),
+        (lambda d: d["architecture"].update(in_channels=1), "channel_names"),
+        (lambda d: d["weights"].update(sha256="0" * 64), "sha256"),
+    ],
+)
+def test_a_wrong_description_is_refused_with_the_part_named(model, change, words):
+    edit(model, change)
+    with pytest.raises(InputError, match=words) as caught:
+        load_model(model)
+    assert "model.json" in str(caught.value) or "model.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, " " * (2**20 + 1), "\xff"],
+    ids=["empty", "cut", "nan", "twice", "deep", "large", "not UTF-8"],
+)
+def test_a_description_that_is_no_json_is_refused(model, text):
+    (model / "model.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"model\.json"):
+        load_model(model)
+
+
+def test_missing_parts(tmp_path, model):
+    with pytest.raises(InputError, match="does not exist"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="not a model directory"):
+        load_model(tmp_path)
+    (model / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"(?s)missing.*model\.safetensors"):
+        load_model(model)
+
+
+def test_weights_cut_anywhere_are_refused(model):
+    file = model / "model.safetensors"
+    whole = file.read_bytes()
+    for length in range(0, len(whole), len(whole) // 50):
+        file.write_bytes(whole[:length])
+        with pytest.raises(InputError):
+            load_model(model)
+
+
+def test_a_flipped_bit_is_noticed(model):
+    file = model / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="sha256"):
+        load_model(model)
+
+
+def write_header(path, header, data=b""):
+    text = json.dumps(header).encode() if not isinstance(header, bytes) else header
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [  # all in a file with 8 bytes of data
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F31", "shape": [2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2]}},
+        {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in "ab"},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 9]}},
+        {"a": 3},
+        [1],
+        b'{"a": ' + b"[" * 50_000,
+    ],
+)  # fmt: skip
+def test_safetensors_headers_that_lie_are_refused(tmp_path, header):
+    write_header(tmp_path / "x.safetensors", header, bytes(8))
+    with pytest.raises(InputError):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_safetensors_of_every_type_are_read(tmp_path):
+    arrays = {
+        name: np.arange(6).reshape(2, 3).astype(name)
+        for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+    }
+    arrays["scalar"], arrays["empty"] = np.array(3, np.float32), np.zeros((0, 4), np.float32)
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
+    found = read_tensors(tmp_path / "x.safetensors")
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    header = {"b": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
+    write_header(tmp_path / "b.safetensors", header, np.array([0x3F80, 0xC000], "<u2").tobytes())
+    np.testing.assert_array_equal(read_tensors(tmp_path / "b.safetensors")["b"].astype(np.float32), [1, -2])
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
