@@ -31,7 +31,7 @@ def run_demo(workdir: Path) -> dict:
     from mednext_jax.simulate.placement import PvsDistribution
     from mednext_jax.simulate.simulate import simulate_dataset
     from mednext_jax.train.recipes import demo
-    from mednext_jax.train.train import run
+    from mednext_jax.train.train import train
 
     refuse_existing(workdir)
     start = time.perf_counter()
@@ -45,7 +45,7 @@ def run_demo(workdir: Path) -> dict:
     with _stage(3, "train a small MedNeXt"):
         config = demo()
         config.data = str(workdir / "prepared")
-        run(config, workdir / "training")
+        train(config, workdir / "training")
     with _stage(4, "segment the held-out scans"):
         predict(workdir / "held_out" / "imagesTr", workdir / "predictions", [workdir / "training" / "model"])
     with _stage(5, "evaluate on the held-out scans (simulated data)"):

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: what is wrong, which file, expected and found, and the mend."""
+"""Errors that a user can mend: what is wrong, which file, expected and found, and a hint."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Problem:
     file: str | None = None
     expected: str | None = None
     found: str | None = None
-    mend: str | None = None
+    hint: str | None = None
     severity: Literal["E", "W"] = "E"
 
     def __str__(self) -> str:
         lines = [self.what]
-        for name in ("file", "expected", "found", "mend"):
+        for name in ("file", "expected", "found", "hint"):
             value = getattr(self, name)
             if value is not None:
                 lines.append(f"  {name + ':':<9} {value}")
         return "\n".join(lines)
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """The input or the call is wrong; the command line prints it without a traceback and exits 2."""
 
     def __init__(
@@ -37,10 +37,10 @@ class InputError(Exception):
         file: object = None,
         expected: object = None,
         found: object = None,
-        mend: str | None = None,
+        hint: str | None = None,
     ):
         named, asked, got = (None if value is None else str(value) for value in (file, expected, found))
-        self.problems = [Problem(what, file=named, expected=asked, found=got, mend=mend)]
+        self.problems = [Problem(what, file=named, expected=asked, found=got, hint=hint)]
         super().__init__(str(self.problems[0]))
 
     @classmethod

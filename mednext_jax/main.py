@@ -204,11 +204,11 @@ def _train(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.train.config import load_config
     from mednext_jax.train.folds import cross_validate
-    from mednext_jax.train.train import run
+    from mednext_jax.train.train import train
 
     use_compilation_cache()
-    train = cross_validate if options.cv else run
-    train(load_config(options.config, options.overrides), options.workdir)
+    work = cross_validate if options.cv else train
+    work(load_config(options.config, options.overrides), options.workdir)
 
 
 def _predict(options: argparse.Namespace) -> None:

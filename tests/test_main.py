@@ -74,5 +74,5 @@ def test_exit_status_follows_the_kind_of_error(capsys, monkeypatch, error, statu
 
 
 def test_problems_are_reported_together():
-    error = InputError.of([Problem("first", file="a"), Problem("second", mend="do this", severity="W")])
-    assert str(error) == "[E] first\n  file:     a\n[W] second\n  mend:     do this"
+    error = InputError.of([Problem("first", file="a"), Problem("second", hint="do this", severity="W")])
+    assert str(error) == "[E] first\n  file:     a\n[W] second\n  hint:     do this"

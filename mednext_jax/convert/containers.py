@@ -90,7 +90,7 @@ def _locate(contents: Any, path: Path) -> tuple[str, Mapping[str, np.ndarray], M
         file=path,
         expected=f"tensors by name at the top or under {', '.join(_HOMES)}",
         found=keys,
-        mend="save model.state_dict() with torch.save",
+        hint="save model.state_dict() with torch.save",
     )
 
 

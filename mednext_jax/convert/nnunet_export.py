@@ -116,7 +116,7 @@ def _check_recipes(folds: Mapping[str, Source]) -> list[str]:
     """What nnU-Net does not do by itself; raises InputError for regions, whose label values a recipe does not hold."""
     recipe = next(iter(folds.values())).recipe
     if recipe.regions_class_order is not None:
-        raise InputError("A model of overlapping regions cannot be written for nnU-Net.", mend="use --to mic")
+        raise InputError("A model of overlapping regions cannot be written for nnU-Net.", hint="use --to mic")
     if not recipe.cleaning:
         return []
     return [f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting"]
@@ -139,7 +139,7 @@ def _trainer_v1(config: MedNeXtConfig) -> str:
             "nnU-Net v1's MedNeXt fork has no trainer that builds this network.",
             expected="MedNeXt-S, B, M or L with kernels of 3 or 5",
             found=name or "an architecture of its own",
-            mend="write it with --to mic",
+            hint="write it with --to mic",
         )
     return f"nnUNetTrainerV2_MedNeXt_{name.removeprefix('MedNeXt-')[0]}_kernel{kernel}"
 
@@ -148,7 +148,7 @@ def _spacing(recipe: Recipe) -> list[float]:
     if recipe.spacing is None:
         raise InputError(
             "nnU-Net needs one target spacing; this model keeps each scan's own.",
-            mend='set "spacing" in model.json to the training data\'s (mm), or write it with --to mic',
+            hint='set "spacing" in model.json to the training data\'s (mm), or write it with --to mic',
         )
     return list(recipe.spacing)
 

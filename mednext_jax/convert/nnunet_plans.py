@@ -154,7 +154,7 @@ def _scheme(known: Mapping[str, str], name: Any, file: object) -> str:
             file=file,
             expected=", ".join(known),
             found=ascii(name)[:80],
-            mend="convert the weights without their plans, and normalise the scans yourself",
+            hint="convert the weights without their plans, and normalise the scans yourself",
         )
     return known[name]
 

@@ -38,7 +38,7 @@ def torch_state(config: MedNeXtConfig, params: Mapping[str, Any], flavour: Flavo
         other = "mic" if flavour == "monai" else "monai"
         raise InputError(
             f"{'MIC-DKFZ' if flavour == 'mic' else 'MONAI'}'s MedNeXt class cannot hold this network: {reason}",
-            mend=f"write it with --to {other}, or keep it as a model directory",
+            hint=f"write it with --to {other}, or keep it as a model directory",
         )
     return OrderedDict(to_torch_names(config, params, flavour))
 
@@ -50,7 +50,7 @@ def torch_save() -> Any:
     except ImportError:
         raise InputError(
             "Writing PyTorch files needs torch, which is not installed.",
-            mend="pip install 'mednext-jax[torch]' (a model directory's model.safetensors needs none of this)",
+            hint="pip install 'mednext-jax[torch]' (a model directory's model.safetensors needs none of this)",
         ) from None
 
     def tensors(value: Any) -> Any:

@@ -57,7 +57,7 @@ def make_splits(
         "The splits are not understood.",
         expected="kfold:K, stratified:COLUMN, stratified:COLUMN:K, loso:COLUMN or a splits_final.json",
         found=spec,
-        mend="for example --splits kfold:5",
+        hint="for example --splits kfold:5",
     )
 
 
@@ -95,7 +95,7 @@ def read_splits(path: str | os.PathLike, cases: Sequence[str]) -> list[Fold]:
             file=path,
             expected='a list of {"train": [cases], "val": [cases]}',
             found=type(folds).__name__,
-            mend="see nnU-Net's splits_final.json",
+            hint="see nnU-Net's splits_final.json",
         )
     known, problems = set(cases), []
     for number, fold in enumerate(folds):
@@ -105,9 +105,9 @@ def read_splits(path: str | os.PathLike, cases: Sequence[str]) -> list[Fold]:
             (f"Fold {number} trains and validates on the same cases.", train & val),
         ):
             if found:
-                problems.append(Problem(what, str(path), found=_some(found), mend="correct the splits file"))
+                problems.append(Problem(what, str(path), found=_some(found), hint="correct the splits file"))
         problems.extend(
-            Problem(f"Fold {number} has no {part} case.", str(path), mend="correct the splits file")
+            Problem(f"Fold {number} has no {part} case.", str(path), hint="correct the splits file")
             for part in ("train", "val")
             if not fold[part]
         )
@@ -123,8 +123,8 @@ def subject_leaks(folds: Sequence[Fold], subjects: Mapping[str, str]) -> list[Pr
         both = {subjects[case] for case in fold["train"]} & {subjects[case] for case in fold["val"]}
         if both:
             what = f"Fold {number} trains and validates on scans of the same subject."
-            mend = "keep a subject's sessions in one part, or scores come out too high"
-            problems.append(Problem(what, found=_some(both), mend=mend, severity="W"))
+            hint = "keep a subject's sessions in one part, or scores come out too high"
+            problems.append(Problem(what, found=_some(both), hint=hint, severity="W"))
     return problems
 
 
@@ -163,7 +163,7 @@ def _column(
     if problems:
         columns = sorted({name for row in participants.values() for name in row})
         known = f"columns there: {', '.join(columns)}" if columns else "there is no participants.tsv"
-        raise InputError.of([*problems, Problem("The splits need a column of participants.tsv.", mend=known)])
+        raise InputError.of([*problems, Problem("The splits need a column of participants.tsv.", hint=known)])
     return {person: found.pop() for person, found in values.items()}
 
 
@@ -173,7 +173,7 @@ def _check_count(folds: int, there: int, what: str) -> None:
             "The data set cannot be split this way.",
             expected=f"2 or more folds, and at least as many {what}",
             found=f"{folds} folds, {there} {what}",
-            mend="ask for fewer folds, for example --splits kfold:2",
+            hint="ask for fewer folds, for example --splits kfold:2",
         )
 
 

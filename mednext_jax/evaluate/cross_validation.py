@@ -62,7 +62,7 @@ class Fold:
                 file=file,
                 expected=f'"fold": an object with {", ".join(fields)}',
                 found=str(values)[:200],
-                mend="validate this fold again: remove its validation and model folders and repeat its train command",
+                hint="validate this fold again: remove its validation and model folders and repeat its train command",
             )
         frozen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**frozen)
@@ -160,7 +160,7 @@ def read_cross_validation(folder: str | Path) -> CrossValidation:
             file=folder,
             expected=f"RUN/{VALIDATION}/{SUMMARY} in it, which `mednext-jax train` writes at the end of a fold",
             found="no folder" if not folder.is_dir() else f"{len(files)} runs, all with fold=all" if files else "none",
-            mend="train with config.final_validation, or name the folder that holds the folds' work folders",
+            hint="train with config.final_validation, or name the folder that holds the folds' work folders",
         )
     first = next(iter(folds.values()))[1]
     return CrossValidation(
@@ -179,7 +179,7 @@ def _misfits(
     """Why the scores of `file` cannot stand in one table with `others`."""
     name = str(file)
     if not fold.cases or not cases:
-        return [Problem(f"Fold {fold.index} has no validation case.", name, mend="prepare with other --splits")]
+        return [Problem(f"Fold {fold.index} has no validation case.", name, hint="prepare with other --splits")]
     problems = []
     if set(cases) != set(fold.cases):
         what = f"Fold {fold.index} has not scored its validation cases."
@@ -195,7 +195,7 @@ def _misfits(
         return problems
     if int(fold.index) in others:
         what = f"Fold {fold.index} is there twice."
-        problems.append(Problem(what, name, found=str(others[int(fold.index)][0]), mend="move one of them elsewhere"))
+        problems.append(Problem(what, name, found=str(others[int(fold.index)][0]), hint="move one of them elsewhere"))
     other_file, other, other_cases = next(iter(others.values()))
     if set(next(iter(other_cases.values()))) != regions:
         problems.append(Problem("The folds are not scored in the same regions.", name, found=str(other_file)))
@@ -205,8 +205,8 @@ def _misfits(
         ("The data set was prepared otherwise for this fold.", fold.data_set_sha256, other.data_set_sha256),
     ):
         if ours != theirs:
-            mend = "keep the folds of one prepared data set in a folder of their own"
-            problems.append(Problem(what, name, f"{theirs}, as in {other_file}", str(ours), mend))
+            hint = "keep the folds of one prepared data set in a folder of their own"
+            problems.append(Problem(what, name, f"{theirs}, as in {other_file}", str(ours), hint))
             break
     return problems
 

@@ -53,7 +53,7 @@ def evaluate(
             file=str(path),
             expected=f"a label map of the case {case} in {references}",
             found=", ".join(list(reference)[:5]) + (", ..." if len(reference) > 5 else ""),
-            mend="name both files after the case",
+            hint="name both files after the case",
         )
         for case, path in predicted.items()
         if case not in reference
@@ -98,7 +98,7 @@ def find_masks(source: str | Path) -> dict[str, Path]:
     for path in files:
         other = cases.setdefault(case_of(path), path)
         if other != path:
-            raise InputError("Two label maps are of one case.", file=path, found=other, mend="keep one of them")
+            raise InputError("Two label maps are of one case.", file=path, found=other, hint="keep one of them")
     return cases
 
 

@@ -26,7 +26,7 @@ def draw_comparison(scan: Path, truth: Path, prediction: Path, out: Path) -> Non
         import matplotlib
     except ImportError:
         raise InputError(
-            "The picture needs matplotlib, which is not installed.", mend="pip install 'mednext-jax[demo]'"
+            "The picture needs matplotlib, which is not installed.", hint="pip install 'mednext-jax[demo]'"
         ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

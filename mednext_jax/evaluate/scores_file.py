@@ -55,7 +55,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
             file=path,
             expected="the summary.json that a validation or `mednext-jax evaluate` writes",
             found=f"{type(error).__name__}: {error}",
-            mend="make it again: remove this folder and repeat the command that wrote it",
+            hint="make it again: remove this folder and repeat the command that wrote it",
         ) from error
     return {**content, "cases": cases}
 

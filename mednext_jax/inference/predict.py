@@ -67,7 +67,7 @@ def predict(
                 "The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}"
             )
         if output.name.endswith(NIFTI_ENDINGS):
-            raise InputError("The output is a folder, not a file.", file=output, mend="name a new folder")
+            raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
         if n == 1:
             refuse_existing(output)
         predictor = Predictor(
@@ -105,7 +105,7 @@ def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequenc
         raise InputError(
             "The model was trained on brain-extracted scans and needs a brain mask for each scan.",
             file=predictor.paths[0],
-            mend="give the folder of the masks: --brain-masks MASKS",
+            hint="give the folder of the masks: --brain-masks MASKS",
         )
     if folder is None:
         return {}
@@ -113,7 +113,7 @@ def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequenc
         raise InputError(
             "The model was trained on whole scans and takes no brain masks.",
             file=predictor.paths[0],
-            mend="leave --brain-masks out",
+            hint="leave --brain-masks out",
         )
     cases = [scan.case for scan in scans]
     return dict(zip(cases, BrainMasks.open(folder).paths(cases), strict=True))

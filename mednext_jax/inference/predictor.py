@@ -149,7 +149,7 @@ class Predictor:
                 file=", ".join(str(c) for c in channels if not isinstance(c, nib.Nifti1Image)) or None,
                 expected=f"{len(names)}: {', '.join(names)}",
                 found=len(channels),
-                mend="give one file for each channel, in this order",
+                hint="give one file for each channel, in this order",
             )
         images = [c if isinstance(c, nib.Nifti1Image) else read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
@@ -250,5 +250,5 @@ def _require_one_recipe(models: Sequence[Model]) -> None:
                     file=model.path,
                     expected=f"{one} as in {first.path}",
                     found=other,
-                    mend="average only models that were trained with one preparation",
+                    hint="average only models that were trained with one preparation",
                 )

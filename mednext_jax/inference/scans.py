@@ -68,7 +68,7 @@ def _plain_scans(files: list[Path], source: Path, channel_names: Sequence[str]) 
                     file=str(source),
                     expected=", ".join(f"{case}_{c:04d} ({channel_names[c]})" for c in wanted),
                     found=", ".join(p.name for _, p in sorted(channels.items())),
-                    mend="name the files CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the model's channels"
+                    hint="name the files CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the model's channels"
                     if numbered or len(wanted) > 1
                     else None,
                 )
@@ -144,7 +144,7 @@ def _check_headers(scans: list[Scan]) -> None:
                     file=str(path),
                     expected="three axes",
                     found=" x ".join(map(str, shape)),
-                    mend="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
+                    hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
                 )
             )
     if problems:

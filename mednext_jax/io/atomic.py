@@ -60,7 +60,7 @@ def refuse_existing(target: str | os.PathLike) -> None:
             file=target,
             expected="a path that does not exist, or an empty folder",
             found="a folder with files in it" if target.is_dir() else "a file",
-            mend="name another output, or remove this one first",
+            hint="name another output, or remove this one first",
         )
 
 

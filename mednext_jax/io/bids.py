@@ -56,13 +56,13 @@ def find_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
             file=root,
             expected=f"sub-*/[ses-*/]anat/*_{suffix or 'T2w'}.nii.gz",
             found=", ".join(f"{len(found)} {name}" for name, found in sorted(scans.items())) or "nothing",
-            mend=f"choose one of {', '.join(sorted(scans) or SUFFIXES)}",
+            hint=f"choose one of {', '.join(sorted(scans) or SUFFIXES)}",
         )
     (found,) = scans.values()
     names = [scan.id for scan in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError("A scan is there twice.", file=root, found=", ".join(twice), mend="keep one of .nii, .nii.gz")
+        raise InputError("A scan is there twice.", file=root, found=", ".join(twice), hint="keep one of .nii, .nii.gz")
     return tuple(sorted(found, key=lambda scan: scan.id))
 
 
@@ -76,7 +76,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     """
     root, labels = Path(root), Path(labels)
     if not labels.is_dir():
-        raise InputError("The folder of label maps is missing.", file=labels, mend="check --labels")
+        raise InputError("The folder of label maps is missing.", file=labels, hint="check --labels")
     files = sorted(path for path in labels.rglob("sub-*") if path.name.endswith(NIFTI_ENDINGS))
     channels = [find_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
     names = tuple(scans[0].suffix for scans in channels)
@@ -86,9 +86,9 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
         there = [scans[case] for scans in by_id if case in scans]
         scan = there[0]
         if len(there) < len(channels):
-            what, mend = f"Case {case} does not have every channel.", "add the scan, or take the case out"
+            what, hint = f"Case {case} does not have every channel.", "add the scan, or take the case out"
             listed = ", ".join(scan.path.name for scan in there)
-            problems.append(Problem(what, str(scan.path.parent), ", ".join(names), listed, mend))
+            problems.append(Problem(what, str(scan.path.parent), ", ".join(names), listed, hint))
             continue
         found = [path for path in files if _belongs(path, scan)]
         if len(found) == 1:
@@ -100,7 +100,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
                 str(scan.path),
                 expected=f"one {scan.id}[_label-pvs]_mask.nii.gz or _dseg.nii.gz below {labels}",
                 found=", ".join(path.name for path in found) or "nothing",
-                mend="keep one label map for each scan",
+                hint="keep one label map for each scan",
             )
         )
     return RawDataset(
@@ -146,6 +146,6 @@ def _lookup(labels: Path) -> dict[str, LabelValue]:
             file=tables[0],
             expected="tab-separated columns index (whole numbers) and name",
             found=str(error),
-            mend="see the BIDS specification of dseg.tsv",
+            hint="see the BIDS specification of dseg.tsv",
         ) from error
     return {BACKGROUND: 0} | {name: value for name, value in found.items() if value != 0}

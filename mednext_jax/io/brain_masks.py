@@ -31,7 +31,7 @@ class BrainMasks:
         """List a folder; raises InputError if it is missing."""
         folder = Path(folder)
         if not folder.is_dir():
-            raise InputError("The folder of brain masks is missing.", file=folder, mend="check --brain-masks")
+            raise InputError("The folder of brain masks is missing.", file=folder, hint="check --brain-masks")
         files = sorted(path for path in folder.rglob("*") if path.name.endswith(NIFTI_ENDINGS))
         return cls(folder, {path.name.removesuffix(".gz").removesuffix(".nii"): path for path in files})
 
@@ -54,8 +54,8 @@ class BrainMasks:
 
     def _missing(self, case: str) -> Problem:
         expected = " or ".join(f"{case}{suffix}.nii.gz" for suffix in SUFFIXES)
-        what, mend = f"There is no brain mask for {case}.", "add the mask, or leave brain extraction out"
-        return Problem(what, str(self.folder), expected=expected, mend=mend)
+        what, hint = f"There is no brain mask for {case}.", "add the mask, or leave brain extraction out"
+        return Problem(what, str(self.folder), expected=expected, hint=hint)
 
 
 def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np.ndarray:
@@ -77,5 +77,5 @@ def brain_problems(
     """What is wrong with the brain mask at `path` for the scan at `scan_path`: another grid, or nothing in it."""
     problems = grid_problems(mask, scan, "The brain mask", path, scan_path)
     if not np.any(mask.dataobj):
-        problems.append(Problem("The brain mask is empty.", str(path), mend="make it again"))
+        problems.append(Problem("The brain mask is empty.", str(path), hint="make it again"))
     return problems

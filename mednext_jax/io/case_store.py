@@ -61,7 +61,7 @@ class CaseStore:
                 file=files.name("prepared.json"),
                 expected="the file that `mednext-jax prepare` writes last",
                 found="nothing",
-                mend="run `mednext-jax prepare`; it goes on where it stopped",
+                hint="run `mednext-jax prepare`; it goes on where it stopped",
             )
         meta = PreparedMeta.from_json(text, files.name("prepared.json"))
         splits = files.read_json("splits.json")
@@ -71,7 +71,7 @@ class CaseStore:
                 file=files.name("splits.json"),
                 expected='a list of {"train": [...], "val": [...]}',
                 found="nothing or another kind of file",
-                mend="run `mednext-jax prepare` again",
+                hint="run `mednext-jax prepare` again",
             )
         return cls(os.fspath(path), meta, splits)
 
@@ -172,7 +172,7 @@ class CaseStore:
             file=_Files(self.path).name(f"cases/{case}/{name}"),
             expected="what `mednext-jax prepare` wrote",
             found=found,
-            mend="remove the folder of this case and run `mednext-jax prepare` again; it redoes what is missing",
+            hint="remove the folder of this case and run `mednext-jax prepare` again; it redoes what is missing",
         )
 
 

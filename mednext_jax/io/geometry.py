@@ -29,9 +29,9 @@ def grid_problems(
     """
 
     def problem(difference: str, expected: object, found: object, severity="E") -> Problem:
-        mend = "resample it onto the grid of the scan (nearest neighbour for labels), or find the right pair"
+        hint = "resample it onto the grid of the scan (nearest neighbour for labels), or find the right pair"
         text = f"{what} has {difference} than its scan."
-        return Problem(text, str(file), f"{expected} as in {of}", str(found), mend, severity)
+        return Problem(text, str(file), f"{expected} as in {of}", str(found), hint, severity)
 
     if image.shape != reference.shape:
         return [problem("another shape", reference.shape, image.shape)]
@@ -71,8 +71,8 @@ def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
         elif sform_code and qform_code and sform is not None:
             apart = np.abs(sform - qform).max()
             if apart > 1e-3 * sizes.min():
-                mend = "the sform is used"
-                warn("Sform and qform disagree.", "the same", f"up to {apart:.3g} mm apart", mend)
+                hint = "the sform is used"
+                warn("Sform and qform disagree.", "the same", f"up to {apart:.3g} mm apart", hint)
         pixdim = np.array(header["pixdim"].tolist()[1:4])
         if not np.allclose(pixdim, sizes, rtol=SPACING_TOLERANCE):
             warn(
@@ -107,9 +107,9 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
 
 
 def _warner(found: list[Problem], file: object) -> Callable[[str, object, object, str | None], None]:
-    def warn(what: str, expected: object, there: object, mend: str | None) -> None:
+    def warn(what: str, expected: object, there: object, hint: str | None) -> None:
         wanted, is_there = (None if value is None else str(value) for value in (expected, there))
-        found.append(Problem(what, str(file), wanted, is_there, mend, "W"))
+        found.append(Problem(what, str(file), wanted, is_there, hint, "W"))
 
     return warn
 

@@ -95,7 +95,7 @@ def read_scan(path: str | os.PathLike) -> nib.Nifti1Image:
             file=path,
             expected="finite intensities",
             found=f"{finite.size - int(finite.sum())} NaN or infinite voxels, the first at {first}",
-            mend="set them to 0, for example with `fslmaths IN -nan OUT`",
+            hint="set them to 0, for example with `fslmaths IN -nan OUT`",
         )
     low, high = array.min(), array.max()
     if low == high:
@@ -104,7 +104,7 @@ def read_scan(path: str | os.PathLike) -> nib.Nifti1Image:
             file=path,
             expected="an image",
             found=f"{low:g} in every voxel",
-            mend="export the scan again from its source",
+            hint="export the scan again from its source",
         )
     return _in_memory(image, array)
 
@@ -127,7 +127,7 @@ def read_labels(path: str | os.PathLike) -> nib.Nifti1Image:
                 file=path,
                 expected="integers",
                 found=f"{int(wrong.sum())} voxels such as {values}",
-                mend="threshold a probability map, and resample label maps with nearest neighbour only",
+                hint="threshold a probability map, and resample label maps with nearest neighbour only",
             )
         array = whole
     low, high = array.min(), array.max()
@@ -137,7 +137,7 @@ def read_labels(path: str | os.PathLike) -> nib.Nifti1Image:
             file=path,
             expected="labels from 0 to 32767",
             found=f"{low:g} to {high:g}",
-            mend="number the labels 0, 1, 2, ...",
+            hint="number the labels 0, 1, 2, ...",
         )
     return _in_memory(image, array.astype(np.int16))
 
@@ -245,7 +245,7 @@ def _usable_affine(image: nib.Nifti1Image) -> np.ndarray:
             file=image.get_filename(),
             expected=f"{VOXEL_SIZE_RANGE[0]} to {VOXEL_SIZE_RANGE[1]} mm along each axis",
             found=f"{' x '.join(f'{s:g}' for s in sizes)}, affine {_in_words(affine)}",
-            mend="correct the affine (its unit is mm), for example with nibabel",
+            hint="correct the affine (its unit is mm), for example with nibabel",
         )
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:
         raise InputError(
@@ -253,7 +253,7 @@ def _usable_affine(image: nib.Nifti1Image) -> np.ndarray:
             file=image.get_filename(),
             expected="three independent axes",
             found=_in_words(affine),
-            mend="export the scan again from its source",
+            hint="export the scan again from its source",
         )
     return affine
 
@@ -272,7 +272,7 @@ def _not_3d(path: object, shape: Sequence[int]) -> InputError:
         file=path,
         expected="three axes",
         found=f"{len(shape)} axes: {' x '.join(map(str, shape))}",
-        mend="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
+        hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
     )
 
 

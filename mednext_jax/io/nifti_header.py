@@ -57,7 +57,7 @@ def read_declared(path: str | os.PathLike) -> Declared:
             file=path,
             expected="a NIfTI file",
             found="a folder" if path.is_dir() else "nothing",
-            mend="check the path",
+            hint="check the path",
         )
     if not path.name.endswith(NIFTI_ENDINGS):
         raise not_nifti(path, f"the ending {path.suffix!r}")
@@ -73,7 +73,7 @@ def read_declared(path: str | os.PathLike) -> Declared:
             file=path,
             expected="three axes with at least one voxel each",
             found=f"dim {dimensions}",
-            mend="export the scan again from its source",
+            hint="export the scan again from its source",
         )
     voxels = math.prod(shape)
     if voxels > MAX_VOXELS:
@@ -82,7 +82,7 @@ def read_declared(path: str | os.PathLike) -> Declared:
             file=path,
             expected=f"at most {MAX_VOXELS} voxels",
             found=f"{' x '.join(map(str, shape))} = {voxels}",
-            mend="export the scan again from its source, or crop it",
+            hint="export the scan again from its source, or crop it",
         )
     dtype = _voxel_type(path, header)
     offset = float(header["vox_offset"])
@@ -96,7 +96,7 @@ def read_declared(path: str | os.PathLike) -> Declared:
             file=path,
             expected=f"{needed} bytes of data for {' x '.join(map(str, shape))} voxels of {dtype}",
             found=f"{size} bytes" + (" compressed" if compressed else ""),
-            mend="copy or download the file again",
+            hint="copy or download the file again",
         )
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -110,7 +110,7 @@ def not_nifti(path: Path, found: str) -> InputError:
         file=path,
         expected="a .nii or .nii.gz file",
         found=found,
-        mend="convert it, for example with dcm2niix or mri_convert",
+        hint="convert it, for example with dcm2niix or mri_convert",
     )
 
 
@@ -121,7 +121,7 @@ def damaged(path: Path, found: str) -> InputError:
         file=path,
         expected="a complete .nii or .nii.gz file",
         found=found,
-        mend="copy or download the file again; `gzip -t` checks a .nii.gz",
+        hint="copy or download the file again; `gzip -t` checks a .nii.gz",
     )
 
 
@@ -167,6 +167,6 @@ def _voxel_type(path: Path, header: nib.Nifti1Header) -> np.dtype:
             file=path,
             expected="integers up to 64 bits, or float32 or float64",
             found=f"{kind} voxels",
-            mend="convert the scan to float32, for example its magnitude",
+            hint="convert the scan to float32, for example its magnitude",
         )
     return dtype

@@ -33,7 +33,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
         raise InputError("dataset.json does not hold an object.", file=file, found=type(content).__name__)
     content = _as_version_2(content)
     problems = [
-        Problem("A key is missing in dataset.json.", str(file), expected=key, mend="see nnU-Net's dataset format")
+        Problem("A key is missing in dataset.json.", str(file), expected=key, hint="see nnU-Net's dataset format")
         for key in REQUIRED
         if key not in content
     ]
@@ -47,7 +47,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
                 str(file),
                 expected=" or ".join(NIFTI_ENDINGS),
                 found=str(ending),
-                mend="convert the scans to .nii.gz",
+                hint="convert the scans to .nii.gz",
             )
         )
     if problems:
@@ -93,7 +93,7 @@ def _channels(value: Any, file: Path, problems: list[Problem]) -> tuple[str, ...
                 str(file),
                 expected='channel_names such as {"0": "T2w"}',
                 found=str(value)[:100],
-                mend="number the channels from 0",
+                hint="number the channels from 0",
             )
         )
         return ("",)
@@ -109,8 +109,8 @@ def _labels(
     ignore = None
 
     def wrong(what: str, expected: str, found: object) -> None:
-        mend = "correct `labels` in dataset.json"
-        problems.append(Problem(what, str(file), expected=expected, found=str(found)[:100], mend=mend))
+        hint = "correct `labels` in dataset.json"
+        problems.append(Problem(what, str(file), expected=expected, found=str(found)[:100], hint=hint))
 
     for name, value in given.items() if isinstance(given, dict) else ():
         values = tuple(value) if isinstance(value, list) else (value,)
@@ -153,7 +153,7 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
     missing = [folder for folder in (images, labels) if not folder.is_dir()]
     if missing:
         problems.extend(
-            Problem("A folder of the data set is missing.", str(folder), mend="see nnU-Net's dataset format")
+            Problem("A folder of the data set is missing.", str(folder), hint="see nnU-Net's dataset format")
             for folder in missing
         )
         raise InputError.of(problems)
@@ -171,18 +171,18 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
         if sorted(files) != list(range(channels)):
             expected = f"channels {', '.join(f'_{i:04d}' for i in range(channels))}"
             what = f"Case {case} does not have every channel once."
-            mend = "add the missing file, or correct channel_names in dataset.json"
+            hint = "add the missing file, or correct channel_names in dataset.json"
             names = ", ".join(path.name for path in files.values())
-            problems.append(Problem(what, str(images), expected, names, mend))
+            problems.append(Problem(what, str(images), expected, names, hint))
         elif case not in label_of:
-            what, mend = f"Case {case} has no label map.", "add it, or remove the image"
-            problems.append(Problem(what, str(labels / f"{case}{ending}"), found="nothing", mend=mend))
+            what, hint = f"Case {case} has no label map.", "add it, or remove the image"
+            problems.append(Problem(what, str(labels / f"{case}{ending}"), found="nothing", hint=hint))
         else:
             ordered = tuple(files[i] for i in range(channels))
             cases.append(RawCase(case, ordered, label_of[case], subject_of(case)))
     for case in sorted(set(label_of) - set(found)):
-        what, mend = f"The label map of {case} has no image.", "add the image, or remove the label map"
-        problems.append(Problem(what, str(label_of[case]), f"imagesTr/{case}_0000{ending}", "nothing", mend))
+        what, hint = f"The label map of {case} has no image.", "add the image, or remove the label map"
+        problems.append(Problem(what, str(label_of[case]), f"imagesTr/{case}_0000{ending}", "nothing", hint))
     return cases, set(found)
 
 
@@ -220,7 +220,7 @@ def _check_count(content: dict[str, Any], there: set[str], file: Path, problems:
         case = name.removesuffix(content["file_ending"])
         if case not in there:
             what = f"Case {case} is listed in dataset.json but its files are not there."
-            problems.append(Problem(what, str(file), mend="add the files, or take the case off the list"))
+            problems.append(Problem(what, str(file), hint="add the files, or take the case off the list"))
     if content["numTraining"] != len(there):
         problems.append(
             Problem(
@@ -228,6 +228,6 @@ def _check_count(content: dict[str, Any], there: set[str], file: Path, problems:
                 str(file),
                 expected=f"numTraining {content['numTraining']}",
                 found=f"{len(there)} cases with an image",
-                mend="add the missing cases, or correct numTraining",
+                hint="add the missing cases, or correct numTraining",
             )
         )

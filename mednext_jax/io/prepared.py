@@ -61,7 +61,7 @@ class PreparedMeta:
                 file=file,
                 expected=f"format version {FORMAT_VERSION}",
                 found=values.get("format_version"),
-                mend="run `mednext-jax prepare` again into a new folder",
+                hint="run `mednext-jax prepare` again into a new folder",
             )
         names = {field.name for field in dataclasses.fields(cls)}
         given = set(values) - {"format", "format_version"}
@@ -101,5 +101,5 @@ def _unreadable(file: str, found: str) -> InputError:
         file=file,
         expected="the prepared.json that `mednext-jax prepare` writes",
         found=found,
-        mend="run `mednext-jax prepare` again",
+        hint="run `mednext-jax prepare` again",
     )

@@ -78,7 +78,7 @@ def read_participants(folder: Path, cases: Sequence[str]) -> dict[str, dict[str,
             file=path,
             expected="tab-separated columns, participant_id among them",
             found=", ".join(str(name) for name in rows[0]),
-            mend="see the BIDS specification of participants.tsv",
+            hint="see the BIDS specification of participants.tsv",
         )
     by_name: dict[str, dict[str, str]] = {}
     for row in rows:

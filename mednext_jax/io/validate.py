@@ -123,8 +123,8 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
         by_hash[report.voxels_hash].append(report.id)
     for names in by_hash.values():
         if len(names) > 1:
-            what, mend = "The same image is there under several names.", "keep one of them"
-            problems.append(Problem(what, str(dataset.root), found=", ".join(names), mend=mend))
+            what, hint = "The same image is there under several names.", "keep one of them"
+            problems.append(Problem(what, str(dataset.root), found=", ".join(names), hint=hint))
     if not usable:
         return problems
 
@@ -132,8 +132,8 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
         listed = ", ".join(f"{report.id} ({found(report)})" for report in odd[:5])
         more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
         if odd:
-            mend = "look at these scans; nothing is wrong if they are meant to differ"
-            problems.append(Problem(what, str(dataset.root), expected, listed + more, mend, "W"))
+            hint = "look at these scans; nothing is wrong if they are meant to differ"
+            problems.append(Problem(what, str(dataset.root), expected, listed + more, hint, "W"))
 
     usual = collections.Counter(report.axes for report in usable).most_common(1)[0][0]
     odd = [report for report in usable if report.axes != usual]
@@ -159,8 +159,8 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
     seen = {value for report in usable for value in report.values}
     absent = sorted(dataset.label_values - seen - {0})
     if not seen - {0, dataset.ignore_label}:
-        mend = "check labelsTr and `labels` in dataset.json"
-        problems.append(Problem("No label map has any label.", str(dataset.root), mend=mend))
+        hint = "check labelsTr and `labels` in dataset.json"
+        problems.append(Problem("No label map has any label.", str(dataset.root), hint=hint))
     elif absent:
         what = "Some labels occur in no label map."
         problems.append(Problem(what, str(dataset.root), found=str(absent)[1:-1], severity="W"))
@@ -179,15 +179,15 @@ def _check_values(array: np.ndarray, case: RawCase, dataset: RawDataset, problem
     known = dataset.label_values
     unknown = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in known]
     if unknown:
-        mend = "correct the label map, or `labels` in dataset.json"
+        hint = "correct the label map, or `labels` in dataset.json"
         if {v for v, _ in unknown} == {255}:
-            mend = "a mask of 0 and 255: divide it by 255"
+            hint = "a mask of 0 and 255: divide it by 255"
         listed = ", ".join(f"{v} ({n} voxels)" for v, n in unknown[:8])
         what = "The label map has unknown values."
-        problems.append(Problem(what, str(case.label), f"{sorted(known)}", listed, mend))
+        problems.append(Problem(what, str(case.label), f"{sorted(known)}", listed, hint))
     elif not set(values.tolist()) - {0, dataset.ignore_label}:
-        what, mend = "The label map is empty.", "nothing is wrong if this scan has no lesion"
-        problems.append(Problem(what, str(case.label), mend=mend, severity="W"))
+        what, hint = "The label map is empty.", "nothing is wrong if this scan has no lesion"
+        problems.append(Problem(what, str(case.label), hint=hint, severity="W"))
     return tuple(int(value) for value in values)
 
 
@@ -204,8 +204,8 @@ def _check_brain(case: RawCase, scan: nib.Nifti1Image, label: nib.Nifti1Image, p
     if any(problem.severity == "E" for problem in found):
         return everywhere
     if label.shape == brain.shape and (lost := int(((np.asanyarray(label.dataobj) > 0) & ~brain).sum())):
-        what, mend = "Labelled voxels lie outside the brain mask.", "look whether the mask cuts off brain"
-        problems.append(Problem(what, str(case.brain), found=f"{lost} voxels", mend=mend, severity="W"))
+        what, hint = "Labelled voxels lie outside the brain mask.", "look whether the mask cuts off brain"
+        problems.append(Problem(what, str(case.brain), found=f"{lost} voxels", hint=hint, severity="W"))
     return brain
 
 

@@ -68,8 +68,8 @@ class RegionMaps:
         return dataclasses.replace(raw, cases=cases, regions=names, problems=(*raw.problems, *problems))
 
     def _missing(self, case: str) -> Problem:
-        what, mend = f"There is no region map for the case {case}.", "add the map, or leave the regions out"
-        return Problem(what, str(self.folder), expected=f"{case}.nii.gz", mend=mend)
+        what, hint = f"There is no region map for the case {case}.", "add the map, or leave the regions out"
+        return Problem(what, str(self.folder), expected=f"{case}.nii.gz", hint=hint)
 
 
 def only_named(values: np.ndarray, names: Iterable[int]) -> np.ndarray:

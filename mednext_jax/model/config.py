@@ -123,7 +123,7 @@ class MedNeXtConfig:
                 "kernel_size is not valid for a variant",
                 expected="3, 5 or 7",
                 found=repr(kernel_size),
-                mend="set encoder_kernel_size and decoder_kernel_size for other sizes",
+                hint="set encoder_kernel_size and decoder_kernel_size for other sizes",
             )
         sizes = {"encoder_kernel_size": kernel_size, "decoder_kernel_size": kernel_size}
         return cls.from_dict({**_VARIANTS[name], **sizes, **fields})
@@ -139,8 +139,8 @@ class MedNeXtConfig:
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=1)
-                mend = f"did you mean {near[0]!r}?" if near else "known fields: " + ", ".join(known)
-                problems.append(Problem(f"unknown MedNeXtConfig field {str(name)[:100]!r}", mend=mend))
+                hint = f"did you mean {near[0]!r}?" if near else "known fields: " + ", ".join(known)
+                problems.append(Problem(f"unknown MedNeXtConfig field {str(name)[:100]!r}", hint=hint))
         if problems:
             raise InputError.of(problems)
         return cls(**values)

@@ -155,7 +155,7 @@ def _check_input(x: Array, config: MedNeXtConfig, ops: LocalOps) -> None:
             "the network's input has extents that cannot be halved four times",
             expected=f"(d, h, w) multiples of {EXTENT_MULTIPLE}",
             found=extents,
-            mend="pad or crop the input; `Predictor` does it by itself",
+            hint="pad or crop the input; `Predictor` does it by itself",
         )
 
 

@@ -69,6 +69,6 @@ def rows_of_process(mesh: Mesh, process: int) -> tuple[int, int]:
             expected="space * height to be a multiple or a divisor of a process's devices, and no device left out",
             found=f"mesh {dict(mesh.shape)}; rows of each process: "
             + ", ".join(str(len(held)) for held in list(rows.values())[:8]),
-            mend="set config.mesh.data = -1, and config.mesh.space to a power of two",
+            hint="set config.mesh.data = -1, and config.mesh.space to a power of two",
         )
     return mine[0] // len(mine), parts

@@ -74,7 +74,7 @@ def check_divides(config: MedNeXtConfig, mesh: Mesh, shape: Sequence[int]) -> No
             "The mesh does not divide the batch.",
             expected=f"a multiple of {samples} (config.mesh.data) samples at a time",
             found=shape[0],
-            mend="set config.mesh.data to a divisor of it, or a larger config.batch_size",
+            hint="set config.mesh.data to a divisor of it, or a larger config.batch_size",
         )
     layout = layout_of(config, mesh, shape[1:4])
     for axis, found, name, parts in zip("dhw", layout.split(0), layout.names, layout.sizes, strict=True):
@@ -83,7 +83,7 @@ def check_divides(config: MedNeXtConfig, mesh: Mesh, shape: Sequence[int]) -> No
                 f"The mesh does not divide the patch along {axis}.",
                 expected=f"{parts} parts (config.mesh.{name}) with an even number of planes, at least {layout.radius}",
                 found=f"{shape['dhw'.index(axis) + 1]} planes",
-                mend=f"lower config.mesh.{name}, or use a larger patch",
+                hint=f"lower config.mesh.{name}, or use a larger patch",
             )
 
 

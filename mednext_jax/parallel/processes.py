@@ -59,7 +59,7 @@ def initialise() -> None:
         raise InputError(
             f"The processes of this run could not find each other: {error}",
             expected="address, number of processes and process number from the launcher",
-            mend=f"set {', '.join(ASKED)} (with Open MPI 5: or install mpi4py)",
+            hint=f"set {', '.join(ASKED)} (with Open MPI 5: or install mpi4py)",
         ) from error
 
 
@@ -121,7 +121,7 @@ def agree(name: str, value: Any) -> None:
             f"The processes of this run do not share the same {name}: {_processes(odd)} of {len(keys)} differs.",
             expected=f"process {usual}: {_show(everyone[usual], differing)}",
             found="; ".join(f"process {process}: {_show(everyone[process], differing)}" for process in odd[:4]),
-            mend="start every process with the same command, files and installation",
+            hint="start every process with the same command, files and installation",
         )
     )
 
@@ -247,7 +247,7 @@ def _asked(environ: Mapping[str, str]) -> dict[str, Any] | None:
             "The request for several processes is incomplete.",
             expected=f"{', '.join(ASKED)} together, or none of them",
             found=f"no {', '.join(missing)}",
-            mend="set all three in every process, or unset them",
+            hint="set all three in every process, or unset them",
         )
     coordinator, processes, process_id = (environ[name] for name in ASKED)
     host, _, port = coordinator.rpartition(":")
@@ -303,7 +303,7 @@ def wait_for_coordinator(address: str, timeout: float) -> None:
             if time.monotonic() > end:
                 raise WorkError(
                     f"Process 0 could not be reached at {address} within {timeout:.0f} s: {error}.\n"
-                    "  mend:    check that process 0 runs, that its host name resolves here, and the firewall"
+                    "  hint:     check that process 0 runs, that its host name resolves here, and the firewall"
                 ) from error
         time.sleep(0.2)
 

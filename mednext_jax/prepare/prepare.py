@@ -123,14 +123,14 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
             file=root,
             expected="an nnU-Net raw data set (dataset.json, imagesTr, labelsTr) or a BIDS data set",
             found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else "no folder",
-            mend="check the path, or write a dataset.json",
+            hint="check the path, or write a dataset.json",
         )
     if labels is None:
         raise InputError(
             "A BIDS data set needs its label maps.",
             file=root,
             expected="--labels FOLDER, for example derivatives/pvs",
-            mend="name the derivatives folder that holds the label maps",
+            hint="name the derivatives folder that holds the label maps",
         )
     return read_bids(root, labels, suffix)
 
@@ -153,7 +153,7 @@ def _checked_spacing(spacing: Spacing) -> tuple[float, float, float] | str | Non
             "The target spacing is not understood.",
             expected=f"{SPACING_RANGE[0]} to {SPACING_RANGE[1]} mm, 'median' or none",
             found=spacing,
-            mend="for example --spacing 0.8",
+            hint="for example --spacing 0.8",
         )
     d, h, w = (float(size) for size in sizes)
     return d, h, w
@@ -176,7 +176,7 @@ def _open_output(out: str | os.PathLike, raw: RawDataset, settings: dict[str, An
                 file=out,
                 expected=wanted,
                 found=there,
-                mend="name another output, or remove this one first",
+                hint="name another output, or remove this one first",
             )
     return writer
 

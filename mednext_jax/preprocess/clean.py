@@ -90,6 +90,6 @@ def _simple_itk() -> Any:
     except ImportError as error:
         raise InputError(
             "Bias correction and denoising need SimpleITK, which is not installed.",
-            mend="pip install 'mednext-jax[preprocess]'",
+            hint="pip install 'mednext-jax[preprocess]'",
         ) from error
     return SimpleITK

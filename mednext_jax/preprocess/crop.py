@@ -40,7 +40,7 @@ def nonzero_box(volume: np.ndarray) -> tuple[np.ndarray, Box]:
             "The scan is zero everywhere.",
             expected="an image",
             found="no voxel that is not zero",
-            mend="check the scan, and the mask if one was applied",
+            hint="check the scan, and the mask if one was applied",
         )
     return mask[box], box
 

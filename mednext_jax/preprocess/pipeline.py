@@ -114,7 +114,7 @@ def place_scan(
             "The scan would become too large at the target spacing.",
             expected=f"at most {MAX_VOXELS} voxels",
             found=f"{' x '.join(map(str, new_shape))} voxels of {_mm(target)} from {_mm(spacing)}",
-            mend="choose a coarser spacing, or correct the voxel size of the scan",
+            hint="choose a coarser spacing, or correct the voxel size of the scan",
         )
     return Properties(
         shape=_three(shape),

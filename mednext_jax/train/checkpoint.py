@@ -54,7 +54,7 @@ class Checkpoints:
                 f"The checkpoint of step {step} cannot be read.",
                 file=self._manager.directory / str(step),
                 found=str(error)[:500],
-                mend="remove this folder to continue from the checkpoint before it",
+                hint="remove this folder to continue from the checkpoint before it",
             ) from error
 
     def save(self, step: int, state: TrainState, config: dict[str, Any], score: float | None = None) -> None:

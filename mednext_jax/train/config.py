@@ -133,7 +133,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     file, _, argument = source.partition(":")
     if not Path(file).is_file():
-        raise InputError("The configuration file does not exist.", file=file, mend="configs/ holds the recipes")
+        raise InputError("The configuration file does not exist.", file=file, hint="configs/ holds the recipes")
     try:
         get_config = runpy.run_path(file)["get_config"]
         config = get_config(argument) if argument else get_config()
@@ -176,8 +176,8 @@ def _field(node: ConfigDict, name: str, override: str) -> Any:
     if name in node:
         return node[name]
     near = difflib.get_close_matches(name, node.keys(), n=1)
-    mend = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(node.keys())}"
-    raise InputError(f"unknown configuration field {name!r}", found=override, mend=mend)
+    hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(node.keys())}"
+    raise InputError(f"unknown configuration field {name!r}", found=override, hint=hint)
 
 
 def _parse(text: str, present: Any) -> Any:

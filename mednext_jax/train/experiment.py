@@ -196,7 +196,7 @@ def fold_cases(store: CaseStore, fold: str) -> tuple[tuple[str, ...], tuple[str,
         if not split[part]:
             raise InputError(
                 f"Fold {fold} of the data set has no case in its '{part}' part.",
-                mend="prepare it again with other --splits",
+                hint="prepare it again with other --splits",
             )
     return tuple(split["train"]), tuple(split["val"])
 
@@ -216,7 +216,7 @@ def _outputs(store: CaseStore) -> tuple[dict[str, int], tuple[tuple[int, ...], .
             file=store.path,
             expected=f"regions_class_order with the values 1 to {len(regions)}",
             found=order,
-            mend="correct dataset.json and prepare the data set again",
+            hint="correct dataset.json and prepare the data set again",
         )
     names = [name for name, value in meta.labels.items() if value not in (0, (0,))]
     return {"background": 0, **dict(zip(names, order, strict=True))}, regions
@@ -243,13 +243,13 @@ def _weights_of(config: ConfigDict, architecture: MedNeXtConfig) -> Any:
                 file=path,
                 expected=ours,
                 found=found,
-                mend="set config.upkern=true to enlarge the kernels" if enlarges else None,
+                hint="set config.upkern=true to enlarge the kernels" if enlarges else None,
             )
     if architecture.deep_supervision and not theirs.deep_supervision:
         raise InputError(
             "The model in config.init_from has no heads for deep supervision.",
             file=path,
-            mend="set config.model.deep_supervision=False",
+            hint="set config.model.deep_supervision=False",
         )
     heads = 5 if architecture.deep_supervision else 1
     return {

@@ -14,7 +14,7 @@ from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.parallel.processes import is_main_process
 from mednext_jax.train.config import check_config
-from mednext_jax.train.train import run
+from mednext_jax.train.train import train
 
 
 def cross_validate(config: ConfigDict, workdir: str | Path) -> Path | None:
@@ -32,7 +32,7 @@ def cross_validate(config: ConfigDict, workdir: str | Path) -> Path | None:
     for fold in folds:
         each = copy.deepcopy(config)
         each.fold = str(fold)
-        if run(each, workdir / f"fold_{fold}") is None:
+        if train(each, workdir / f"fold_{fold}") is None:
             return None
     ensemble = workdir / "model"
     if is_main_process():

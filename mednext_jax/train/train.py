@@ -53,7 +53,7 @@ FREE_ON_RESUME = (
 SKIPS_TO_STOP = 3
 
 
-def run(config: ConfigDict, workdir: str | Path) -> Path | None:
+def train(config: ConfigDict, workdir: str | Path) -> Path | None:
     """Train as `config` says, in `workdir`; the same call continues a run that was interrupted.
 
     Writes config.json, checkpoints/, steps.csv, metrics.csv, progress.png and pictures/ of validation scans (with
@@ -144,7 +144,7 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
         raise InputError(
             "The data set is not the one that this run started with.",
             file=experiment.store.path,
-            mend="prepare it as it was, or start a new run in another --workdir",
+            hint="prepare it as it was, or start a new run in another --workdir",
         )
     changed = [name for name in asked if saved.get(name) != asked[name] and name not in FREE_ON_RESUME]
     if changed:
@@ -153,7 +153,7 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
             f"The run to continue has another config.{', config.'.join(changed)}.",
             expected=f"{name} = {saved.get(name)}"[:500],
             found=f"{name} = {asked[name]}"[:500],
-            mend="use the run's own configuration, or another --workdir",
+            hint="use the run's own configuration, or another --workdir",
         )
     return checkpoints.restore(step, experiment.state_like)
 

@@ -86,7 +86,7 @@ def load_model(path: str | os.PathLike) -> Model:
                 "This folder is an ensemble, not one model.",
                 file=path,
                 found=f"{len(members)} model directories: {', '.join(m.name for m in members[:8])}",
-                mend="name one of them, or load all with load_models",
+                hint="name one of them, or load all with load_models",
             )
         raise _no_model(path)
     description = _read_description(path / DESCRIPTION)
@@ -116,15 +116,15 @@ def _members(path: Path) -> list[Path]:
 
 
 def _no_model(path: Path) -> InputError:
-    mend = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
+    hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
     if not path.exists():
-        return InputError("The model does not exist.", file=path, expected="a model directory", mend=mend)
+        return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
     return InputError(
         "This is not a model directory.",
         file=path,
         expected=f"a folder with {DESCRIPTION} and {WEIGHTS}",
         found="a file" if path.is_file() else f"a folder without {DESCRIPTION}",
-        mend=mend,
+        hint=hint,
     )
 
 
@@ -138,21 +138,21 @@ def _read_description(file: Path) -> dict[str, Any]:
             file=file,
             expected=f"format_version {FORMAT_VERSION}",
             found=repr(description.get("format_version"))[:50],
-            mend="update mednext-jax, or " + _RECONVERT,
+            hint="update mednext-jax, or " + _RECONVERT,
         )
     problems = [
-        Problem(f"The part {name!r} is missing.", str(file), mend=_RECONVERT)
+        Problem(f"The part {name!r} is missing.", str(file), hint=_RECONVERT)
         for name in _PARTS
         if name not in description
     ]
     problems += [
-        Problem(f"The part {name[:100]!r} is unknown.", str(file), expected=", ".join(_PARTS), mend=_RECONVERT)
+        Problem(f"The part {name[:100]!r} is unknown.", str(file), expected=", ".join(_PARTS), hint=_RECONVERT)
         for name in description
         if name not in _PARTS
     ]
     for name in ("architecture", "recipe", "provenance", "weights"):
         if not isinstance(description.get(name, {}), dict):
-            problems.append(Problem(f"The part {name!r} is no JSON object.", str(file), mend=_RECONVERT))
+            problems.append(Problem(f"The part {name!r} is no JSON object.", str(file), hint=_RECONVERT))
     if problems:
         raise InputError.of(problems)
     return description
@@ -181,13 +181,13 @@ def _read_weights(file: Path, claim: dict[str, Any], config: MedNeXtConfig) -> P
             file=file,
             expected=f"{first}: {'float32 ' + str(shapes[first]) if first in shapes else 'no such tensor'}",
             found=f"{' '.join(map(str, found[first]))}" if first in found else "no such tensor",
-            mend="take both files from the same model directory",
+            hint="take both files from the same model directory",
         )
     if claim.get("sha256") != sha256(file):
         raise InputError(
             "The weights are not those that the description was written for (sha256 differs).",
             file=file,
             expected=str(claim.get("sha256"))[:80],
-            mend=f"copy the model directory again, or {_RECONVERT}",
+            hint=f"copy the model directory again, or {_RECONVERT}",
         )
     return from_torch_names(config, {name: tensors[name] for name in shapes if name != DUMMY})

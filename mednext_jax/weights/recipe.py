@@ -151,8 +151,8 @@ class Recipe:
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                mend = f"did you mean {near[0]!r}?" if near else "known fields: " + ", ".join(known)
-                problems.append(Problem(f"unknown recipe field {name[:100]!r}", mend=mend))
+                hint = f"did you mean {near[0]!r}?" if near else "known fields: " + ", ".join(known)
+                problems.append(Problem(f"unknown recipe field {name[:100]!r}", hint=hint))
         if problems:
             raise InputError.of(problems)
         return cls(**values)

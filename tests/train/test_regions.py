@@ -13,7 +13,7 @@ from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.train.experiment import Experiment
-from mednext_jax.train.train import run
+from mednext_jax.train.train import train
 from mednext_jax.weights.directory import load_model
 
 pytestmark = pytest.mark.core
@@ -25,7 +25,7 @@ def test_overlapping_regions_are_trained_validated_and_predicted(tiny, write_dat
     config = copy.deepcopy(tiny)
     prepared = write_data(tmp_path / "prepared", labels=LABELS, regions_class_order=(1, 2), ignore_label=3)
     config.data, config.steps, config.steps_per_epoch, config.validation_steps = str(prepared), 2, 2, 1
-    model = load_model(run(config, tmp_path / "run"))
+    model = load_model(train(config, tmp_path / "run"))
     assert model.config.num_classes == 2 and model.recipe.regions_class_order == (1, 2)
     assert model.recipe.labels == {"background": 0, "bar": 1, "core": 2}
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:

@@ -21,7 +21,7 @@ from mednext_jax.errors import InputError, WorkError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.train.folds import cross_validate
-from mednext_jax.train.train import _stop_signal, run
+from mednext_jax.train.train import _stop_signal, train
 from mednext_jax.weights.directory import load_model, load_models
 
 pytestmark = pytest.mark.core
@@ -59,7 +59,7 @@ def straight(config, compiled_once, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
     whole = copy.deepcopy(config)
     whole.final_validation = True
-    assert run(whole, workdir) == workdir / "model"
+    assert train(whole, workdir) == workdir / "model"
     return workdir
 
 
@@ -125,7 +125,7 @@ def test_cross_validation_trains_each_fold_and_collects_them(config, tmp_path, c
 
 def test_a_finished_run_is_left_alone(straight, config, capsys):
     before = (straight / "steps.csv").read_bytes()
-    assert run(config, straight) == straight / "model"
+    assert train(config, straight) == straight / "model"
     assert "finished" in capsys.readouterr().out
     assert (straight / "steps.csv").read_bytes() == before
 
@@ -165,7 +165,7 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(straight, config, compiled
     process.communicate()
     assert not (workdir / "model").exists()
 
-    assert run(config, workdir) == workdir / "model"
+    assert train(config, workdir) == workdir / "model"
     assert table(workdir / "steps.csv") == table(straight / "steps.csv")
     assert exact(table(workdir / "metrics.csv")) == exact(table(straight / "metrics.csv"))
     expected, found = load_model(straight / "model").params, load_model(workdir / "model").params
@@ -175,19 +175,19 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(straight, config, compiled
 def test_another_configuration_does_not_continue_a_run(config, tmp_path, compiled_once, write_data):
     short = copy.deepcopy(config)
     short.steps = 2
-    run(short, tmp_path / "run")
+    train(short, tmp_path / "run")
     (tmp_path / "run" / "model").rename(tmp_path / "model")
     longer = copy.deepcopy(config)
     longer.steps = 3
     other = copy.deepcopy(longer)
     other.model.base_channels, other.seed = 8, 1
     with pytest.raises(InputError, match="config.seed, config.model|config.model, config.seed"):
-        run(other, tmp_path / "run")
+        train(other, tmp_path / "run")
     changed = copy.deepcopy(longer)
     changed.data = str(write_data(tmp_path / "prepared", cases=5))
     with pytest.raises(InputError, match="data set is not the one"):
-        run(changed, tmp_path / "run")
-    run(longer, tmp_path / "run")  # more steps are not another run
+        train(changed, tmp_path / "run")
+    train(longer, tmp_path / "run")  # more steps are not another run
     assert len(table(tmp_path / "run" / "steps.csv")) == 3
 
 
@@ -195,7 +195,7 @@ def test_three_steps_that_are_not_finite_stop_the_run_and_name_the_cases(config,
     bad = copy.deepcopy(config)
     bad.data = str(write_data(tmp_path / "prepared", cases=2, poison="case_1"))
     with pytest.raises(WorkError, match="case_1"):
-        run(bad, tmp_path / "run")
+        train(bad, tmp_path / "run")
     assert [int(row["skipped"]) for row in table(tmp_path / "run" / "steps.csv")] == [1, 2, 3]
     assert (tmp_path / "run" / "checkpoints" / "4").is_dir() or (tmp_path / "run" / "checkpoints" / "3").is_dir()
     assert not (tmp_path / "run" / "model").exists()
@@ -204,7 +204,7 @@ def test_three_steps_that_are_not_finite_stop_the_run_and_name_the_cases(config,
 def test_fine_tuning_starts_from_the_weights_of_a_model(straight, config, tmp_path, compiled_once):
     tuned = copy.deepcopy(config)
     tuned.init_from, tuned.steps = str(straight / "model"), 1
-    run(tuned, tmp_path / "run")
+    train(tuned, tmp_path / "run")
     expected, found = load_model(straight / "model").params, load_model(tmp_path / "run" / "model").params
     # One update of AdamW moves a weight by about the learning rate at most, and a tenth of it goes into the average.
     limit = 0.11 * config.optimiser.learning_rate
@@ -220,7 +220,7 @@ def watched(config, compiled_once, write_data, tmp_path_factory):
     watched.steps, watched.steps_per_epoch, watched.scan_validation_epochs = 4, 2, 1
     watched.checkpoint.steps, watched.checkpoint.minutes, watched.checkpoint.keep = 0, 1e-9, 10
     watched.profile = (1, 2)
-    run(watched, folder / "run")
+    train(watched, folder / "run")
     return watched, folder / "run"
 
 
@@ -247,11 +247,11 @@ def test_a_damaged_chunk_stops_a_run_and_leaves_its_checkpoints(watched):
     for path, data in sound.items():
         path.write_bytes(bytes(255 - b for b in data))
     with pytest.raises(InputError, match="A stored case cannot be read"):
-        run(longer, workdir)
+        train(longer, workdir)
     assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == [1, 2, 3, 4]
     for path, data in sound.items():
         path.write_bytes(data)
-    assert run(longer, workdir) == workdir / "model"
+    assert train(longer, workdir) == workdir / "model"
     assert len(table(workdir / "steps.csv")) == 6
 
 
@@ -277,7 +277,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(config, tmp_path, 
     wrong = copy.deepcopy(config)
     wrong.update(changes)
     with pytest.raises(InputError) as error:
-        run(wrong, tmp_path / "run")
+        train(wrong, tmp_path / "run")
     assert words in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -285,5 +285,5 @@ def test_what_does_not_fit_is_said_before_anything_is_written(config, tmp_path, 
 def test_a_folder_of_something_else_is_not_used(config, tmp_path):
     (tmp_path / "thesis.txt").write_text("text")
     with pytest.raises(InputError, match="exists"):
-        run(config, tmp_path)
+        train(config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -104,7 +104,7 @@ def read_pickle(
             file=file,
             expected="tensors, NumPy arrays, numbers, strings and plain containers",
             found=str(error),
-            mend="if you trust the file, re-save the weights alone: "
+            hint="if you trust the file, re-save the weights alone: "
             "torch.save(torch.load(FILE, map_location='cpu', weights_only=False)['state_dict'], NEW_FILE)",
         ) from None
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, struct.error) as error:

@@ -111,7 +111,7 @@ class TorchFile:
             "This is not a sound PyTorch file.",
             file=self.path,
             found=found,
-            mend="copy or download it again; if torch itself reads it, re-save it with torch.save",
+            hint="copy or download it again; if torch itself reads it, re-save it with torch.save",
         )
 
     def _find_root(self) -> str:
@@ -189,7 +189,7 @@ def _view(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarra
 
 
 def _map(path: Path) -> memoryview:
-    """The file's bytes; raises InputError with the mend for what is no torch zip file."""
+    """The file's bytes; raises InputError with the hint for what is no torch zip file."""
     if not path.is_file():
         raise InputError("A file is missing.", file=path, expected="a file that torch.save wrote")
     with path.open("rb") as file:
@@ -199,7 +199,7 @@ def _map(path: Path) -> memoryview:
                 "The file is in torch's old format (before 1.6), which cannot be read without running its pickles.",
                 file=path,
                 expected="torch's zip format",
-                mend='if you trust it, re-save it: python -c "import torch; '
+                hint='if you trust it, re-save it: python -c "import torch; '
                 f"torch.save(torch.load({str(path)!r}, map_location='cpu', weights_only=False), 'resaved.pth')\"",
             )
         if not head.startswith(ZIP_MAGIC):
