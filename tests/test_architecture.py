@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.core, pytest.mark.quick]
+pytestmark = pytest.mark.core
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mednext_jax"
