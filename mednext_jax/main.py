@@ -106,6 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="a model directory; repeat for an ensemble",
     )
+    predict.add_argument(
+        "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
+    )
     predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
     predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
     predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
@@ -224,6 +227,7 @@ def _predict(options: argparse.Namespace) -> None:
         tta=options.tta,
         step=options.step,
         part=options.part,
+        suffix=options.suffix,
         skip_background=options.skip_background,
         brain_masks=options.brain_masks,
     )

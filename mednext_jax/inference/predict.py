@@ -15,10 +15,11 @@ import jax
 from mednext_jax.errors import InputError, Problem, WorkError
 from mednext_jax.inference.outputs import describe_run, table_paths, write_scan, write_tables
 from mednext_jax.inference.predictor import Computed, Loaded, Predictor
-from mednext_jax.inference.scans import Scan, find_scans
+from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.nifti_names import few
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 
 # Scans under way beside the one on the device: a GPU may take less time for a scan than a thread to read or to write.
@@ -37,6 +38,7 @@ def predict(
     step: float = 0.5,
     part: tuple[int, int] = (1, 1),
     *,
+    suffix: str | None = None,
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
@@ -48,13 +50,14 @@ def predict(
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
+    suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
     brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
-    Names, channels and headers of all scans are checked before any is computed, and an output that exists is refused;
-    either raises InputError and nothing is written. A scan whose voxels turn out wrong, or that is too large for the
-    device, is left out, the others are done, and the failures are raised together at the end: InputError if all of
-    them are the input's fault, else WorkError.
+    Names, channels and headers of all scans are checked before any is computed. A scan without a channel, a brain mask
+    or a sound header, or whose voxels turn out wrong, or that is too large for the device, is left out, the others are
+    done, and the failures are raised together at the end: InputError if all of them are the input's fault, else
+    WorkError. If no scan can be segmented, or an output exists, nothing is written.
     """
     initialise()
     if part == (1, 1):
@@ -78,13 +81,17 @@ def predict(
             tile_batch=tile_batch,
             skip_background=skip_background,
         )
-        scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
-        brains = _brain_masks(brain_masks, predictor, scans)
+        scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
+        brains, without = _brain_masks(brain_masks, predictor, scans)
+        scans = [scan for scan in scans if scan.case not in {case for case, _ in without}][k - 1 :: n]
+        bad = [*bad, *without] if k == 1 else []  # said once, by the first part
         for path in [*table_paths(output, part), *(output / p for s in scans for p in (s.mask, s.probability))]:
             refuse_existing(path)
 
+    for warning in images_left_out(inputs) if k == 1 else ():
+        print(f"[W] {warning}", flush=True)
     settings = describe_run(predictor, inputs, part)
-    log = _Log(len(scans), f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}, {settings['device']}")
+    log = _Log(len(scans), f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}, {settings['device']}", bad)
     outcomes = _stream(predictor, scans, brains, lambda s, result: write_scan(output, s, result, settings))
     with leaving_at_once():
         try:
@@ -98,8 +105,13 @@ def predict(
     return log.rows
 
 
-def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]) -> dict[str, Path]:
-    """Case -> its brain mask, for a model that needs them; raises InputError if they are missing or not wanted."""
+def _brain_masks(
+    folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]
+) -> tuple[dict[str, Path], list[tuple[str, Problem]]]:
+    """Case -> its brain mask for a model that needs them, and (case, problem) for scans without one.
+
+    Raises InputError if the folder or all masks are missing, or if they are not wanted.
+    """
     needed = "brain" in predictor.recipe.cleaning
     if needed and folder is None:
         raise InputError(
@@ -108,15 +120,17 @@ def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequenc
             hint="give the folder of the masks: --brain-masks MASKS",
         )
     if folder is None:
-        return {}
+        return {}, []
     if not needed:
         raise InputError(
             "The model was trained on whole scans and takes no brain masks.",
             file=predictor.paths[0],
             hint="leave --brain-masks out",
         )
-    cases = [scan.case for scan in scans]
-    return dict(zip(cases, BrainMasks.open(folder).paths(cases), strict=True))
+    found, without = BrainMasks.open(folder).paths([scan.case for scan in scans])
+    if not found:
+        raise InputError.of(problem for _, problem in without)
+    return found, without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +183,13 @@ def _drain(writing: deque, keep: int) -> Iterator[tuple[Scan, _Done]]:
 class _Log:
     """Says what happens, and keeps the rows and the failures."""
 
-    def __init__(self, count: int, how: str):
+    def __init__(self, count: int, how: str, bad: Sequence[tuple[str, Problem]]):
         self.count, self.start, self.busy = count, time.perf_counter(), 0.0
         self.rows: list[dict[str, Any]] = []
         self.failures: list[tuple[Scan, Exception]] = []
+        self.bad = [problem for _, problem in bad]
+        if bad:
+            print(f"left out, for reasons that come at the end: {few(sorted({case for case, _ in bad}))}", flush=True)
         print(f"{count} scan{'s' * (count != 1)}, {how}; the first scan of a size waits for the compiler", flush=True)
 
     def take(self, scan: Scan, outcome: _Done | Exception) -> None:
@@ -194,7 +211,7 @@ class _Log:
             f"{3600 * len(self.rows) / seconds:.0f} scans an hour, device idle {max(0, 1 - self.busy / seconds):.0%}"
         )
         print(f"{len(self.rows)} of {self.count} scans in {seconds:.1f} s: {speed}", flush=True)
-        problems = [problem for scan, error in self.failures for problem in _problems(scan, error)]
+        problems = [*self.bad, *(problem for scan, error in self.failures for problem in _problems(scan, error))]
         if problems and all(isinstance(error, InputError) for _, error in self.failures):
             raise InputError.of(problems)
         if problems:

@@ -59,7 +59,7 @@ def read_declared(path: str | os.PathLike) -> Declared:
             found="a folder" if path.is_dir() else "nothing",
             hint="check the path",
         )
-    if not path.name.endswith(NIFTI_ENDINGS):
+    if not path.name.lower().endswith(NIFTI_ENDINGS):
         raise not_nifti(path, f"the ending {path.suffix!r}")
     start, compressed = _first_bytes(path)
     header = _parse(path, start)
@@ -132,7 +132,7 @@ def _first_bytes(path: Path) -> tuple[bytes, bool]:
             start = file.read(540)
         if not start:
             raise damaged(path, "an empty file")
-        named_gz = path.name.endswith(".gz")
+        named_gz = path.name.lower().endswith(".gz")
         if start.startswith(GZIP_MAGIC) != named_gz:
             raise not_nifti(path, "data that is not gzip" if named_gz else "gzip data without the ending .gz")
         if named_gz:
