@@ -88,12 +88,12 @@ def _plain_scans(
         expected = "CASE.nii.gz or CASE_0000.nii.gz"
         raise InputError("There are no scans in the folder.", file=source, expected=expected, found=found, hint=hint)
     wanted = list(range(len(channel_names)))
-    numbers = {channel[1] for p in files if (channel := _channel_of(p))}
+    numbers = {part[1] for p in files if (part := _channel_of(p))}
     numbered = len(wanted) > 1 or 0 in numbers  # else four digits at the end belong to the name
     cases: dict[str, dict[int, Path]] = {}
     problems: dict[str, Problem] = {}
     for path in sorted(files):
-        case, channel = (numbered and _channel_of(path)) or (stem(path), 0)
+        case, channel = (_channel_of(path) if numbered else None) or (stem(path), 0)
         other = cases.setdefault(case, {}).setdefault(channel, path)
         if other != path:
             problems[case] = Problem("Two files are of one scan and channel.", str(path), found=str(other))
