@@ -122,6 +122,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
     evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
     evaluate.add_argument(
+        "--ignore-label",
+        type=int,
+        default=None,
+        metavar="N",
+        help="value of the references that does not count (default: that of their dataset.json)",
+    )
+    evaluate.add_argument(
         "--cv",
         type=Path,
         default=None,
@@ -238,13 +245,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     from mednext_jax.evaluate.evaluate import evaluate
 
     if options.cv is not None:
-        if (options.predictions, options.references, options.regions) != (None, None, None):
-            raise InputError("--cv reads the scores of the folds; it goes without -p, -r and --regions.")
+        if (options.predictions, options.references, options.regions, options.ignore_label) != (None,) * 4:
+            raise InputError("--cv reads the scores of the folds; it goes without -p, -r, --regions, --ignore-label.")
         evaluate_cross_validation(options.cv, options.out)
         return
     if None in (options.predictions, options.references, options.out):
         raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
-    evaluate(options.predictions, options.references, options.out, regions=options.regions)
+    evaluate(
+        options.predictions,
+        options.references,
+        options.out,
+        regions=options.regions,
+        ignore_label=options.ignore_label,
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:

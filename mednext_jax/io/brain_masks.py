@@ -13,6 +13,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems
+from mednext_jax.io.label_values import mask_warnings
 from mednext_jax.io.nifti import Grid, label_volume, read_labels
 from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, stem
 from mednext_jax.io.raw_dataset import RawDataset
@@ -91,8 +92,8 @@ def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np
 def brain_problems(
     mask: nib.Nifti1Image, scan: nib.Nifti1Image, path: str | os.PathLike, scan_path: str | os.PathLike
 ) -> list[Problem]:
-    """What is wrong with the brain mask at `path` for the scan at `scan_path`: another grid, or nothing in it."""
+    """What is wrong with the brain mask at `path` for the scan at `scan_path`: its grid, nothing in it, many values."""
     problems = grid_problems(mask, scan, "The brain mask", path, scan_path)
     if not np.any(mask.dataobj):
         problems.append(Problem("The brain mask is empty.", str(path), hint="make it again"))
-    return problems
+    return problems + mask_warnings(mask, path)
