@@ -7,17 +7,22 @@ what the same command continues from and ends with 0; a run has finished when it
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import mednext_jax
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError, WorkError, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` defaults to the process's own. Returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot write, it gets as an escape
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "train":
@@ -33,16 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # no space, no permission, a path that vanished: the system's words are the clearest
-        print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
+        print(f"mednext-jax {options.command}: {shown(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mednext-jax {options.command}: stopped", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command, in the order of a project's life."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mednext-jax",
         description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
     )
