@@ -1,16 +1,21 @@
 """The command line: flags in, one call out.
 
 Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong. Training that a signal stopped has saved
-what the same command continues from and ends with 0; a run has finished when its workdir holds `model`.
+what the same command continues from and ends with 0; a run has finished when its workdir holds `model`. Prediction
+that a signal stopped ends with 130 (Ctrl-C) or 143 (SIGTERM), and the same command continues it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -114,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         required=True,
-        help="a model directory; repeat for an ensemble",
+        help="a model directory, or the workdir of a training; repeat for an ensemble",
     )
     predict.add_argument(
         "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
@@ -234,20 +239,48 @@ def _train(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.inference.predict import predict
+    from mednext_jax.parallel.processes import initialise
 
     use_compilation_cache()
-    predict(
-        options.input,
-        options.output,
-        options.model,
-        threshold=options.threshold,
-        tta=options.tta,
-        step=options.step,
-        part=options.part,
-        suffix=options.suffix,
-        skip_background=options.skip_background,
-        brain_masks=options.brain_masks,
-    )
+    initialise()  # before the handler: JAX sets its own for SIGTERM
+    with _stopping_at_once():
+        predict(
+            options.input,
+            options.output,
+            options.model,
+            threshold=options.threshold,
+            tta=options.tta,
+            step=options.step,
+            part=options.part,
+            suffix=options.suffix,
+            skip_background=options.skip_background,
+            brain_masks=options.brain_masks,
+        )
+
+
+@contextlib.contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """SIGTERM stops the body as Ctrl-C does, and neither waits for the scan on the device, which cannot be stopped."""
+    status = 130
+
+    def stop(*_: object) -> None:
+        nonlocal status
+        status = 143
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("mednext-jax predict: stopped; the same command continues", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
