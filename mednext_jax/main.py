@@ -121,6 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="a model directory, or the workdir of a training; repeat for an ensemble",
     )
+    predict.add_argument(
+        "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
+    )
     predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
     predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
     predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
@@ -133,6 +136,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-r", "--references", type=Path, default=None)
     evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
     evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
+    evaluate.add_argument(
+        "--ignore-label",
+        type=int,
+        default=None,
+        metavar="N",
+        help="value of the references that does not count (default: that of their dataset.json)",
+    )
     evaluate.add_argument(
         "--cv",
         type=Path,
@@ -242,6 +252,7 @@ def _predict(options: argparse.Namespace) -> None:
             tta=options.tta,
             step=options.step,
             part=options.part,
+            suffix=options.suffix,
             skip_background=options.skip_background,
             brain_masks=options.brain_masks,
         )
@@ -277,13 +288,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     from mednext_jax.evaluate.evaluate import evaluate
 
     if options.cv is not None:
-        if (options.predictions, options.references, options.regions) != (None, None, None):
-            raise InputError("--cv reads the scores of the folds; it goes without -p, -r and --regions.")
+        if (options.predictions, options.references, options.regions, options.ignore_label) != (None,) * 4:
+            raise InputError("--cv reads the scores of the folds; it goes without -p, -r, --regions, --ignore-label.")
         evaluate_cross_validation(options.cv, options.out)
         return
     if None in (options.predictions, options.references, options.out):
         raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
-    evaluate(options.predictions, options.references, options.out, regions=options.regions)
+    evaluate(
+        options.predictions,
+        options.references,
+        options.out,
+        regions=options.regions,
+        ignore_label=options.ignore_label,
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:
