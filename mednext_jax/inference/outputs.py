@@ -13,7 +13,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 import mednext_jax
-from mednext_jax.inference.predictor import Predictor, Result
+from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.json_file import read_json
@@ -25,7 +25,7 @@ COLUMNS = ("scan", "count", "volume_mm3", "seconds")
 BIDS_VERSION = "1.10.0"
 
 
-def write_scan(output: Path, scan: Scan, result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
+def write_scan(output: Path, scan: Scan, result: Segmentation, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write mask and probability of one scan (BIDS: with side-cars); returns its row of the table.
 
     The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.

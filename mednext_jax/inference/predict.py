@@ -13,8 +13,9 @@ from typing import Any
 import jax
 
 from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.inference.on_device import LoadedScan
 from mednext_jax.inference.outputs import describe_run, table_paths, write_scan, write_tables
-from mednext_jax.inference.predictor import Computed, Loaded, Predictor
+from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.brain_masks import BrainMasks
@@ -130,13 +131,13 @@ def _stream(
 ) -> Iterator[tuple[Scan, _Done | Exception]]:
     """Each scan with its outcome, in order; one is computed while others are read and written."""
 
-    def finish(scan: Scan, computed: Computed) -> _Done:
+    def finish(scan: Scan, computed: Segmentation) -> _Done:
         result = predictor.finish(computed)
         return _Done(write(scan, result), result.seconds["device"])
 
     todo = iter(scans)
     with ThreadPoolExecutor(READERS) as reader, ThreadPoolExecutor(WRITERS) as writer:
-        loading: deque[tuple[Scan, Future[Loaded]]] = deque()
+        loading: deque[tuple[Scan, Future[LoadedScan]]] = deque()
         writing: deque[tuple[Scan, Future[_Done]]] = deque()
 
         def read_next() -> None:
