@@ -86,7 +86,7 @@ class CaseStore:
         return d, h, w
 
     def record(self, case: str) -> dict[str, Any]:
-        """The `case.json` of a case: `properties` (see preprocess.pipeline.Properties), affine, sources."""
+        """The `case.json` of a case: `properties` (see preprocess.trip.Properties), affine, sources."""
         if case not in self._records:
             record = _Files(self.path).read_json(f"cases/{case}/case.json")
             if not isinstance(record, dict) or not isinstance(record.get("foreground"), dict):

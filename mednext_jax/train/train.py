@@ -96,20 +96,21 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
             print(f"{saved}; the same command continues.")
         return None
     params = to_host(state.result)
+    validation = workdir / "validation"
+    if config.final_validation and not validation.exists():  # written whole by a run that was stopped after it
+        experiment.validate_scans(params, validation, _pictures(workdir, done))
     if is_main_process():
-        _finish(experiment, state, params, workdir / "validation", model)
+        _finish(experiment, state, params, validation, model)
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
 
 
 def _finish(experiment: Experiment, state: TrainState, params: Any, validation: Path, model: Path) -> None:
-    """Score whole validation scans, if asked for, and write the model directory."""
+    """Print the scores of whole validation scans, if asked for, and write the model directory."""
     store = experiment.store
     by_case = None
     if experiment.config.final_validation:
-        if not validation.exists():  # written whole by a run that was stopped after it
-            experiment.validate_scans(params, validation, _pictures(validation.parent, int(state.step)))
         scores = read_scores(validation)["cases"]
         print(f"{len(scores)} validation scans on the prepared grid\n{score_table(scores)}")
         by_case = {case: regions[WHOLE] for case, regions in scores.items()}
