@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from mednext_jax.train.config import check_config, default_config, load_config
 
 from mednext_jax.errors import InputError
-from mednext_jax.train.config import check_config, default_config, load_config
 
 pytestmark = pytest.mark.core
 
