@@ -1,11 +1,14 @@
 """Reading configurations, and what is refused with which words."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
-from mednext_jax.train.config import check_config, default_config, load_config
 
 from mednext_jax.errors import InputError
+from mednext_jax.train.configuration import TrainConfig, changeable, default_config
+from mednext_jax.train.recipes import load_config, recipe_names
 
 pytestmark = pytest.mark.core
 
@@ -19,12 +22,112 @@ def valid():
     return config
 
 
+@pytest.mark.parametrize("source", ["demo", "mednext", "mednext:B/5", "mednet_pvs_t1w", "mednet_pvs_t2w"])
+def test_every_recipe_needs_only_the_data_and_goes_by_name_and_by_file(source, tmp_path, monkeypatch):
+    name, colon, argument = source.partition(":")
+    by_file = load_config(f"{CONFIGS / name}.py{colon}{argument}", ["--config.data=prepared"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()  # `mednext-jax demo` leaves a folder of this name
+    by_name = load_config(source, ["--config.data=prepared"])
+    assert TrainConfig.of(by_name) == TrainConfig.of(by_file) != TrainConfig(data="prepared")
+
+
+def test_the_recipes_are_the_files_in_configs():
+    assert recipe_names() == sorted(path.stem for path in CONFIGS.glob("*.py"))
+
+
 @pytest.mark.parametrize(
-    "source", ["demo.py", "mednext.py", "mednext.py:B/5", "mednet_pvs_t1w.py", "mednet_pvs_t2w.py"]
+    ("source", "near"),
+    [("mednet_pvs_t2", "mednet_pvs_t2w"), ("configs/mednet_pvs_t1w.py", "mednet_pvs_t1w"), ("xyzzy", None)],
 )
-def test_every_recipe_needs_only_the_data(source):
-    config = load_config(str(CONFIGS / source), ["--config.data=prepared"])
-    check_config(config)
+def test_what_is_no_recipe_and_no_file_names_the_recipes(source, near, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        load_config(source)
+    said = str(error.value)
+    assert all(name in said for name in recipe_names())
+    assert (f"did you mean --config {near}?" in said) if near else ("did you mean" not in said)
+
+
+def test_the_recipes_of_the_paper_differ_from_the_defaults_in_these_fields():
+    expected = TrainConfig(data="prepared").plain()
+    expected["augment"]["policy"] = "moreDA"
+    expected["model"].update(dtype="bfloat16", remat="dw")
+    for name in ("mednet_pvs_t1w", "mednet_pvs_t2w"):
+        assert TrainConfig.of(load_config(name, {"data": "prepared"})).plain() == expected
+    # What the trainer's name and MedNeXt's and nnU-Net's code say.
+    assert (expected["steps"], expected["steps_per_epoch"], expected["batch_size"]) == (500 * 250, 250, 2)
+    assert expected["patch_size"] == [128, 128, 128] and expected["foreground_fraction"] == 0.33
+    assert expected["model"]["expansion_ratios"] == [3, 4, 8, 8, 8, 8, 8, 4, 3]
+    assert expected["model"]["block_counts"] == [3, 4, 8, 8, 8, 8, 8, 4, 3]
+    assert expected["model"]["encoder_kernel_size"] == expected["model"]["decoder_kernel_size"] == 5
+    assert expected["loss"]["deep_supervision"] == [16, 8, 4, 2, 1]
+    names = ("name", "learning_rate", "weight_decay", "epsilon", "clip_norm", "schedule")
+    assert [expected["optimiser"][name] for name in names] == ["adamw", 3e-4, 3e-5, 1e-4, 12, "poly"]
+
+
+def test_a_file_that_was_written_for_release_0_1_0_is_read(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from mednext_jax.model.config import MedNeXtConfig\n"
+        "from mednext_jax.train.config import architecture, default_config, small_objects\n"
+        "def get_config():\n"
+        "    c = small_objects(default_config())\n"
+        "    c.model = architecture(MedNeXtConfig.variant('S', deep_supervision=True))\n"
+        "    return c\n"
+    )
+    config = TrainConfig.of(load_config(file, {"data": "prepared"}))
+    assert config.augment.scaling_range == (0.7, 1.1) and config.model.expansion_ratios == (2,) * 9
+
+
+# What a run of release 0.1.0 wrote into config.json.
+STORED = """{"data": "prepared", "fold": "0", "seed": 0, "steps": 6, "steps_per_epoch": 3, "validation_steps": 2,
+"scan_validation_epochs": 0, "final_validation": true, "batch_size": 2, "accumulate": 1, "patch_size": [32, 32, 32],
+"foreground_fraction": 0.33, "foreground_rule": "position", "model": {"base_channels": 4, "expansion_ratios":
+[2, 2, 2, 2, 2, 2, 2, 2, 2], "block_counts": [1, 1, 1, 1, 1, 1, 1, 1, 1], "encoder_kernel_size": 3,
+"decoder_kernel_size": 3, "deep_supervision": true, "norm": "group", "grn": false, "grn_down": "mic", "down_expansion":
+"mic", "residual": true, "residual_resampling": true, "dtype": "float32", "remat": "none"}, "init_from": "", "upkern":
+false, "loss": {"dice": 1.0, "cross_entropy": 1.0, "focal_tversky": 0.0, "cldice": 0.0, "batch_dice": false,
+"deep_supervision": [16.0, 8.0, 4.0, 2.0, 1.0]}, "optimiser": {"name": "adamw", "learning_rate": 0.003, "weight_decay":
+3e-05, "epsilon": 0.0001, "momentum": 0.99, "clip_norm": 12.0, "schedule": "poly", "power": 0.9, "warmup_steps": 0,
+"ema": 0.0}, "augment": {"policy": "DA", "rotation": 0.0, "rotation_degrees": 30.0, "scaling": 0.0, "scaling_range":
+[0.7, 1.4], "noise": 0.0, "noise_range": [0.0, 0.1], "blur": 0.0, "blur_range": [0.5, 1.0], "blur_per_channel": 0.0,
+"brightness": 0.0, "brightness_range": [0.75, 1.25], "contrast": 0.0, "contrast_range": [0.75, 1.25], "low_resolution":
+0.0, "low_resolution_range": [0.5, 1.0], "low_resolution_per_channel": 0.0, "inverted_gamma": 0.0, "gamma": 0.0,
+"gamma_range": [0.7, 1.5], "mirror_axes": [2]}, "mesh": {"data": -1, "space": 1, "height": 1, "share_state": false},
+"profile": [0, 0], "threads": 4, "checkpoint": {"minutes": 15.0, "steps": 0, "keep": 2}}"""
+
+
+def test_a_stored_configuration_is_read_and_written_as_it_was(tiny):
+    stored = json.loads(STORED)
+    assert TrainConfig.of(stored).plain() == stored
+    # The same run, asked for today: it continues.
+    assert {**TrainConfig.of(tiny).plain(), "data": "prepared"} == stored
+    del stored["checkpoint"], stored["optimiser"]["ema"]  # a release that did not have these fields yet
+    assert TrainConfig.of(stored) == TrainConfig.of(json.loads(STORED))
+
+
+def test_the_surface_has_every_field_and_gives_the_same_configuration_back():
+    config = TrainConfig(data="prepared", fold="all", patch_size=(32, 32, 48))
+    assert TrainConfig.of(changeable(config)) == TrainConfig.of(config.plain()) == config
+    assert set(default_config().keys()) == {field.name for field in dataclasses.fields(TrainConfig)}
+    assert "in_channels" not in default_config().model  # the data set says it
+
+
+def test_overrides_of_a_program_are_values():
+    values = {"data": "prepared", "steps": 50, "optimiser.learning_rate": 1, "patch_size": [48, 48, 64]}
+    config = TrainConfig.of(load_config("demo", values))
+    assert (config.steps, config.optimiser.learning_rate, config.patch_size) == (50, 1.0, (48, 48, 64))
+    for wrong in ({"stepz": 5}, {"steps": 0.5}, {"optimiser": 5}, {"steps.more": 1}, {"steps": "5"}):
+        with pytest.raises(InputError) as error:
+            load_config("demo", wrong)
+        assert next(iter(wrong)).split(".")[-1] in str(error.value)
+
+
+def test_a_field_that_is_set_but_not_known_is_refused(valid):
+    valid.optimiser.learning_rat = 1.0
+    with pytest.raises(InputError, match="(?s)config.optimiser.learning_rat.*did you mean 'learning_rate'"):
+        TrainConfig.of(valid)
 
 
 def test_recipe_argument_picks_the_variant():
@@ -87,7 +190,7 @@ def test_wrong_overrides(override, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "does not exist"),
+        (None, "no such configuration file"),
         ("def get_config(:", "SyntaxError"),
         ("a = 1", "no get_config()"),
         ("def get_config(): return 1", "int"),
@@ -151,25 +254,25 @@ def test_wrong_files(tmp_path, text, words):
     ],
 )
 def test_values_out_of_range_are_named(valid, field, value):
-    check_config(valid)
+    TrainConfig.of(valid)
     node = valid
     *parents, name = field.split(".")
     for parent in parents:
         node = node[parent]
     node[name] = value
     with pytest.raises(InputError) as error:
-        check_config(valid)
+        TrainConfig.of(valid)
     assert f"config.{field} " in str(error.value)
 
 
 def test_a_loss_without_a_term_is_refused(valid):
     valid.loss.dice = valid.loss.cross_entropy = 0.0
     with pytest.raises(InputError, match="config.loss"):
-        check_config(valid)
+        TrainConfig.of(valid)
 
 
 def test_all_problems_are_reported_together(valid):
     valid.steps, valid.batch_size, valid.model.norm = 0, 0, "batch"
     with pytest.raises(InputError) as error:
-        check_config(valid)
+        TrainConfig.of(valid)
     assert len(error.value.problems) == 3
