@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,17 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from mednext_jax.errors import InputError, WorkError
+from mednext_jax.settings import Range, integer, setting
 from mednext_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved."""
+
+    minutes: float = setting(15.0, Range("minutes above 0", lambda v: v > 0), "a checkpoint at least this often")
+    steps: int = setting(0, integer(0), "and every so many steps; 0: only by the clock and at the end")
+    keep: int = setting(2, integer(1), "the latest that are kept, besides the one with the best validation Dice")
 
 
 class Checkpoints:
@@ -91,8 +101,3 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A ConfigDict as JSON values, as they come back from a file."""
-    return json.loads(config.to_json_best_effort())

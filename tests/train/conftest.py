@@ -89,8 +89,9 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(prepared):
     """A configuration that compiles and steps in seconds."""
+    from mednext_jax.data.augment import AUGMENT_PROBABILITIES
     from mednext_jax.model.config import MedNeXtConfig
-    from mednext_jax.train.config import AUGMENT_PROBABILITIES, architecture, default_config
+    from mednext_jax.train.configuration import architecture, default_config
 
     config = default_config()
     config.data = str(prepared)
