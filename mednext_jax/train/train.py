@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +135,20 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
-    """1. the newest whole checkpoint; 2. the weights of `init_from`; 3. fresh weights."""
-    step = checkpoints.latest
-    if step is None:
-        return experiment.first_state()
-    saved, asked = checkpoints.config(step), _identity(experiment)
-    if saved["data_set"] != asked["data_set"]:
+    """1. the newest sound checkpoint; 2. the weights of `init_from`; 3. fresh weights."""
+    asked = _identity(experiment)
+    state = checkpoints.restore_newest(
+        experiment.state_like, lambda saved: _check_same_run(saved, asked, experiment.store.path)
+    )
+    return experiment.first_state() if state is None else state
+
+
+def _check_same_run(saved: Mapping[str, Any], asked: Mapping[str, Any], data: str) -> None:
+    """Raise InputError unless `asked` continues the run that says `saved` of itself (see `_identity`)."""
+    if saved.get("data_set") != asked["data_set"]:
         raise InputError(
             "The data set is not the one that this run started with.",
-            file=experiment.store.path,
+            file=data,
             hint="prepare it as it was, or start a new run in another --workdir",
         )
     changed = [name for name in asked if saved.get(name) != asked[name] and name not in FREE_ON_RESUME]
@@ -155,7 +160,6 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
             found=f"{name} = {asked[name]}"[:500],
             hint="use the run's own configuration, or another --workdir",
         )
-    return checkpoints.restore(step, experiment.state_like)
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
