@@ -122,7 +122,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tmp_path, c
 def test_a_description_that_orbax_cannot_take_is_damage(tmp_path):
     states = two_checkpoints(tmp_path)
     path = tmp_path / "2" / "_CHECKPOINT_METADATA"
-    path.write_text(path.read_text().replace('"metrics"', '"metrkcs"'))
+    path.write_text(path.read_text().replace('"custom_metadata": {}', '"custom_metadata": 5'))
     checkpoints = Checkpoints(tmp_path, keep=5)
     assert int(checkpoints.restore_newest(shapes(states[1]), lambda _: None).step) == 1
     checkpoints.close()
