@@ -160,7 +160,7 @@ def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
     try:
         image = cast(nib.Nifti1Image, nib.load(file))
         spacing = grid_of(image, recipe.orientation).spacing
-    except (InputError, *READ_ERRORS):  # told when the voxels are read
+    except READ_ERRORS:  # told when the voxels are read
         return []
     problems = scan_warnings(image, file)
     if recipe.spacing is not None:

@@ -37,7 +37,7 @@ class CaseReport:
     sources: dict[str, str] = dataclasses.field(default_factory=dict)  # file -> sha256
     voxels_hash: str | None = None
     axes: str | None = None  # such as "RAS"
-    spacing: tuple[float, ...] = ()  # mm (d, h, w)
+    spacing: tuple[float, ...] = ()  # mm (d, h, w); shown as (x, y, z), as in the file
     box_shape: tuple[int, ...] = ()  # of the region that is not zero (d, h, w)
     relative_size: float = 0.0  # voxels of that box over all
     zero_fraction: float = 0.0
@@ -143,7 +143,7 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
     median = np.median(sizes, axis=0)
     far = (np.abs(sizes / median - 1) > SPACING_RANGE).any(axis=1)
     odd = [report for report, is_far in zip(usable, far, strict=True) if is_far]
-    outliers("Some scans have an unusual voxel size.", odd, f"about {_mm(median)}", lambda r: _mm(r.spacing))
+    outliers("Some scans have an unusual voxel size.", odd, f"about {_mm(median)}", lambda r: _mm(r.spacing[::-1]))
 
     stripped = [report for report in usable if report.zero_fraction > 0.5]
     whole = [report for report in usable if report.zero_fraction < 0.05]
