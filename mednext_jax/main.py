@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import signal
@@ -16,13 +17,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import mednext_jax
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError, WorkError, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` defaults to the process's own. Returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot write, it gets as an escape
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "train":
@@ -38,16 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # no space, no permission, a path that vanished: the system's words are the clearest
-        print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
+        print(f"mednext-jax {options.command}: {shown(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mednext-jax {options.command}: stopped", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command, in the order of a project's life."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mednext-jax",
         description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
     )
@@ -111,6 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="a model directory, or the workdir of a training; repeat for an ensemble",
     )
+    predict.add_argument(
+        "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
+    )
     predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
     predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
     predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
@@ -123,6 +136,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-r", "--references", type=Path, default=None)
     evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
     evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
+    evaluate.add_argument(
+        "--ignore-label",
+        type=int,
+        default=None,
+        metavar="N",
+        help="value of the references that does not count (default: that of their dataset.json)",
+    )
     evaluate.add_argument(
         "--cv",
         type=Path,
@@ -176,9 +196,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from mednext_jax.simulate.simulate import simulate_dataset
+    from mednext_jax.simulate.simulate import simulate
 
-    simulate_dataset(
+    simulate(
         options.out,
         subjects=options.subjects,
         contrast=options.contrast,
@@ -232,6 +252,7 @@ def _predict(options: argparse.Namespace) -> None:
             tta=options.tta,
             step=options.step,
             part=options.part,
+            suffix=options.suffix,
             skip_background=options.skip_background,
             brain_masks=options.brain_masks,
         )
@@ -267,13 +288,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     from mednext_jax.evaluate.evaluate import evaluate
 
     if options.cv is not None:
-        if (options.predictions, options.references, options.regions) != (None, None, None):
-            raise InputError("--cv reads the scores of the folds; it goes without -p, -r and --regions.")
+        if (options.predictions, options.references, options.regions, options.ignore_label) != (None,) * 4:
+            raise InputError("--cv reads the scores of the folds; it goes without -p, -r, --regions, --ignore-label.")
         evaluate_cross_validation(options.cv, options.out)
         return
     if None in (options.predictions, options.references, options.out):
         raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
-    evaluate(options.predictions, options.references, options.out, regions=options.regions)
+    evaluate(
+        options.predictions,
+        options.references,
+        options.out,
+        regions=options.regions,
+        ignore_label=options.ignore_label,
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -18,14 +18,15 @@ import jax
 import nibabel as nib
 import numpy as np
 
-from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.errors import InputError, Problem, WorkError, shown
 from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
 from mednext_jax.inference.predictor import Computed, Loaded, Predictor
-from mednext_jax.inference.scans import Scan, find_scans
+from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.geometry import scan_warnings
 from mednext_jax.io.nifti import grid_of
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS, READ_ERRORS
+from mednext_jax.io.nifti_names import few
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 from mednext_jax.weights.recipe import Recipe
 
@@ -45,6 +46,7 @@ def predict(
     step: float = 0.5,
     part: tuple[int, int] = (1, 1),
     *,
+    suffix: str | None = None,
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
@@ -56,15 +58,17 @@ def predict(
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
+    suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
     brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
     printed. An output that exists is refused: InputError, and nothing is written. But a run that was stopped goes on
     when it is called again with the same settings: scans that have their files and their row are not done again.
-    A scan that fails (voxels, memory, a file that cannot be written, a result that is not finite) is left out, the
-    others are done, and the failures are raised together at the end: InputError if all of them are the input's fault,
-    else WorkError. KeyboardInterrupt leaves at once; the table tells what is done.
+    A scan that fails (a channel or a brain mask that is missing, its header, voxels, memory, a file that cannot be
+    written, a result that is not finite) is left out, the others are done, and the failures are raised together at the
+    end: InputError if all of them are the input's fault, else WorkError. If no scan is left, nothing is written.
+    KeyboardInterrupt leaves at once; the table tells what is done.
     """
     initialise()
     if part == (1, 1):
@@ -88,15 +92,19 @@ def predict(
                 tile_batch=tile_batch,
                 skip_background=skip_background,
             )
-            scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
-            brains = _brain_masks(brain_masks, predictor, scans)
+            scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
+            brains, without = _brain_masks(brain_masks, predictor, scans)
+            scans = [scan for scan in scans if scan.case not in dict(without)][k - 1 :: n]
+            bad = [*bad, *without] if k == 1 else []  # told once, by the first part
             settings = describe_run(predictor, inputs, part, brain_masks)
             outputs = claim.enter_context(open_outputs(output, scans, settings))
 
+        for warning in images_left_out(inputs) if k == 1 else ():
+            print(f"[W] {warning}", flush=True)
         todo = [scan for scan in scans if not outputs.has(scan)]
         _warn(todo, predictor.recipe)
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
-        log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}")
+        log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}", bad)
         with leaving_at_once():
             with contextlib.closing(_stream(predictor, todo, brains, outputs)) as outcomes:
                 for scan, outcome in outcomes:
@@ -106,8 +114,13 @@ def predict(
         return outputs.rows
 
 
-def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]) -> dict[str, Path]:
-    """Case -> its brain mask, for a model that needs them; raises InputError if they are missing or not wanted."""
+def _brain_masks(
+    folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]
+) -> tuple[dict[str, Path], list[tuple[str, Problem]]]:
+    """Case -> its brain mask for a model that needs them, and (case, problem) for scans without one.
+
+    Raises InputError if the folder or all masks are missing, or if they are not wanted.
+    """
     needed = "brain" in predictor.recipe.cleaning
     if needed and folder is None:
         raise InputError(
@@ -116,15 +129,17 @@ def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequenc
             hint="give the folder of the masks: --brain-masks MASKS",
         )
     if folder is None:
-        return {}
+        return {}, []
     if not needed:
         raise InputError(
             "The model was trained on whole scans and takes no brain masks.",
             file=predictor.paths[0],
             hint="leave --brain-masks out",
         )
-    cases = [scan.case for scan in scans]
-    return dict(zip(cases, BrainMasks.open(folder).paths(cases), strict=True))
+    found, without = BrainMasks.open(folder).paths([scan.case for scan in scans])
+    if not found:
+        raise InputError.of(problem for _, problem in without)
+    return found, without
 
 
 def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
@@ -137,7 +152,7 @@ def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
     for alike in kinds.values():
         rest = len(alike) - 1
         more = f"\n  ... and {rest} more file{'s' * (rest > 1)}" if rest else ""
-        print(f"[W] {_shown(str(alike[0]))}{more}", flush=True)
+        print(f"[W] {alike[0]}{more}", flush=True)
 
 
 def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
@@ -270,9 +285,10 @@ def _segment_all(
 class _Log:
     """Says what happens, and keeps the failures."""
 
-    def __init__(self, count: int, before: int, how: str):
+    def __init__(self, count: int, before: int, how: str, bad: Sequence[tuple[str, Problem]]):
         self.count, self.done, self.written, self.busy = count, before, 0, 0.0
         self.failures: list[_Failed] = []
+        self.bad = bad
         self.start = time.perf_counter()
         self.first: float | None = None  # when the first scan was done, which waited for the compiler
         print(
@@ -281,6 +297,9 @@ class _Log:
             + ("the first scan of a size waits for the compiler" if before < count else "nothing is left to do"),
             flush=True,
         )
+        if bad:
+            cases = sorted({case for case, _ in bad})
+            print(f"left out, for reasons that come at the end: {shown(few(cases))}", flush=True)
 
     def take(self, scan: Scan, outcome: _Done | _Failed) -> None:
         self.done += 1
@@ -291,7 +310,7 @@ class _Log:
             self.written += 1
             self.busy += outcome.device_seconds
             text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.row)
-        print(f"[{self.done}/{self.count}] {_shown(scan.case)}: {text}{self._rest()}", flush=True)
+        print(f"[{self.done}/{self.count}] {shown(scan.case)}: {text}{self._rest()}", flush=True)
 
     def _rest(self) -> str:
         """How long the rest will take at the pace since the first written scan."""
@@ -311,13 +330,9 @@ class _Log:
         if self.written or self.failures:
             done = self.count - len(self.failures)
             print(f"{done} of {self.count} scans in {seconds:.1f} s: {speed}", flush=True)
-        problems = [problem for failure in self.failures for problem in failure.problems]
+        problems = [problem for _, problem in self.bad]
+        problems += [problem for failure in self.failures for problem in failure.problems]
         if problems and all(failure.by_input for failure in self.failures):
             raise InputError.of(problems)
         if problems:
             raise WorkError("\n".join(map(str, problems)))
-
-
-def _shown(text: str) -> str:
-    """`text` for a terminal: what is not printable (escape sequences, bytes that are not UTF-8) as an escape."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

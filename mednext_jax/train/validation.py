@@ -51,18 +51,17 @@ def validate_scans(
     names = {value: name for name, value in store.meta.regions.items()}
     for number, case in enumerate(fold.cases):
         image, label = store.read(case)
+        shown = label * (label != store.meta.ignore_label)
         evidence = sliding_window(window, [network], image)
-        counted = label != store.meta.ignore_label  # all of them without such a label
-        label = label * counted
         found, _ = decide(foreground_probabilities(evidence, window.kind), recipe.read_out, window.regions)
         record = store.record(case)
         properties = Properties.from_dict(record["properties"])
         scores[case] = evaluate_case(
-            np.asarray(found) * counted, label, properties.resampled_spacing, store.regions(case), names
+            np.asarray(found), label, properties.resampled_spacing, store.regions(case), names, store.meta.ignore_label
         )
         if pictures is not None and number < PICTURES:
             title = f"{case}, Dice {scores[case][WHOLE]['dice']:.3f}"
-            draw_case(image, label, np.asarray(found), title, pictures / f"{case}.png")
+            draw_case(image, shown, np.asarray(found), title, pictures / f"{case}.png")
         if folder is not None:
             whole = restore(evidence, properties, fill=window.background)
             mask, _ = decide(foreground_probabilities(whole, window.kind), recipe.read_out, window.regions)

@@ -206,13 +206,26 @@ def test_the_time_left_does_not_count_the_first_scan(monkeypatch, capsys):
     """It waited a minute for the compiler; each of the next takes two seconds."""
     clock = iter([0.0, 60.0, 62.0, 64.0])
     monkeypatch.setattr(cohort.time, "perf_counter", lambda: next(clock))
-    log = cohort._Log(10, 0, "one model")
+    log = cohort._Log(10, 0, "one model", [])
     one = Scan("a", (), Path("m"), Path("p"))
     done = cohort._Done({"scan": "a", "count": 1, "volume_mm3": 1.0, "seconds": 1.0}, 1.0)
     for _ in range(3):
         log.take(one, done)
     first, second, third = capsys.readouterr().out.splitlines()[1:]
     assert "ETA" not in first and second.endswith("ETA 16 s") and third.endswith("ETA 14 s")
+
+
+def test_files_that_cannot_be_scans_do_not_stop_the_others(models, scans, tmp_path, capsys):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    (folder / "empty_0000.nii.gz").write_bytes(b"")
+    (folder / "lost_0001.nii.gz").symlink_to(tmp_path / "nowhere")
+    (folder / "other.mgz").write_bytes(b"x")
+    with pytest.raises(InputError) as error:
+        predict(folder, tmp_path / "out", models[0], tta=False)
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case1", "case2"]
+    assert "empty_0000.nii.gz" in str(error.value) and "lost_0001.nii.gz" in str(error.value)
+    said = capsys.readouterr().out
+    assert "other.mgz" in said and "come at the end: empty, lost" in said
 
 
 def test_nothing_is_written_for_a_single_bad_scan(models, save_scan, tmp_path):
