@@ -18,7 +18,7 @@ import jax
 import nibabel as nib
 import numpy as np
 
-from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.errors import InputError, Problem, WorkError, in_groups
 from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
 from mednext_jax.inference.predictor import Computed, Loaded, Predictor
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
@@ -99,8 +99,8 @@ def predict(
             settings = describe_run(predictor, inputs, part, brain_masks)
             outputs = claim.enter_context(open_outputs(output, scans, settings))
 
-        for warning in images_left_out(inputs) if k == 1 else ():
-            print(f"[W] {warning}", flush=True)
+        if k == 1 and (others := images_left_out(inputs)):
+            print(in_groups(others), flush=True)
         todo = [scan for scan in scans if not outputs.has(scan)]
         _warn(todo, predictor.recipe)
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
@@ -146,13 +146,8 @@ def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
     """Print what is odd about the headers of the scans, those of one kind together."""
     with ThreadPoolExecutor(HEADER_READERS) as pool:
         found = list(pool.map(lambda file: _header_warnings(file, recipe), (f for scan in scans for f in scan.files)))
-    kinds: dict[str, list[Problem]] = {}
-    for problem in itertools.chain.from_iterable(found):
-        kinds.setdefault(problem.what, []).append(problem)
-    for alike in kinds.values():
-        rest = len(alike) - 1
-        more = f"\n  ... and {rest} more file{'s' * (rest > 1)}" if rest else ""
-        print(f"[W] {_shown(str(alike[0]))}{more}", flush=True)
+    if problems := list(itertools.chain.from_iterable(found)):
+        print(in_groups(problems), flush=True)
 
 
 def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
