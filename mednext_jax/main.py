@@ -196,9 +196,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from mednext_jax.simulate.simulate import simulate_dataset
+    from mednext_jax.simulate.simulate import simulate
 
-    simulate_dataset(
+    simulate(
         options.out,
         subjects=options.subjects,
         contrast=options.contrast,

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
-from mednext_jax.io.slabs import over_slabs
+from mednext_jax.io.voxels import Source
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
@@ -32,7 +32,7 @@ from mednext_jax.preprocess.pipeline import Properties, place_scan
 from mednext_jax.weights.directory import Model, load_models
 
 _LOG = logging.getLogger(__name__)
-Scan = str | os.PathLike | nib.Nifti1Image
+Scan = Source
 # Recipe fields that decide what the network sees and what its output means: one ensemble, one recipe.
 SHARED_FIELDS = (
     *("channel_names", "labels", "regions_class_order", "patch_size", "spacing", "orientation", "cleaning"),
@@ -131,7 +131,7 @@ class Predictor:
         ]
 
     def __call__(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Result:
-        """Segment one scan: a NIfTI file or nibabel image, or a list of them, one a channel.
+        """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one a channel.
 
         brain_mask: the file of its brain mask, for a model whose training scans were brain-extracted by one.
         Raises InputError for a scan that cannot be read or has another number of channels than the model.
@@ -141,20 +141,18 @@ class Predictor:
     def load(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Loaded:
         """The host's first part: read, turn, clean, find the non-zero box and the intensity scaling, store the box."""
         start = time.perf_counter()
-        channels = [scan] if isinstance(scan, Scan) else list(scan)
+        channels = list(scan) if isinstance(scan, Iterable) and not isinstance(scan, Scan) else [scan]
         names = self.recipe.channel_names
         if len(channels) != len(names):
             raise InputError(
                 "The scan has another number of channels than the model.",
-                file=", ".join(str(c) for c in channels if not isinstance(c, nib.Nifti1Image)) or None,
+                file=", ".join(str(c) for c in channels if isinstance(c, str | os.PathLike)) or None,
                 expected=f"{len(names)}: {', '.join(names)}",
                 found=len(channels),
                 hint="give one file for each channel, in this order",
             )
-        images = [c if isinstance(c, nib.Nifti1Image) else read_scan(c) for c in channels]
+        images = [read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
-        if not all(over_slabs(len(volume), lambda slab: all(np.isfinite(plane).all() for plane in volume[slab]))):
-            raise InputError("The image has voxels that are not finite.", expected="finite intensities")
         read = time.perf_counter()
         brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)
         volume = clean(volume, spacing, self.recipe.cleaning, brain)

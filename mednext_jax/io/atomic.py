@@ -85,7 +85,7 @@ def refuse_existing(target: str | os.PathLike) -> None:
 
 def clear_stale(folder: str | os.PathLike) -> None:
     """Remove the temporary files and folders in `folder` whose writers were killed; those of live ones stay."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    with contextlib.suppress(OSError), os.scandir(Path(folder)) as entries:
         for entry in entries:
             if entry.name.startswith(PREFIX):
                 with contextlib.suppress(OSError):  # another process clears it too, or may not

@@ -21,7 +21,7 @@ from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.memory import refuse_beyond_memory
 from mednext_jax.io.slabs import copy_slabs
-from mednext_jax.io.voxels import Voxels, not_3d, open_voxels, placed_like
+from mednext_jax.io.voxels import Source, Voxels, not_3d, open_voxels, placed_like
 
 # Voxel sizes outside this range are a wrong unit (metres, micrometres), not a brain scan.
 VOXEL_SIZE_RANGE = (0.01, 50.0)
@@ -76,10 +76,10 @@ class Grid:
         return apply_orientation(array.transpose(2, 1, 0), self._to_stored)
 
 
-def read_scan(source: str | os.PathLike | nib.spatialimages.SpatialImage) -> nib.Nifti1Image:
+def read_scan(source: Source) -> nib.Nifti1Image:
     """Read a 3-D scan into memory as float32, with its own affine and header.
 
-    source: a file (.nii, .nii.gz), read to the end of its stream and its checksum, or an image of nibabel.
+    source: a file (.nii, .nii.gz), read to the end of its stream and its checksum, an image of nibabel, or an array.
     Raises InputError if it is missing, not a NIfTI, damaged, 4-D, empty, constant, not finite, beyond
     `MAX_INTENSITY`, RGB or complex, too large for the free memory, or has no usable affine.
     """
@@ -129,7 +129,7 @@ def read_scan(source: str | os.PathLike | nib.spatialimages.SpatialImage) -> nib
     return _image(voxels, flat)
 
 
-def read_labels(source: str | os.PathLike | nib.spatialimages.SpatialImage) -> nib.Nifti1Image:
+def read_labels(source: Source) -> nib.Nifti1Image:
     """Read a 3-D label map or mask into memory as int16, with its own affine and header.
 
     Raises InputError as `read_scan` does (a constant map is allowed), and if a value is not an integer from 0 to

@@ -32,7 +32,7 @@ PIECE = 2**20  # bytes read at a time
 LONGEST_QUATERNION = 1.01
 OFFSET_TOLERANCE = 1e-3
 # What nibabel, gzip and the system raise on a damaged file.
-READ_ERRORS = (
+READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]  # isal's stub has an instance for a class
     OSError,
     EOFError,
     zlib.error,
@@ -135,7 +135,7 @@ def as_meant(start: bytes) -> bytes:
     These are a quaternion a little longer than 1, a `qfac` (pixdim[0]) other than its sign, which alone counts, and an
     offset of the voxels a little off a whole byte. nibabel refuses the first, turns the second, cuts the third.
     """
-    kind = next((kind for kind in HEADERS if _is_of(kind, start)), None)
+    kind = next((kind for kind in HEADERS if is_header_of(kind, start)), None)
     if kind is None:
         return start
     size = kind.sizeof_hdr
@@ -177,6 +177,12 @@ def damaged(path: object, found: str) -> InputError:
     )
 
 
+def is_header_of(kind: type[nib.Nifti1Header], start: bytes) -> bool:
+    """Whether a file that starts so has a header of `kind`."""
+    sizes = [kind.sizeof_hdr.to_bytes(4, order) for order in ("little", "big")]
+    return start[:4] in sizes and len(start) >= kind.sizeof_hdr
+
+
 def _opened(path: Path) -> BinaryIO:
     return igzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
 
@@ -196,14 +202,9 @@ def _order(kind: type[nib.Nifti1Header], start: bytes) -> str:
     return "<" if start[:4] == kind.sizeof_hdr.to_bytes(4, "little") else ">"
 
 
-def _is_of(kind: type[nib.Nifti1Header], start: bytes) -> bool:
-    sizes = [kind.sizeof_hdr.to_bytes(4, order) for order in ("little", "big")]
-    return start[:4] in sizes and len(start) >= kind.sizeof_hdr
-
-
 def _parse(path: Path, start: bytes) -> nib.Nifti1Header:
     for kind in HEADERS:
-        if _is_of(kind, start):
+        if is_header_of(kind, start):
             header = kind(start[: kind.sizeof_hdr], endianness=_order(kind, start), check=False)
             if bytes(header["magic"].tobytes()[:3]).rstrip(b"\0") in (b"n+1", b"n+2"):
                 return header

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mednext_jax.io.nifti_header import (
     as_meant,
     damaged,
     drain,
+    is_header_of,
     open_stream,
     read_declared,
     refuse_type,
@@ -64,15 +66,27 @@ class Voxels:
         return kind(array, self.affine, header, file_map=file_map)
 
 
-def open_voxels(source: str | os.PathLike | nib.spatialimages.SpatialImage) -> Voxels:
-    """A NIfTI file, or any image of nibabel, with its header checked.
+# A file, or what is in memory already. An array (x, y, z) has no grid: see `open_voxels`.
+Source = str | os.PathLike | nib.spatialimages.SpatialImage | np.ndarray
 
-    Raises InputError if it is neither, not three-dimensional, without affine, or not of single real numbers.
+
+def open_voxels(source: Source) -> Voxels:
+    """A NIfTI file, an image of nibabel of any kind, or an array, with its header checked.
+
+    An array is taken as (x, y, z) to the right, anterior and superior, with voxels of 1 mm, and a warning says so.
+    Raises InputError if it is none of these, not three-dimensional, without affine, or not of single real numbers.
     """
     if isinstance(source, str | os.PathLike):
         return _of_file(Path(source))
     if isinstance(source, nib.spatialimages.SpatialImage):
         return _of_image(source)
+    if isinstance(source, np.ndarray):
+        warnings.warn(
+            "an array does not say where it lies: taken as (x, y, z) to the right, anterior and superior, 1 mm voxels",
+            stacklevel=3,
+        )
+        refuse_type(None, source.dtype)
+        return _of_image(nib.spatialimages.SpatialImage(source, np.eye(4)))
     raise InputError(
         "The scan is neither a file nor an image of nibabel.",
         expected="the path of a NIfTI file, or an image with voxels and an affine",
@@ -106,24 +120,23 @@ def _of_file(path: Path) -> Voxels:
     try:
         with np.errstate(all="ignore"), open_stream(path) as stream:  # what a damaged header makes is judged later
             start = as_meant(stream.read(declared.offset))
-            kind = nib.Nifti1Image if int.from_bytes(start[:4], "little") in _SIZES_1 else nib.Nifti2Image
+            kind = nib.Nifti2Image if is_header_of(nib.Nifti2Header, start) else nib.Nifti1Image
             image = kind.from_stream(io.BytesIO(start))
-            scale = image.dataobj.slope, image.dataobj.inter
+            scaled: Any = image.dataobj  # the image's own header has forgotten the scale
+            slope, inter = scaled.slope, scaled.inter
     except InputError:
         raise
     except READ_ERRORS as error:
         raise damaged(path, str(error) or type(error).__name__) from error
-    return Voxels(
-        shape, image.affine, image.header, str(path), lambda: _pieces_of_file(path, declared, math.prod(shape), scale)
-    )
+
+    def pieces() -> Iterator[np.ndarray]:
+        return _pieces_of_file(path, declared, slope, inter)
+
+    return Voxels(shape, image.affine, image.header, str(path), pieces)
 
 
-_SIZES_1 = [int.from_bytes(HEADERS[0].sizeof_hdr.to_bytes(4, order), "little") for order in ("little", "big")]
-
-
-def _pieces_of_file(path: Path, declared: Declared, count: int, scale: tuple[float, float]) -> Iterator[np.ndarray]:
-    left = count * declared.dtype.itemsize
-    slope, inter = (np.asanyarray(value) for value in scale)
+def _pieces_of_file(path: Path, declared: Declared, slope: float, inter: float) -> Iterator[np.ndarray]:
+    left = math.prod(declared.shape) * declared.dtype.itemsize
     with open_stream(path) as stream:
         stream.read(declared.offset)
         while left:
@@ -132,7 +145,7 @@ def _pieces_of_file(path: Path, declared: Declared, count: int, scale: tuple[flo
                 raise damaged(path, f"{left - len(piece)} bytes of voxels are missing")
             left -= len(piece)
             with np.errstate(all="ignore"):
-                yield apply_read_scaling(np.frombuffer(piece, declared.dtype), slope, inter)
+                yield apply_read_scaling(np.frombuffer(piece, declared.dtype), np.float64(slope), np.float64(inter))
         drain(stream)
 
 
@@ -146,7 +159,7 @@ def _of_image(image: nib.spatialimages.SpatialImage) -> Voxels:
             found="none",
             hint="give nibabel.Nifti1Image the affine of the scan",
         )
-    refuse_type(file, np.dtype(image.dataobj.dtype))
+    refuse_type(file, np.dtype(image.dataobj.dtype))  # type: ignore[attr-defined]  # nibabel's type knows less
     shape = tuple(int(size) for size in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -158,7 +171,7 @@ def _of_image(image: nib.spatialimages.SpatialImage) -> Voxels:
             expected=f"1 to {MAX_VOXELS} voxels",
             found=" x ".join(map(str, shape)),
         )
-    header = image.header
+    header: Any = image.header
     if type(header) not in HEADERS:
         header = placed_like(header, nib.Nifti2Header if isinstance(header, nib.Nifti2Header) else nib.Nifti1Header)
     return Voxels(three, np.asarray(image.affine, np.float64), header, file, lambda: _pieces_of_image(image, three))
