@@ -11,6 +11,8 @@ from typing import Literal
 
 # Longer texts (an array, a whole file) are cut where they are shown.
 SHOWN_LENGTH = 4000
+# Problems of one kind that are told beside the first; 200 subjects with one fault are one fault.
+GROUP = 9
 
 
 def shown(text: object) -> str:
@@ -70,8 +72,25 @@ class InputError(ValueError):
         problems = list(problems)
         error = cls.__new__(cls)
         error.problems = problems
-        Exception.__init__(error, "\n".join(f"[{p.severity}] {p}" for p in problems))
+        Exception.__init__(error, in_groups(problems))
         return error
+
+
+def in_groups(problems: Iterable[Problem]) -> str:
+    """Several problems as text, those of one kind together: the first whole, of others what differs, a count."""
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault((problem.severity, problem.what), []).append(problem)
+    lines = []
+    for (severity, _), (first, *others) in kinds.items():
+        lines.append(f"[{severity}] {first}")
+        for other in others[:GROUP]:
+            values = [(getattr(first, name), getattr(other, name)) for name in ("file", "expected", "found")]
+            differing = [shown(theirs) for ours, theirs in values if theirs is not None and theirs != ours]
+            lines.append(f"  also:     {'; '.join(differing) or 'once more'}")
+        if len(others) > GROUP:
+            lines.append(f"  ... and {len(others) - GROUP} more, {len(others) + 1} in all")
+    return "\n".join(lines)
 
 
 class WorkError(Exception):

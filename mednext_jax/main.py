@@ -282,7 +282,7 @@ def _stopping_at_once() -> Iterator[None]:
         sys.stderr.flush()
         os._exit(status)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mednext_jax.errors import InputError, Problem
+from mednext_jax.errors import InputError, Problem, shown
 from mednext_jax.evaluate.case import WHOLE, Scores
 from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.scores_file import SUMMARY, read_scores
@@ -44,7 +44,7 @@ class Fold:
     data_set: str  # its name
     data_set_sha256: str  # of sources, settings and splits
     channels: tuple[str, ...]
-    spacing: tuple[float, ...] | None  # mm (d, h, w) of the grid that was scored; None: each scan's own
+    spacing: tuple[float, ...] | None  # mm (d, h, w) = (z, y, x) of the grid that was scored; None: each scan's own
     cases: tuple[str, ...]  # to validate on
 
     @classmethod
@@ -98,7 +98,7 @@ class CrossValidation:
         scans = {case for _, case, _ in self.scores}
         again = len(self.scores) - len(scans)
         spacing = self.first.spacing
-        grid = "each scan's own grid" if spacing is None else "x".join(f"{s:g}" for s in spacing) + " mm"
+        grid = "each scan's own grid" if spacing is None else "x".join(f"{s:g}" for s in reversed(spacing)) + " mm"
         return (
             f"{self.first.data_set} ({', '.join(self.first.channels)}), {self.design}: {len(scans)} scans"
             f"{f' ({again} of them scored more than once)' if again else ''}, scored on {grid}, "
@@ -269,7 +269,7 @@ def markdown(several: Sequence[CrossValidation]) -> str:
 
 
 def _shown(region: str) -> str:
-    return "whole" if region == WHOLE else region
+    return "whole" if region == WHOLE else shown(region)
 
 
 def _mean_sd(distribution: dict[str, float]) -> str:

@@ -9,14 +9,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from mednext_jax.errors import InputError, Problem
+from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.scores_file import write_scores
 from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
-from mednext_jax.io.label_values import value_problems
 from mednext_jax.io.nifti import read_labels
 from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, left_out, stem
 from mednext_jax.io.nnunet_raw import read_ignore_label
@@ -92,7 +91,7 @@ def evaluate(
     if ignore_label is not None:
         print(f"voxels with the ignore label {ignore_label} in the reference are not counted")
     if absent:
-        print(f"{len(absent)} references have no prediction and are not scored: {few(absent)}")
+        print(f"{len(absent)} references have no prediction and are not scored: {shown(few(absent))}")
     return summary
 
 
@@ -119,8 +118,8 @@ def find_masks(source: str | Path) -> dict[str, Path]:
             found=others[0].found if others else "a folder without NIfTI files other than brain masks",
             hint=others[0].hint if others else None,
         )
-    for warning in others:
-        print(f"[W] {warning}")
+    if others:
+        print(in_groups(others))
     cases: dict[str, Path] = {}
     problems = []
     for path in maps:
@@ -143,7 +142,6 @@ def _evaluate_files(
 ) -> dict[str, Scores]:
     predicted, true = read_labels(prediction), read_labels(reference)
     problems = grid_problems(predicted, true, "The prediction", prediction, reference)
-    problems += [p for image, path in ((predicted, prediction), (true, reference)) for p in value_problems(image, path)]
     if any(problem.severity == "E" for problem in problems):
         raise InputError.of(problems)
     return evaluate_case(

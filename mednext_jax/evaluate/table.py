@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mednext_jax.errors import shown
+from mednext_jax.io.table_cell import quoted
+
 COLUMNS = {
     "Dice": "dice",
     "precision": "precision",
@@ -22,7 +25,7 @@ def terminal_table(regions: Mapping[str, Mapping[str, Any]]) -> str:
     """Mean ± standard deviation over cases, a row for each region; `regions` maps names to `summarise`'s results."""
     rows = [["region", *COLUMNS, "volume mm3 (truth)", "r", "count (truth)", "r"]]
     for region, summary in regions.items():
-        row = [region, *(_mean_sd(summary[name]) for name in COLUMNS.values())]
+        row = [shown(region), *(_mean_sd(summary[name]) for name in COLUMNS.values())]
         for name, digits in (("volume_mm3", 0), ("count", 1)):
             pair = summary[name]
             row.append(f"{pair['mean']:.{digits}f} ({pair['reference_mean']:.{digits}f})")
@@ -34,13 +37,16 @@ def terminal_table(regions: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV with the union of their columns; NaN and absent values are empty cells."""
+    """Write rows as CSV with the union of their columns; NaN and absent values are empty cells.
+
+    Texts are `shown` (no control characters) and `quoted` (no formula).
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: "" if _undefined(value) else value for name, value in row.items()})
+            writer.writerow({name: _cell(value) for name, value in row.items()})
 
 
 def _mean_sd(distribution: Mapping[str, float]) -> str:
@@ -52,5 +58,7 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _undefined(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _cell(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    return quoted(shown(value)) if isinstance(value, str) else value

@@ -10,7 +10,6 @@ import contextlib
 import csv
 import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import write_image
+from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.measure.clusters import label_clusters
 from mednext_jax.weights.directory import DESCRIPTION
 
@@ -132,7 +132,7 @@ class Outputs:
         with open(written, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
             writer.writeheader()
-            writer.writerows(row | {"scan": _cell(row["scan"])} for row in self.rows)
+            writer.writerows(row | {"scan": quoted(row["scan"])} for row in self.rows)
         os.replace(written, table_paths(self._folder, self._settings["part"])[0])
 
     def _side_cars(self, scan: Scan) -> dict[Path, dict[str, Any]]:
@@ -279,19 +279,10 @@ def _read_table(path: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{_EXISTS}: predict cannot read the table.", file=path, expected=", ".join(COLUMNS))
         for row in reader:
             with contextlib.suppress(TypeError, ValueError):
-                case, numbers = _uncell(row["scan"]), (row["volume_mm3"], row["seconds"])
+                case, numbers = unquoted(row["scan"]), (row["volume_mm3"], row["seconds"])
                 volume, seconds = map(float, numbers)
                 rows[case] = {"scan": case, "count": int(row["count"]), "volume_mm3": volume, "seconds": seconds}
     return rows
-
-
-def _cell(text: str) -> str:
-    """`text` for a table: a spreadsheet takes what begins with = + - @ for a formula, an apostrophe makes it text."""
-    return f"'{text}" if re.match(r"'*[=+\-@]", text) else text
-
-
-def _uncell(text: str) -> str:
-    return text[1:] if re.match(r"'+[=+\-@]", text) else text
 
 
 def _suffix(part: Sequence[int]) -> str:

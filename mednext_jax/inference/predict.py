@@ -12,22 +12,22 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
-import nibabel as nib
 import numpy as np
 
-from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.errors import InputError, Problem, WorkError, in_groups, shown
 from mednext_jax.inference.on_device import LoadedScan
 from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.geometry import scan_warnings
+from mednext_jax.io.geometry import grid_warnings
 from mednext_jax.io.nifti import grid_of
-from mednext_jax.io.nifti_header import NIFTI_ENDINGS, READ_ERRORS
+from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
+from mednext_jax.io.voxels import open_voxels
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 from mednext_jax.weights.recipe import Recipe
 
@@ -100,8 +100,8 @@ def predict(
             settings = describe_run(predictor, inputs, part, brain_masks)
             outputs = claim.enter_context(open_outputs(output, scans, settings))
 
-        for warning in images_left_out(inputs) if k == 1 else ():
-            print(f"[W] {warning}", flush=True)
+        if k == 1 and (others := images_left_out(inputs)):
+            print(in_groups(others), flush=True)
         todo = [scan for scan in scans if not outputs.has(scan)]
         _warn(todo, predictor.recipe)
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
@@ -147,22 +147,18 @@ def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
     """Print what is odd about the headers of the scans, those of one kind together."""
     with ThreadPoolExecutor(HEADER_READERS) as pool:
         found = list(pool.map(lambda file: _header_warnings(file, recipe), (f for scan in scans for f in scan.files)))
-    kinds: dict[str, list[Problem]] = {}
-    for problem in itertools.chain.from_iterable(found):
-        kinds.setdefault(problem.what, []).append(problem)
-    for alike in kinds.values():
-        rest = len(alike) - 1
-        more = f"\n  ... and {rest} more file{'s' * (rest > 1)}" if rest else ""
-        print(f"[W] {_shown(str(alike[0]))}{more}", flush=True)
+    if problems := list(itertools.chain.from_iterable(found)):
+        print(in_groups(problems), flush=True)
 
 
 def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
     try:
-        image = cast(nib.Nifti1Image, nib.load(file))
+        header = open_voxels(file)
+        image = header.image(np.broadcast_to(np.uint8(0), header.shape))
         spacing = grid_of(image, recipe.orientation).spacing
-    except READ_ERRORS:  # told when the voxels are read
+    except InputError:  # told when the voxels are read
         return []
-    problems = scan_warnings(image, file)
+    problems = grid_warnings(image, file)
     if recipe.spacing is not None:
         times = np.array(spacing) / recipe.spacing
         if max(times.max(), 1 / times.min()) > FAR_SPACING:
@@ -300,7 +296,7 @@ class _Log:
         )
         if bad:
             cases = sorted({case for case, _ in bad})
-            print(f"left out, for reasons that come at the end: {_shown(few(cases))}", flush=True)
+            print(f"left out, for reasons that come at the end: {shown(few(cases))}", flush=True)
 
     def take(self, scan: Scan, outcome: _Done | _Failed) -> None:
         self.done += 1
@@ -311,7 +307,7 @@ class _Log:
             self.written += 1
             self.busy += outcome.device_seconds
             text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.row)
-        print(f"[{self.done}/{self.count}] {_shown(scan.case)}: {text}{self._rest()}", flush=True)
+        print(f"[{self.done}/{self.count}] {shown(scan.case)}: {text}{self._rest()}", flush=True)
 
     def _rest(self) -> str:
         """How long the rest will take at the pace since the first written scan."""
@@ -337,8 +333,3 @@ class _Log:
             raise InputError.of(problems)
         if problems:
             raise WorkError("\n".join(map(str, problems)))
-
-
-def _shown(text: str) -> str:
-    """`text` for a terminal: what is not printable (escape sequences, bytes that are not UTF-8) as an escape."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

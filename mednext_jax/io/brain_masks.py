@@ -13,7 +13,6 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems
-from mednext_jax.io.label_values import mask_warnings
 from mednext_jax.io.nifti import Grid, label_volume, read_labels
 from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, stem
 from mednext_jax.io.raw_dataset import RawDataset
@@ -96,4 +95,22 @@ def brain_problems(
     problems = grid_problems(mask, scan, "The brain mask", path, scan_path)
     if not np.any(mask.dataobj):
         problems.append(Problem("The brain mask is empty.", str(path), hint="make it again"))
-    return problems + mask_warnings(mask, path)
+    return problems + _value_warnings(mask, path)
+
+
+def _value_warnings(mask: nib.Nifti1Image, path: str | os.PathLike) -> list[Problem]:
+    """A warning if a mask has several values above 0, all of which count: a probability, a parcellation or a scan."""
+    values = np.unique(np.asanyarray(mask.dataobj))
+    values = values[values != 0]
+    if len(values) < 2:
+        return []
+    return [
+        Problem(
+            "The brain mask has several values.",
+            str(path),
+            expected="0 and one other value",
+            found=f"{len(values)} values from {values.min()} to {values.max()}",
+            hint="every voxel that is not 0 counts as brain; threshold a probability map first",
+            severity="W",
+        )
+    ]

@@ -17,7 +17,6 @@ import numpy as np
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
-from mednext_jax.io.label_values import value_problems
 from mednext_jax.io.nifti import read_labels
 from mednext_jax.io.nifti_names import files_in, is_nifti_name, stem
 from mednext_jax.io.raw_dataset import RawDataset
@@ -55,7 +54,6 @@ class RegionMaps:
             raise InputError.of([self._missing(case)])
         image = read_labels(path)
         problems = grid_problems(image, like, "The region map", path, like.get_filename() or "the label map")
-        problems += value_problems(image, path)
         if any(problem.severity == "E" for problem in problems):
             raise InputError.of(problems)
         return only_named(np.asanyarray(image.dataobj), self.names)

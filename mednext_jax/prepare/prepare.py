@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mednext_jax.data.splits import Fold, make_splits, subject_leaks
-from mednext_jax.errors import InputError, Problem
+from mednext_jax.errors import InputError, Problem, in_groups
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
@@ -95,7 +95,8 @@ def prepare(
     with tqdm(total=len(raw.cases), desc="verify", unit="case", disable=None) as bar:
         reports = validate(raw, threads=threads, progress=bar.update)
     warnings = [problem for report in reports for problem in report.problems]
-    _say([*warnings, *subject_leaks(folds, raw.subjects)])
+    if warnings := [*warnings, *subject_leaks(folds, raw.subjects)]:
+        print(in_groups(warnings))
 
     meta = _describe(raw, reports, spacing, settings, threads)
     keys = {report.id: _case_key(report, meta) for report in reports}
@@ -297,16 +298,6 @@ def _same(before: PreparedMeta | None, now: PreparedMeta) -> bool:
     return before is not None and before.to_json() == now.to_json()
 
 
-def _say(warnings: Sequence[Problem]) -> None:
-    """Print warnings, those of one kind together."""
-    kinds: dict[str, list[Problem]] = {}
-    for problem in warnings:
-        kinds.setdefault(problem.what, []).append(problem)
-    for alike in kinds.values():
-        more = f"\n  ... and {len(alike) - 1} more files" if len(alike) > 1 else ""
-        print(f"[W] {alike[0]}{more}")
-
-
 def _relative(sources: dict[str, str], root: Path) -> dict[str, str]:
     """File names from the data set's folder, so that a moved data set is still the same."""
     return {os.path.relpath(file, root): digest for file, digest in sources.items()}
@@ -323,7 +314,9 @@ def _version(package: str) -> str:
 def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: int) -> str:
     names = [name for name in meta.labels if meta.labels[name] not in (0, (0,))]
     spacing = (
-        "each scan's own voxel size" if meta.spacing is None else " x ".join(f"{s:g}" for s in meta.spacing) + " mm"
+        "each scan's own voxel size"
+        if meta.spacing is None
+        else " x ".join(f"{s:g}" for s in reversed(meta.spacing)) + " mm"  # x, y, z, as files have it
     )
     schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
     cleaned = f" cleaned by {', '.join(meta.cleaning)};" if meta.cleaning else ""

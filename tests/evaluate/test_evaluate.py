@@ -211,5 +211,5 @@ def test_labels_that_have_wrapped_are_refused(folders):
     save(folders / "references" / "b.nii.gz", -blobs((0, 0, 0)), dtype=np.int8)
     with pytest.raises(InputError) as error:
         run(folders)
-    assert [problem.what for problem in error.value.problems] == ["The label map has values below 0."] * 2
-    assert "255 becomes -1" in str(error.value)
+    assert [problem.what for problem in error.value.problems] == ["The label map has negative values."] * 2
+    assert "255 stored as int8 is -1" in str(error.value)

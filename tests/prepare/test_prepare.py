@@ -255,7 +255,7 @@ def test_brain_masks_that_do_not_fit_are_reported_together(brain_masks, tmp_path
     with pytest.raises(InputError) as error:
         prepare(root, tmp_path / "out", splits="kfold:3", brain_masks=masks)
     assert {problem.what for problem in error.value.problems} >= {
-        "There is no brain mask for sub-00.",
+        "A case has no brain mask.",
         "The brain mask is empty.",
         "The brain mask has another shape than its scan.",
     }

@@ -77,7 +77,7 @@ def test_missing_and_misplaced_region_maps_are_reported_together(with_regions, t
     nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), root / "regions" / "sub-02.nii.gz")
     with pytest.raises(InputError) as error:
         prepare(root, tmp_path / "prepared", spacing=None, splits="kfold:3")
-    assert "no region map for the case sub-00" in str(error.value)
+    assert "A case has no region map" in str(error.value) and "sub-00.nii.gz" in str(error.value)
     assert "sub-02.nii.gz" in str(error.value) and "shape" in str(error.value)
     with pytest.raises(InputError, match=r"regions\.json"):
         prepare(root, tmp_path / "prepared", regions=root / "labelsTr")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -84,6 +85,19 @@ def test_an_ensemble_is_a_folder_of_models(tmp_path, params):
         load_model(tmp_path)
 
 
+def test_a_workdir_means_its_model(tmp_path, params):
+    save_model(tmp_path / "run" / "model", CONFIG, params, RECIPE)
+    assert load_model(tmp_path / "run").path == tmp_path / "run" / "model"
+    assert [model.path for model in load_models(tmp_path / "run")] == [tmp_path / "run" / "model"]
+
+
+@pytest.mark.parametrize("format", ["zip", "gztar"])
+def test_a_packed_model_wants_unpacking(model, tmp_path, format):
+    packed = shutil.make_archive(str(tmp_path / "packed"), format, model)
+    with pytest.raises(InputError, match="packed(.|\n)*unpack it"):
+        load_models(packed)
+
+
 def test_recipe_must_fit_the_network(tmp_path, params):
     with pytest.raises(InputError, match="labels"):
         save_model(tmp_path / "m", CONFIG, params, dataclasses.replace(RECIPE, labels={"background": 0, "PVS": 1}))
@@ -135,7 +149,7 @@ def test_missing_parts(tmp_path, model):
     with pytest.raises(InputError, match="does not exist"):
         load_model(tmp_path / "nowhere")
     with pytest.raises(InputError, match="not a model directory"):
-        load_model(tmp_path)
+        load_model(tmp_path.parent)
     (model / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"(?s)missing.*model\.safetensors"):
         load_model(model)
