@@ -21,7 +21,7 @@ from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.batches import PatchSampler
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
-from mednext_jax.evaluate.cross_validation import Fold
+from mednext_jax.evaluate.cross_validation import ScoredFold
 from mednext_jax.inference.predictor import network_of
 from mednext_jax.inference.sliding_window import Network
 from mednext_jax.io.case_store import CaseStore
@@ -129,10 +129,10 @@ class Experiment:
         )
 
     @property
-    def fold(self) -> Fold:
+    def fold(self) -> ScoredFold:
         """What the validation scores are of."""
         meta = self.store.meta
-        return Fold(
+        return ScoredFold(
             index=self.config.fold,
             count=len(self.store.splits),
             splits=str(meta.settings.get("splits", "")),
