@@ -1,16 +1,16 @@
-"""Any published MedNeXt on nnU-Net's pipeline: `--config=configs/mednext.py:VARIANT/KERNEL`, for example S/3 or L/5."""
+"""Any published MedNeXt on nnU-Net's pipeline: `--config mednext:VARIANT/KERNEL`, for example S/3 or L/5."""
 
 from ml_collections import ConfigDict
 
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.train.config import architecture, default_config
+from mednext_jax.train.configuration import architecture, default_config
 
 
 def get_config(argument: str = "S/3") -> ConfigDict:
     variant, _, kernel = argument.partition("/")
     if not kernel.isdigit():
-        raise InputError("The argument of configs/mednext.py is not valid.", expected="S/3, L/5, ...", found=argument)
+        raise InputError("The argument of the recipe mednext is not valid.", expected="S/3, L/5, ...", found=argument)
     c = default_config()
     c.model = architecture(MedNeXtConfig.variant(variant, kernel_size=int(kernel), deep_supervision=True))
     # MIC-DKFZ's trainers: AdamW at 1e-3 for every variant, 1000 epochs. For kernel 5 they also ship 1e-4, which the

@@ -30,7 +30,6 @@ def run_demo(workdir: Path) -> dict:
     from mednext_jax.prepare.prepare import prepare
     from mednext_jax.simulate.placement import PvsDistribution
     from mednext_jax.simulate.simulate import simulate
-    from mednext_jax.train.recipes import demo
     from mednext_jax.train.train import train
 
     refuse_existing(workdir)
@@ -43,9 +42,7 @@ def run_demo(workdir: Path) -> dict:
     with _stage(2, "prepare: verify, crop, normalise, split"):
         prepare(workdir / "simulated", workdir / "prepared", spacing=None, splits="kfold:4")
     with _stage(3, "train a small MedNeXt"):
-        config = demo()
-        config.data = str(workdir / "prepared")
-        train(config, workdir / "training")
+        train("demo", workdir / "training", overrides={"data": str(workdir / "prepared")})
     with _stage(4, "segment the held-out scans"):
         predict(workdir / "held_out" / "imagesTr", workdir / "predictions", [workdir / "training" / "model"])
     with _stage(5, "evaluate on the held-out scans (simulated data)"):

@@ -104,7 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
 
     train = command("train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value")
-    train.add_argument("--config", required=True, metavar="FILE[:ARGUMENT]")
+    train.add_argument(
+        "--config",
+        required=True,
+        metavar="RECIPE|FILE",
+        help="mednet_pvs_t2w, mednext:S/3, ..., or a file.py of your own",
+    )
     train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
     train.add_argument(
         "--cv", action="store_true", help="train or continue every fold, then the table and the ensemble"
@@ -227,13 +232,10 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
-    from mednext_jax.train.config import load_config
-    from mednext_jax.train.folds import cross_validate
     from mednext_jax.train.train import train
 
     use_compilation_cache()
-    work = cross_validate if options.cv else train
-    work(load_config(options.config, options.overrides), options.workdir)
+    train(options.config, options.workdir, overrides=options.overrides, cv=options.cv)
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -177,12 +177,13 @@ def main() -> int:
 
     from mednext_jax.errors import InputError
     from mednext_jax.parallel.mesh import make_mesh
-    from mednext_jax.train.config import load_config
+    from mednext_jax.train.configuration import TrainConfig
+    from mednext_jax.train.recipes import load_config
     from tools.programs import lower_prediction, lower_tile, lower_train_step, rounds_of_tiles
 
     rows = []
     try:
-        config = load_config(arguments.config, overrides)
+        config = TrainConfig.of(load_config(arguments.config, ["--config.data=none", *overrides]))
         data, space, height = arguments.mesh
         mesh = make_mesh(data, space, height, devices=devices if data == -1 else devices[: data * space * height])
         used, volume = np.asarray(mesh.devices), arguments.volume
@@ -202,7 +203,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if arguments.json:
-        settings = {"topology": arguments.topology, "mesh": arguments.mesh, "config": config.to_json_best_effort()}
+        settings = {"topology": arguments.topology, "mesh": arguments.mesh, "config": config.plain()}
         arguments.json.write_text(json.dumps({**settings, "programs": rows}, indent=2) + "\n")
     return int(any(row["fits"] is False for row in rows))
 

@@ -17,7 +17,7 @@ from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.parallel.mesh import make_mesh, replicated
-from mednext_jax.train.config import default_config
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
 from mednext_jax.train.step import make_train_step
@@ -27,12 +27,11 @@ DRAWS, STEPS = 40, 3
 
 def main(variant: str = "S/3", patch: str = "64") -> None:
     name, kernel = variant.split("/")
-    config = default_config()
-    config.batch_size, config.patch_size = 1, (int(patch),) * 3
+    config = TrainConfig(batch_size=1, patch_size=(int(patch),) * 3)
     mesh = make_mesh(devices=jax.devices()[:1])
-    augment = make_augment(config, mesh, labels=(0, 1))
+    augment = make_augment(config.augment, config.patch_size, mesh, labels=(0, 1))
     rng = np.random.default_rng(0)
-    size = read_size(config)
+    size = read_size(config.augment, config.patch_size)
     image = jnp.asarray(rng.normal(size=(1, *size, 1)), jnp.float32)
     label = jnp.asarray(rng.random((1, *size)) > 0.99, jnp.int16)
     row = jnp.zeros(1, jnp.int32)
@@ -47,7 +46,7 @@ def main(variant: str = "S/3", patch: str = "64") -> None:
     network = MedNeXtConfig.variant(name, kernel_size=int(kernel), deep_supervision=True)
     net = MedNeXt(network)
     params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
-    state = jax.device_put(new_state(params, make_optimiser(config), average=False), replicated(mesh))
+    state = jax.device_put(new_state(params, make_optimiser(config.optimiser), average=False), replicated(mesh))
 
     def plain(key, rows, image, label):
         return image, label

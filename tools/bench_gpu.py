@@ -34,10 +34,9 @@ from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.ops import blocks as composed
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.mesh import make_mesh
-from mednext_jax.train.config import default_config
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
 from mednext_jax.train.step import make_train_step
@@ -89,9 +88,9 @@ def _summary(times: list[float]) -> tuple[float, tuple[float, float]]:
 
 def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
     """The block as XLA operations, channels last."""
-    function = {"block": composed.block, "down": composed.down_block, "up": composed.up_block}[case.kind]
-    options = {"residual": True} if case.kind == "block" else {}
-    return function(ops, x, *rest, norm="group", **options)
+    if case.kind == "block":
+        return ops.block(x, *rest, residual=True)
+    return (ops.down_block if case.kind == "down" else ops.up_block)(x, *rest)
 
 
 def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> Iterator[Row]:
@@ -138,7 +137,7 @@ def device_rows(name: str, run: Callable[..., Any], arguments: tuple[Any, ...], 
 
 def training_step(config: MedNeXtConfig, ops: LocalOps, params: Any, x: jax.Array) -> tuple[Callable[..., Any], Any]:
     """The trainer's step (loss of all heads, gradients, AdamW) without augmentation, and its first state."""
-    recipe = default_config()
+    recipe = TrainConfig()
     net = MedNeXt(config, ops)
 
     def apply(params: Any, x: jax.Array) -> Any:
@@ -147,7 +146,7 @@ def training_step(config: MedNeXtConfig, ops: LocalOps, params: Any, x: jax.Arra
     def as_it_is(_: Any, __: Any, image: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
         return image, label
 
-    state = new_state(jax.tree.map(jnp.copy, params), make_optimiser(recipe), average=False)
+    state = new_state(jax.tree.map(jnp.copy, params), make_optimiser(recipe.optimiser), average=False)
     step = make_train_step(recipe, apply, as_it_is, make_mesh(devices=jax.devices()[:1]), state)
     label = jax.random.bernoulli(jax.random.key(2), 0.1, x.shape[:4]).astype(jnp.int32)
     batch = {"image": x, "label": label, "row": jnp.arange(len(x))}

@@ -115,10 +115,11 @@ def main() -> None:
     from mednext_jax.ops.local import LocalOps
     from mednext_jax.parallel.mesh import make_mesh
     from mednext_jax.parallel.network import layout_of
-    from mednext_jax.train.config import load_config
+    from mednext_jax.train.configuration import TrainConfig
+    from mednext_jax.train.recipes import load_config
     from tools.programs import lower_train_step, network_of
 
-    config = load_config(arguments.config, overrides)
+    config = TrainConfig.of(load_config(arguments.config, ["--config.data=none", *overrides]))
     mesh = make_mesh(*arguments.mesh)
     network = network_of(config)
     if mesh.devices.flat[0].platform == "cpu":  # exchanges half precision as float32

@@ -47,9 +47,9 @@ DESIGNS = (Design("T1w", "kfold:5"), Design("T1w", "loso:site"), Design("T2w", "
 
 def recipe(data: Path) -> ConfigDict:
     """The demo's small network, changed to learn in so few small steps; every fold's scans are scored at the end."""
-    from mednext_jax.train.recipes import demo
+    from mednext_jax.train.recipes import load_config
 
-    c = demo()
+    c = load_config("demo")
     c.data = str(data)
     c.final_validation = True
     c.steps = c.steps_per_epoch = STEPS

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
-from ml_collections import ConfigDict
 
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.inference.sliding_window import Window, _add_tiles
@@ -21,13 +20,14 @@ from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import state_like
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import initial_state
 from mednext_jax.train.step import make_train_step
 
 
-def network_of(config: ConfigDict, channels: int = 1, classes: int = 2) -> MedNeXtConfig:
+def network_of(config: TrainConfig, channels: int = 1, classes: int = 2) -> MedNeXtConfig:
     """The architecture that `config` trains on a data set with these channels and classes."""
-    return MedNeXtConfig.from_dict({**config.model.to_dict(), "in_channels": channels, "num_classes": classes})
+    return dataclasses.replace(config.model, in_channels=channels, num_classes=classes)
 
 
 def abstract_params(network: MedNeXtConfig) -> Any:
@@ -36,15 +36,15 @@ def abstract_params(network: MedNeXtConfig) -> Any:
     return jax.eval_shape(MedNeXt(network).init, jax.random.key(0), image)["params"]
 
 
-def lower_train_step(config: ConfigDict, mesh: Mesh, ops: LocalOps | None = None) -> jax.stages.Lowered:
+def lower_train_step(config: TrainConfig, mesh: Mesh, ops: LocalOps | None = None) -> jax.stages.Lowered:
     """One step on a batch as read from a data set of one channel and one foreground label; `ops` of a device."""
     network = network_of(config)
     check_divides(network, mesh, (config.batch_size, *config.patch_size))
     ops = ops or LocalOps(platform=mesh.devices.flat[0].platform)
-    augment = make_augment(config, mesh, labels=(0, 1))
+    augment = make_augment(config.augment, config.patch_size, mesh, labels=(0, 1))
     state = state_like(functools.partial(initial_state, config, network), mesh, shared=config.mesh.share_state)
     step = make_train_step(config, spread(network, mesh, ops), augment, mesh, state)
-    rows = (config.batch_size, *read_size(config))
+    rows = (config.batch_size, *read_size(config.augment, config.patch_size))
     batch = {
         "image": jax.ShapeDtypeStruct((*rows, network.in_channels), jnp.float32),
         "label": jax.ShapeDtypeStruct(rows, jnp.int16),
@@ -53,7 +53,7 @@ def lower_train_step(config: ConfigDict, mesh: Mesh, ops: LocalOps | None = None
     return step.lower(state, batch)
 
 
-def lower_prediction(config: ConfigDict, devices: np.ndarray, volume: tuple[int, int, int]) -> jax.stages.Lowered:
+def lower_prediction(config: TrainConfig, devices: np.ndarray, volume: tuple[int, int, int]) -> jax.stages.Lowered:
     """All tiles of one `volume` (d, h, w) with mirrors, spread over `devices`."""
     network, apply = _inference_network(config, devices.flat[0].platform)
     mesh = Mesh(devices.reshape(-1), ("tiles",))
@@ -79,7 +79,7 @@ def lower_prediction(config: ConfigDict, devices: np.ndarray, volume: tuple[int,
     )
 
 
-def lower_tile(config: ConfigDict, device: jax.Device) -> jax.stages.Lowered:
+def lower_tile(config: TrainConfig, device: jax.Device) -> jax.stages.Lowered:
     """The network on one tile, without mirrors, on one device."""
     network, apply = _inference_network(config, device.platform)
     place = SingleDeviceSharding(device)
@@ -88,18 +88,18 @@ def lower_tile(config: ConfigDict, device: jax.Device) -> jax.stages.Lowered:
     return jax.jit(apply).lower(params, tile)
 
 
-def rounds_of_tiles(config: ConfigDict, devices: int, volume: tuple[int, int, int]) -> int:
+def rounds_of_tiles(config: TrainConfig, devices: int, volume: tuple[int, int, int]) -> int:
     """How often the network runs on each of `devices` for one `volume`, mirrors included."""
     window = _window(config, None)
     tiles = len(tile_starts(volume, window.patch_size, window.step))
     return -(-tiles // devices) * 2 ** len(window.mirror_axes)
 
 
-def _window(config: ConfigDict, mesh: Mesh | None) -> Window:
-    return Window(tuple(config.patch_size), mirror_axes=tuple(config.augment.mirror_axes), mesh=mesh)
+def _window(config: TrainConfig, mesh: Mesh | None) -> Window:
+    return Window(config.patch_size, mirror_axes=config.augment.mirror_axes, mesh=mesh)
 
 
-def _inference_network(config: ConfigDict, platform: str) -> tuple[MedNeXtConfig, Callable[[Any, jax.Array], Any]]:
+def _inference_network(config: TrainConfig, platform: str) -> tuple[MedNeXtConfig, Callable[[Any, jax.Array], Any]]:
     network = dataclasses.replace(network_of(config), remat="none", deep_supervision=False)
     net = MedNeXt(network, LocalOps(platform=platform))
     return network, lambda params, x: net.apply({"params": params}, x)

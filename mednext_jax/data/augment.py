@@ -5,33 +5,91 @@ v2's default and v1's `moreDA` share probabilities, ranges and order; three draw
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from ml_collections import ConfigDict
 
 from mednext_jax.data import transforms
 from mednext_jax.data.sampling import patch_before_rotation
+from mednext_jax.settings import PROBABILITY, Range, one_of, setting, span
 
 # The lower end of nnU-Net's fixed range for the size of the crop that is read, not of the drawn scales.
 SMALLEST_READ_SCALE = 0.85
 
 
-def read_size(config: ConfigDict) -> tuple[int, int, int]:
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Probabilities, ranges and order of nnU-Net's default augmentation, drawn for each sample."""
+
+    policy: str = setting(
+        "DA",
+        one_of("DA", "moreDA"),
+        "nnU-Net v2's, or v1's with the same probabilities and ranges: scales below and above 1 equally often, "
+        "brightness uniform, one blur for all axes (v1 also interpolates with order 3; here it is linear)",
+    )
+    rotation: float = setting(0.2, PROBABILITY, "probability of a rotation")
+    rotation_degrees: float = setting(
+        30.0, Range("degrees from 0 to 90", lambda v: 0 <= v <= 90), "each axis uniform between minus and plus this"
+    )
+    scaling: float = setting(0.2, PROBABILITY, "probability of a scaling")
+    scaling_range: tuple[float, ...] = setting(
+        (0.7, 1.4), span(0.1, 10), "one factor for all axes; a larger one makes smaller objects"
+    )
+    noise: float = setting(0.1, PROBABILITY, "probability of Gaussian noise")
+    noise_range: tuple[float, ...] = setting((0.0, 0.1), span(0, 10), "standard deviation")
+    blur: float = setting(0.2, PROBABILITY, "probability of a Gaussian blur")
+    # The kernel has 7 taps.
+    blur_range: tuple[float, ...] = setting((0.5, 1.0), span(0.05, 1.2), "sigma in voxels, each axis its own")
+    blur_per_channel: float = setting(0.5, PROBABILITY, "and then of each channel")
+    brightness: float = setting(0.15, PROBABILITY, "probability of another brightness")
+    brightness_range: tuple[float, ...] = setting((0.75, 1.25), span(0.01, 100), "factor")
+    contrast: float = setting(0.15, PROBABILITY, "probability of another contrast")
+    contrast_range: tuple[float, ...] = setting(
+        (0.75, 1.25), span(0.01, 100), "factor, clipped to the patch's own range"
+    )
+    low_resolution: float = setting(0.25, PROBABILITY, "probability of a loss of resolution")
+    low_resolution_range: tuple[float, ...] = setting((0.5, 1.0), span(0.05, 1), "part of the resolution that is left")
+    low_resolution_per_channel: float = setting(0.5, PROBABILITY, "and then of each channel")
+    inverted_gamma: float = setting(0.1, PROBABILITY, "probability of a gamma curve of the inverted image")
+    gamma: float = setting(0.3, PROBABILITY, "probability of a gamma curve")
+    gamma_range: tuple[float, ...] = setting(
+        (0.7, 1.5), span(0.01, 100), "exponent; mean and standard deviation are kept"
+    )
+    mirror_axes: tuple[int, ...] = setting(
+        (0, 1, 2),
+        Range(
+            "different axes among 0, 1, 2",
+            lambda v: len(set(v)) == len(v) and all(type(axis) is int and axis in (0, 1, 2) for axis in v),
+        ),
+        "each flipped with probability 0.5; also the axes of test-time mirroring",
+    )
+
+
+# At 0 a transform is not compiled.
+AUGMENT_PROBABILITIES = tuple(
+    field.name for field in dataclasses.fields(AugmentConfig) if field.metadata["allowed"] is PROBABILITY
+)
+
+
+def read_size(config: AugmentConfig, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
     """Voxels (d, h, w) to read for a training patch: larger than the patch if it may be rotated or scaled."""
-    a = config.augment
-    if not (a.rotation or a.scaling):
-        d, h, w = config.patch_size
-        return d, h, w
-    return patch_before_rotation(config.patch_size, a.rotation_degrees if a.rotation else 0.0, SMALLEST_READ_SCALE)
+    if not (config.rotation or config.scaling):
+        return patch_size
+    return patch_before_rotation(patch_size, config.rotation_degrees if config.rotation else 0.0, SMALLEST_READ_SCALE)
 
 
 def make_augment(
-    config: ConfigDict, mesh: Mesh, *, labels: Sequence[int], zero_outside: bool = False
+    config: AugmentConfig,
+    patch_size: tuple[int, int, int],
+    mesh: Mesh,
+    *,
+    labels: Sequence[int],
+    zero_outside: bool = False,
 ) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(key, rows (n,), image (n, D, H, W, c), label (n, D, H, W)) -> patches of `config.patch_size`.
+    """(key, rows (n,), image (n, D, H, W, c), label (n, D, H, W)) -> patches of `patch_size` (d, h, w).
 
     `labels`: every value a label can have but -1. `zero_outside`: set the image to 0 where the label is -1 (nnU-Net:
     when the normalisation used the mask). Sample i draws from fold_in(key, rows[i]) alone. Each device augments its
@@ -40,7 +98,7 @@ def make_augment(
 
     def one(arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         key, image, label = arguments
-        return augment_sample(key, image, label, config, labels=labels, zero_outside=zero_outside)
+        return augment_sample(key, image, label, config, patch_size, labels=labels, zero_outside=zero_outside)
 
     def local(key: jax.Array, rows: jax.Array, image: jax.Array, label: jax.Array):
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
@@ -61,7 +119,8 @@ def augment_sample(
     key: jax.Array,
     image: jax.Array,
     label: jax.Array,
-    config: ConfigDict,
+    config: AugmentConfig,
+    patch_size: tuple[int, int, int],
     *,
     labels: Sequence[int],
     zero_outside: bool = False,
@@ -69,13 +128,13 @@ def augment_sample(
     """One sample: `image` (D, H, W, c), `label` (D, H, W) as read -> patch, in nnU-Net's order.
 
     Source: nnunetv2 `nnUNetTrainer.get_training_transforms`, nnU-Net v1 `get_moreDA_augmentation`; probabilities and
-    ranges from `config.augment`.
+    ranges from `config`.
     """
-    a, size, channels = config.augment, tuple(config.patch_size), image.shape[-1]
+    a, channels = config, image.shape[-1]
     first_version = a.policy == "moreDA"
     spatial, *keys = jax.random.split(key, 10)
     keys_of = dict(zip(_INTENSITY, keys, strict=False))
-    image, label = _spatial(spatial, image, label, config, labels)
+    image, label = _spatial(spatial, image, label, config, patch_size, labels)
 
     def draw(name: str, apply: Callable[[jax.Array, jax.Array], jax.Array]) -> None:
         nonlocal image
@@ -120,7 +179,7 @@ def augment_sample(
         label = jnp.where(flips[axis], jnp.flip(label, axis), label)
     if zero_outside:
         image = jnp.where(label[..., None] == transforms.OUTSIDE, 0, image)
-    assert image.shape[:3] == size
+    assert image.shape[:3] == patch_size
     return image, label
 
 
@@ -131,10 +190,14 @@ _INTENSITY = (
 
 
 def _spatial(
-    key: jax.Array, image: jax.Array, label: jax.Array, config: ConfigDict, labels: Sequence[int]
+    key: jax.Array,
+    image: jax.Array,
+    label: jax.Array,
+    a: AugmentConfig,
+    size: tuple[int, int, int],
+    labels: Sequence[int],
 ) -> tuple[jax.Array, jax.Array]:
     """Rotation and scaling about the centre, or the plain centre crop when neither is drawn."""
-    a, size = config.augment, tuple(config.patch_size)
 
     def cropped() -> tuple[jax.Array, jax.Array]:
         return transforms.centre_crop(image, size), transforms.centre_crop(label, size)

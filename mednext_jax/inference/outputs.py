@@ -22,7 +22,7 @@ from nibabel.affines import voxel_sizes
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError
-from mednext_jax.inference.predictor import Predictor, Result
+from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
@@ -65,7 +65,7 @@ class Outputs:
         """Whether a start before this one has segmented the scan."""
         return scan.case in self._rows
 
-    def write(self, scan: Scan, result: Result) -> dict[str, Any]:
+    def write(self, scan: Scan, result: Segmentation) -> dict[str, Any]:
         """Write mask, probability (BIDS: side-cars) and row of one scan, all or none; returns the row.
 
         The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.

@@ -19,8 +19,9 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError, Problem, WorkError, in_groups
+from mednext_jax.inference.on_device import LoadedScan
 from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
-from mednext_jax.inference.predictor import Computed, Loaded, Predictor
+from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.geometry import scan_warnings
@@ -243,7 +244,7 @@ def _segment_all(
     """One scan is computed while others are read and written; whatever one fails of, the others are done."""
     room = threading.Semaphore(WRITERS)  # computed scans wait on the device until there is
 
-    def finish(scan: Scan, computed: Computed) -> None:
+    def finish(scan: Scan, computed: Segmentation) -> None:
         try:
             result = predictor.finish(computed)
             tell((scan, _Done(outputs.write(scan, result), result.seconds["device"])))
@@ -254,7 +255,7 @@ def _segment_all(
 
     todo = iter(scans)
     with ThreadPoolExecutor(READERS) as reader, ThreadPoolExecutor(WRITERS) as writer:
-        loading: deque[tuple[Scan, Future[Loaded]]] = deque()
+        loading: deque[tuple[Scan, Future[LoadedScan]]] = deque()
 
         def read_next() -> None:
             if (scan := next(todo, None)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -9,8 +10,25 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError
+from mednext_jax.settings import SWITCH, Range, integer, setting
 
 AXES = ("data", "space", "height")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices share the work."""
+
+    data: int = setting(
+        -1,
+        Range("-1 or a number of devices", lambda v: v == -1 or v >= 1),
+        "devices that share the samples of a batch; -1: all that the other two leave",
+    )
+    space: int = setting(1, integer(1), "devices that share the depth of one patch")
+    height: int = setting(1, integer(1), "devices that share its height, besides")
+    share_state: bool = setting(
+        False, SWITCH, "split weights and optimiser state over `data` too, instead of a copy on each device"
+    )
 
 
 def make_mesh(data: int = -1, space: int = 1, height: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:

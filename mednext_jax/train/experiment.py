@@ -15,15 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.batches import PatchSampler
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cross_validation import ScoredFold
-from mednext_jax.inference.predictor import network_of
-from mednext_jax.inference.sliding_window import Network
+from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
@@ -32,11 +30,12 @@ from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.parallel.processes import compiled_together
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
-from mednext_jax.weights.directory import load_model
+from mednext_jax.weights.directory import Model, load_model
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
@@ -45,9 +44,9 @@ TRAINING, VALIDATION = 0, 1  # streams of random numbers
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that `run` needs besides the files it writes."""
+    """Everything that a run needs besides the files it writes."""
 
-    config: ConfigDict
+    config: TrainConfig
     store: CaseStore
     architecture: MedNeXtConfig
     mesh: Mesh
@@ -66,23 +65,23 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def of(cls, config: ConfigDict) -> Experiment:
+    def of(cls, config: TrainConfig) -> Experiment:
         """Open the data set and build the rest; raises InputError when the two do not fit."""
         store = CaseStore.open(config.data)
         training_ids, validation_ids = fold_cases(store, config.fold)
         meta, (labels, regions) = store.meta, _outputs(store)
-        architecture = MedNeXtConfig.from_dict(
-            {
-                **config.model.to_dict(),
-                "in_channels": len(meta.channel_names),
-                "num_classes": len(labels) if regions is None else len(regions),
-            }
+        architecture = dataclasses.replace(
+            config.model,
+            in_channels=len(meta.channel_names),
+            num_classes=len(labels) if regions is None else len(regions),
         )
         mesh = make_mesh(config.mesh.data, config.mesh.space, config.mesh.height)
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
-        augment = make_augment(config, mesh, labels=values, zero_outside=meta.use_mask_for_norm)
+        augment = make_augment(
+            config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
+        )
         ops = best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn)
         apply = spread(architecture, mesh, ops)
         state = state_like(functools.partial(initial_state, config, architecture), mesh, shared=config.mesh.share_state)
@@ -90,8 +89,8 @@ class Experiment:
             cases=store,
             ids=training_ids,
             batch_size=config.batch_size,
-            patch_size=tuple(config.patch_size),
-            read_size=read_size(config),
+            patch_size=config.patch_size,
+            read_size=read_size(config.augment, config.patch_size),
             foreground_fraction=config.foreground_fraction,
             seed=config.seed,
             stream=TRAINING,
@@ -110,21 +109,15 @@ class Experiment:
                 make_validation_step(config, apply, mesh, state.params, ignore_label=meta.ignore_label, regions=regions)
             ),
             training=sampler,
-            validation=dataclasses.replace(
-                sampler, ids=validation_ids, read_size=tuple(config.patch_size), stream=VALIDATION
-            ),
+            validation=dataclasses.replace(sampler, ids=validation_ids, read_size=config.patch_size, stream=VALIDATION),
             reads=rows_of_process(mesh, jax.process_index()),
             recipe=Recipe(
                 channel_names=meta.channel_names,
                 labels=labels,
                 regions_class_order=None if regions is None else meta.regions_class_order,
-                patch_size=tuple(config.patch_size),
-                spacing=meta.spacing,
-                cleaning=meta.cleaning,
-                normalisation=meta.normalisation,
-                use_mask_for_norm=meta.use_mask_for_norm,
-                intensity_properties=meta.intensity_properties,
-                mirror_axes=tuple(config.augment.mirror_axes),
+                patch_size=config.patch_size,
+                **vars(meta.preprocessing),
+                mirror_axes=config.augment.mirror_axes,
             ),
         )
 
@@ -146,10 +139,10 @@ class Experiment:
     def validate_scans(
         self, params: Any, folder: Path | None = None, pictures: Path | None = None
     ) -> dict[str, dict[str, Scores]]:
-        """`validate_scans` of the fold's validation cases with these weights (on the host)."""
-        one_head = dataclasses.replace(self.architecture, deep_supervision=False, remat="none")
-        network = Network(network_of(one_head), params)
-        return validate_scans(self.store, self.fold, network, self.recipe, folder, pictures)
+        """`validate_scans` of the fold's validation cases with these weights (on the host); all processes call it."""
+        one_head = dataclasses.replace(self.architecture, deep_supervision=False)
+        predictor = Predictor(Model(one_head, params, self.recipe))
+        return validate_scans(self.store, self.fold, predictor, folder, pictures)
 
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `init_from`."""
@@ -161,12 +154,12 @@ class Experiment:
         return jax.jit(init, out_shardings=shardings_of(self.state_like), compiler_options=options)(start)
 
 
-def initial_state(config: ConfigDict, architecture: MedNeXtConfig, params: Any = None) -> TrainState:
+def initial_state(config: TrainConfig, architecture: MedNeXtConfig, params: Any = None) -> TrainState:
     """The state before step 0 with these weights, by default PyTorch's initialisation from `config.seed`."""
     if params is None:
         image = jnp.zeros((1, 16, 16, 16, architecture.in_channels))
         params = MedNeXt(architecture).init(jax.random.key(config.seed), image)["params"]
-    return new_state(params, make_optimiser(config), average=config.optimiser.ema > 0)
+    return new_state(params, make_optimiser(config.optimiser), average=config.optimiser.ema > 0)
 
 
 def to_host(params: Any) -> Any:
@@ -222,7 +215,7 @@ def _outputs(store: CaseStore) -> tuple[dict[str, int], tuple[tuple[int, ...], .
     return {"background": 0, **dict(zip(names, order, strict=True))}, regions
 
 
-def _weights_of(config: ConfigDict, architecture: MedNeXtConfig) -> Any:
+def _weights_of(config: TrainConfig, architecture: MedNeXtConfig) -> Any:
     """Parameters of the model directory `config.init_from` for this architecture.
 
     `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). Raises InputError if they differ else.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,26 +13,24 @@ from mednext_jax.evaluate.cross_validation import evaluate_cross_validation
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.parallel.processes import is_main_process
-from mednext_jax.train.config import check_config
-from mednext_jax.train.train import train
+from mednext_jax.train.configuration import TrainConfig
+from mednext_jax.train.run import run
 
 
-def cross_validate(config: ConfigDict, workdir: str | Path) -> Path | None:
+def cross_validate(config: ConfigDict | TrainConfig, workdir: str | Path) -> Path | None:
     """Train every fold in `workdir`/fold_0, fold_1, ... and collect them; the same call continues.
 
     A fold that has finished, here or on another machine that shares the folder, is not trained again. At the end
     writes `workdir`/model, the ensemble of all folds, and the table of `mednext-jax evaluate --cv`. Returns the
     ensemble's path, or None if a signal stopped a fold. Raises as `run`.
     """
-    check_config(config)
+    config = TrainConfig.of(config)
     workdir = Path(workdir)
     folds = range(len(CaseStore.open(config.data).splits))
     if not config.final_validation:
         raise InputError("Cross-validation needs config.final_validation.", expected=True, found=False)
     for fold in folds:
-        each = copy.deepcopy(config)
-        each.fold = str(fold)
-        if train(each, workdir / f"fold_{fold}") is None:
+        if run(dataclasses.replace(config, fold=str(fold)), workdir / f"fold_{fold}") is None:
             return None
     ensemble = workdir / "model"
     if is_main_process():

@@ -5,11 +5,15 @@ The outputs are classes that exclude each other (softmax), or regions that may o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from mednext_jax.settings import SWITCH, Range, number, setting
 
 SMOOTH = 1e-5
 
@@ -17,29 +21,54 @@ SMOOTH = 1e-5
 Regions = Sequence[Sequence[int]] | None
 
 
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The weights of the loss's terms and of the heads."""
+
+    dice: float = setting(1.0, number(0), "weight of the soft Dice term (nnU-Net)")
+    cross_entropy: float = setting(1.0, number(0), "weight of the cross entropy term (nnU-Net)")
+    focal_tversky: float = setting(0.0, number(0), "weight of the focal Tversky term (Abraham & Khan 2019)")
+    cldice: float = setting(0.0, number(0), "weight of the soft clDice term (Shit et al. 2021)")
+    batch_dice: bool = setting(
+        False, SWITCH, "Dice over the batch as one volume; nnU-Net v1: only with a low-resolution stage"
+    )
+    deep_supervision: tuple[float, ...] = setting(
+        (16.0, 8.0, 4.0, 2.0, 1.0),
+        Range(
+            "five weights of at least 0, the first (full resolution) above 0",
+            lambda v: len(v) == 5 and all(0 <= w < math.inf for w in v) and v[0] > 0,
+        ),
+        "of the five heads, normalised to sum 1 (MedNeXt)",
+    )
+
+    def problems_between(self) -> dict[str, str]:
+        """What no single weight shows."""
+        if any((self.dice, self.cross_entropy, self.focal_tversky, self.cldice)):
+            return {}
+        return {"": "a term with a weight above 0"}
+
+
 def segmentation_loss(
     logits: jax.Array | Sequence[jax.Array],
     labels: jax.Array,
-    terms: Mapping[str, Any],
+    config: LossConfig,
     *,
     ignore_label: int | None = None,
     regions: Regions = None,
 ) -> jax.Array:
-    """The weighted sum of the terms of `config.loss`, over all heads; a float32 scalar.
+    """The weighted sum of the terms, over all heads; a float32 scalar.
 
     `logits`: (n, d, h, w, classes), or a tuple of such with each extent halved from one to the next.
     `labels`: (n, d, h, w) integers; below 0 counts as background, `ignore_label` does not count at all.
-    `terms`: weights `dice`, `cross_entropy`, `focal_tversky`, `cldice`, the switch `batch_dice` and the weights
-    `deep_supervision` of the heads. Source: nnunetv2 `DC_and_CE_loss`, `DC_and_BCE_loss` (regions),
-    `DeepSupervisionWrapper`.
+    Source: nnunetv2 `DC_and_CE_loss`, `DC_and_BCE_loss` (regions), `DeepSupervisionWrapper`.
     """
     heads = (logits,) if isinstance(logits, jax.Array) else tuple(logits)
-    weights = head_weights(terms["deep_supervision"], len(heads))
+    weights = head_weights(config.deep_supervision, len(heads))
     total = jnp.zeros((), jnp.float32)
     for level, (head, weight) in enumerate(zip(heads, weights, strict=True)):
         if weight:
             target = every_nth(labels, 2**level)
-            total += weight * _one_head(head, target, terms, ignore_label, regions)
+            total += weight * _one_head(head, target, config, ignore_label, regions)
     return total
 
 
@@ -63,7 +92,7 @@ def foreground(labels: jax.Array, outputs: int, regions: Regions) -> jax.Array:
 
 
 def _one_head(
-    logits: jax.Array, labels: jax.Array, terms: Mapping[str, Any], ignore_label: int | None, regions: Regions
+    logits: jax.Array, labels: jax.Array, config: LossConfig, ignore_label: int | None, regions: Regions
 ) -> jax.Array:
     logits = logits.astype(jnp.float32)
     classes = logits.shape[-1]
@@ -73,18 +102,18 @@ def _one_head(
     target = foreground(labels, classes, regions) * mask  # (n, d, h, w, k)
     probability = (jax.nn.softmax(logits)[..., 1:] if regions is None else jax.nn.sigmoid(logits)) * mask
     total = jnp.zeros((), jnp.float32)
-    if terms["dice"]:
-        total -= terms["dice"] * soft_dice(probability, target, terms["batch_dice"])
-    if terms["cross_entropy"]:
+    if config.dice:
+        total -= config.dice * soft_dice(probability, target, config.batch_dice)
+    if config.cross_entropy:
         if regions is None:
             entropy = cross_entropy(logits, jax.nn.one_hot(labels, classes, dtype=jnp.float32), counted)
         else:
             entropy = binary_cross_entropy(logits, target, None if ignore_label is None else mask)
-        total += terms["cross_entropy"] * entropy
-    if terms["focal_tversky"]:
-        total += terms["focal_tversky"] * focal_tversky(probability, target)
-    if terms["cldice"]:
-        total += terms["cldice"] * soft_cldice(probability, target)
+        total += config.cross_entropy * entropy
+    if config.focal_tversky:
+        total += config.focal_tversky * focal_tversky(probability, target)
+    if config.cldice:
+        total += config.cldice * soft_cldice(probability, target)
     return total
 
 

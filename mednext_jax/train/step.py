@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from mednext_jax.parallel.mesh import over_samples, replicated
 from mednext_jax.parallel.parameters import shardings_of
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.loss import Regions, foreground, segmentation_loss
 from mednext_jax.train.optimiser import make_optimiser, make_schedule
 from mednext_jax.train.state import TrainState
@@ -22,7 +23,7 @@ Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array
 
 
 def make_train_step(
-    config: ConfigDict,
+    config: TrainConfig,
     apply: Apply,
     augment: Augment,
     mesh: Mesh,
@@ -39,12 +40,12 @@ def make_train_step(
     each sample in the global batch: its randomness is fold_in(fold_in(key(seed), step), row), whatever the mesh.
     Metrics (scalars): step (steps done), loss, gradient_norm, learning_rate, skipped, skipped_in_row.
     """
-    optimiser, schedule = make_optimiser(config), make_schedule(config)
+    optimiser = make_optimiser(config.optimiser)
+    schedule = make_schedule(config.optimiser, config.steps, config.steps_per_epoch)
     parts, decay = config.accumulate, config.optimiser.ema
-    terms = config.loss.to_dict()
 
     def loss_of(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
-        return segmentation_loss(apply(params, image), label, terms, ignore_label=ignore_label, regions=regions)
+        return segmentation_loss(apply(params, image), label, config.loss, ignore_label=ignore_label, regions=regions)
 
     def loss_and_gradient(params: Any, image: jax.Array, label: jax.Array) -> tuple[jax.Array, Any]:
         if parts == 1:
@@ -65,13 +66,14 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         image, label = augment(key, batch["row"], batch["image"], batch["label"])
         loss, gradient = loss_and_gradient(state.params, image, label)
-        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         rate = schedule(state.step)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         average = state.average
         if average is not None:
+            # optax.incremental_update adds in the other order: with fused multiply-adds its last digit differs.
             average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
 
         def keep(new: Any, old: Any) -> Any:
@@ -101,7 +103,7 @@ def make_train_step(
 
 
 def make_validation_step(
-    config: ConfigDict,
+    config: TrainConfig,
     apply: Apply,
     mesh: Mesh,
     params_like: Any,
@@ -115,11 +117,10 @@ def make_validation_step(
     `true_positive`, `false_positive`, `false_negative`: float32 for each foreground class of the full-resolution
     head's argmax, or for each region, summed over the batch.
     """
-    terms = config.loss.to_dict()
 
     def step(params: Any, batch: dict[str, jax.Array]) -> Metrics:
         logits, label = apply(params, batch["image"]), batch["label"]
-        loss = segmentation_loss(logits, label, terms, ignore_label=ignore_label, regions=regions)
+        loss = segmentation_loss(logits, label, config.loss, ignore_label=ignore_label, regions=regions)
         full = logits if isinstance(logits, jax.Array) else logits[0]
         counted = jnp.ones(label.shape, bool) if ignore_label is None else label != ignore_label
         outputs = full.shape[-1]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mednext_jax.data import transforms
-from mednext_jax.data.augment import augment_sample, make_augment, read_size
+from mednext_jax.data.augment import AUGMENT_PROBABILITIES, AugmentConfig, augment_sample, make_augment, read_size
 from mednext_jax.parallel.mesh import make_mesh
-from mednext_jax.train.config import AUGMENT_PROBABILITIES, default_config, small_objects
+from mednext_jax.train.configuration import default_config, small_objects
 
 pytestmark = pytest.mark.core
 
@@ -18,14 +18,7 @@ PATCH = (16, 16, 16)
 
 
 def a_config(**augment):
-    config = default_config()
-    config.patch_size = PATCH
-    for name in AUGMENT_PROBABILITIES:
-        config.augment[name] = 0.0
-    config.augment.mirror_axes = ()
-    for name, value in augment.items():
-        config.augment[name] = value
-    return config
+    return AugmentConfig(**{**dict.fromkeys(AUGMENT_PROBABILITIES, 0.0), "mirror_axes": (), **augment})
 
 
 def a_sample(size=PATCH):
@@ -37,14 +30,14 @@ def a_sample(size=PATCH):
 def many(config, count, size=PATCH):
     """Augmented images of one sample under `count` keys."""
     image, label = a_sample(size)
-    one = functools.partial(augment_sample, config=config, labels=(0, 1))
+    one = functools.partial(augment_sample, config=config, patch_size=PATCH, labels=(0, 1))
     keys = jax.random.split(jax.random.key(0), count)
     return image, label, *jax.jit(jax.vmap(lambda key: one(key, jnp.asarray(image), jnp.asarray(label))))(keys)
 
 
 def test_everything_off_changes_nothing():
     image, label, images, labels = many(a_config(), 3)
-    assert read_size(a_config()) == PATCH
+    assert read_size(a_config(), PATCH) == PATCH
     np.testing.assert_array_equal(images, np.broadcast_to(image, images.shape))
     np.testing.assert_array_equal(labels, np.broadcast_to(label, labels.shape))
 
@@ -72,9 +65,9 @@ def test_zero_outside_clears_the_image_where_the_label_is_minus_one():
     image, label = a_sample()
     label[:5] = -1
     config = a_config(brightness=1.0)
-    found, _ = jax.jit(functools.partial(augment_sample, config=config, labels=(0, 1), zero_outside=True))(
-        jax.random.key(0), image + 10, label
-    )
+    found, _ = jax.jit(
+        functools.partial(augment_sample, config=config, patch_size=PATCH, labels=(0, 1), zero_outside=True)
+    )(jax.random.key(0), image + 10, label)
     assert float(jnp.abs(found[:5]).max()) == 0
     assert float(jnp.abs(found[5:]).min()) > 0
 
@@ -90,7 +83,8 @@ def test_the_policy_of_version_1_draws_scale_brightness_and_blur_its_own_way(mon
         found = []
         with jax.disable_jit():  # so that the recorders see numbers
             for seed in range(40):
-                found.append(augment_sample(jax.random.key(seed), image, label, a_config(**augment), labels=(0, 1))[0])
+                config = a_config(**augment)
+                found.append(augment_sample(jax.random.key(seed), image, label, config, PATCH, labels=(0, 1))[0])
         return found
 
     for policy in ("DA", "moreDA"):
@@ -117,8 +111,8 @@ def test_small_objects_preset_keeps_a_line_of_one_voxel_visible():
 
 def test_a_sample_is_augmented_alike_in_any_batch():
     config = a_config(rotation=0.5, brightness=0.5, mirror_axes=(0, 1, 2))
-    size = read_size(config)
-    augment = jax.jit(make_augment(config, make_mesh(devices=jax.devices()[:1]), labels=(0, 1)))
+    size = read_size(config, PATCH)
+    augment = jax.jit(make_augment(config, PATCH, make_mesh(devices=jax.devices()[:1]), labels=(0, 1)))
     image, label = a_sample(size)
     images, labels = np.stack([image] * 4), np.stack([label] * 4)
     key, rows = jax.random.key(3), np.arange(4, dtype=np.int32)

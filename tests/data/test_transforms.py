@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mednext_jax.data import augment, transforms
-from mednext_jax.train.config import AUGMENT_PROBABILITIES, default_config
 
 torch = pytest.importorskip("torch")
 spatial = pytest.importorskip("batchgeneratorsv2.transforms.spatial.spatial")
@@ -152,10 +151,8 @@ def test_brightness_mirror_and_mask(image):
 
 def test_the_chain_of_a_sample_is_nnunets_for_what_was_drawn(image, monkeypatch):
     """All intensity transforms, mirroring and the mask at once, in the order of nnU-Net's get_training_transforms."""
-    config = default_config()
-    config.patch_size = SHAPE
-    for name in AUGMENT_PROBABILITIES:
-        config.augment[name] = 0.0 if name in ("rotation", "scaling") else 1.0
+    drawn_or_not = {name: float(name not in ("rotation", "scaling")) for name in augment.AUGMENT_PROBABILITIES}
+    config = augment.AugmentConfig(**drawn_or_not)
     label = np.random.default_rng(2).integers(-1, 2, SHAPE).astype(np.int16)
 
     drawn, calls = [], {}
@@ -171,7 +168,7 @@ def test_the_chain_of_a_sample_is_nnunets_for_what_was_drawn(image, monkeypatch)
         monkeypatch.setattr(transforms, name, record)
     with jax.disable_jit():  # so that the branches see numbers
         found, found_label = augment.augment_sample(
-            jax.random.key(5), jnp.asarray(image), jnp.asarray(label), config, labels=(0, 1), zero_outside=True
+            jax.random.key(5), jnp.asarray(image), jnp.asarray(label), config, SHAPE, labels=(0, 1), zero_outside=True
         )
     noisy, sigmas = calls["blur"]
     assert 0 < float(jnp.std(noisy - image)) < 0.1

@@ -7,7 +7,7 @@ import pytest
 
 from mednext_jax.io.case_store import ANNOTATED, CaseWriter
 from mednext_jax.io.prepared import PreparedMeta
-from mednext_jax.preprocess.pipeline import Properties
+from mednext_jax.preprocess.trip import Properties
 
 
 def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None, **described):
@@ -89,8 +89,9 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(prepared):
     """A configuration that compiles and steps in seconds."""
+    from mednext_jax.data.augment import AUGMENT_PROBABILITIES
     from mednext_jax.model.config import MedNeXtConfig
-    from mednext_jax.train.config import AUGMENT_PROBABILITIES, architecture, default_config
+    from mednext_jax.train.configuration import architecture, default_config
 
     config = default_config()
     config.data = str(prepared)

@@ -4,7 +4,7 @@ import json
 import sys
 
 from mednext_jax.main import main
-from mednext_jax.train.config import default_config
+from mednext_jax.train.configuration import default_config
 
 
 def get_config(path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.parallel.mesh import replicated
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import Experiment
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
@@ -38,12 +39,15 @@ def test_loss_curve_follows_torch(tiny):
     config.steps, config.steps_per_epoch = STEPS, 10
     config.optimiser.learning_rate = 1e-3
     config.augment.mirror_axes = ()
+    config = TrainConfig.of(config)
     experiment = Experiment.of(config)
     torch.manual_seed(0)
     theirs = TorchMedNeXt(experiment.architecture)
     weights = {name: value.numpy() for name, value in theirs.state_dict().items()}
     params = from_torch_names(experiment.architecture, copy.deepcopy(weights))
-    state = jax.device_put(new_state(params, make_optimiser(config), average=False), replicated(experiment.mesh))
+    state = jax.device_put(
+        new_state(params, make_optimiser(config.optimiser), average=False), replicated(experiment.mesh)
+    )
 
     o = config.optimiser
     reference = torch.optim.AdamW(theirs.parameters(), lr=o.learning_rate, eps=o.epsilon, weight_decay=o.weight_decay)

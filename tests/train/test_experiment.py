@@ -10,7 +10,7 @@ import pytest
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.train.config import default_config
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import Experiment, _weights_of, fold_cases, to_host
 from mednext_jax.weights.directory import save_model
 from mednext_jax.weights.recipe import Recipe
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.core
 
 @pytest.fixture(scope="module")
 def experiment(tiny):
-    return Experiment.of(tiny)
+    return Experiment.of(TrainConfig.of(tiny))
 
 
 def test_folds(experiment):
@@ -51,8 +51,7 @@ def test_init_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_path
     params = to_host(jax.jit(MedNeXt(small).init)(jax.random.key(0), x)["params"])
     save_model(tmp_path / "model", small, params, Recipe(patch_size=(32, 32, 32)))
     large = dataclasses.replace(small, encoder_kernel_size=5, decoder_kernel_size=5, deep_supervision=False)
-    config = default_config()
-    config.init_from, config.upkern = str(tmp_path / "model"), True
+    config = TrainConfig(init_from=str(tmp_path / "model"), upkern=True)
     found = _weights_of(config, large)
     expected = upkern(small, params, 5)[1]
     kernel = found["enc_block_0"]["0"]["conv1"]["kernel"]
@@ -64,6 +63,5 @@ def test_init_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_path
         _weights_of(config, dataclasses.replace(small, encoder_kernel_size=5))
     with pytest.raises(InputError, match="block_counts"):
         _weights_of(config, dataclasses.replace(small, block_counts=(2,) * 9))
-    config.upkern = False
     with pytest.raises(InputError, match="upkern=true"):
-        _weights_of(config, large)
+        _weights_of(dataclasses.replace(config, upkern=False), large)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mednext_jax.train.config import default_config
 from mednext_jax.train.loss import (
+    LossConfig,
     every_nth,
     focal_tversky,
     head_weights,
@@ -18,7 +18,7 @@ from mednext_jax.train.loss import (
 pytestmark = pytest.mark.core
 
 BATCH, CLASSES, EXTENT = 2, 2, (6, 5, 4)
-TERMS = default_config().loss.to_dict()
+TERMS = LossConfig()
 
 
 def golden_input():
@@ -43,7 +43,7 @@ def golden_input():
 )
 def test_golden_values(changes, expected):
     logits, labels = golden_input()
-    assert float(segmentation_loss(logits, labels, {**TERMS, **changes})) == pytest.approx(expected, abs=1e-6)
+    assert float(segmentation_loss(logits, labels, LossConfig(**changes))) == pytest.approx(expected, abs=1e-6)
 
 
 # nnunetv2 2.8.1 DC_and_BCE_loss on golden_input()'s logits and the labels 0, 1, 2, 3 in turn; regions {1, 2} and {2}.
@@ -54,7 +54,7 @@ def test_golden_values(changes, expected):
 def test_golden_values_of_regions(batch_dice, ignore_label, expected):
     logits, labels = golden_input()
     labels = jnp.arange(labels.size).reshape(labels.shape) % 4
-    terms = {**TERMS, "batch_dice": batch_dice}
+    terms = LossConfig(batch_dice=batch_dice)
     loss = segmentation_loss(logits, labels, terms, ignore_label=ignore_label, regions=((1, 2), (2,)))
     assert float(loss) == pytest.approx(expected, abs=2e-6)
 
@@ -83,11 +83,11 @@ def test_heads_are_weighted_and_a_head_of_weight_zero_is_left_out():
     labels = jnp.asarray(np.random.default_rng(0).integers(0, 2, (1, 16, 16, 16)))
     full = jax.nn.one_hot(labels, 2) * 9
     half = jax.nn.one_hot(every_nth(labels, 2), 2) * 9
-    terms = {**TERMS, "deep_supervision": (3.0, 1.0)}
+    terms = LossConfig(deep_supervision=(3.0, 1.0))
     both = float(segmentation_loss((full, -half), labels, terms))
     each = [float(segmentation_loss(h, t, TERMS)) for h, t in ((full, labels), (-half, every_nth(labels, 2)))]
     assert both == pytest.approx(0.75 * each[0] + 0.25 * each[1], rel=1e-5)
-    without = segmentation_loss((full, half * jnp.nan), labels, {**terms, "deep_supervision": (1.0, 0.0)})
+    without = segmentation_loss((full, half * jnp.nan), labels, LossConfig(deep_supervision=(1.0, 0.0)))
     assert float(without) == pytest.approx(each[0], rel=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_cldice_sees_a_cut_in_a_thin_line_that_dice_hardly_sees():
 
 @pytest.mark.parametrize("term", ["dice", "cross_entropy", "focal_tversky", "cldice"])
 def test_gradients_are_finite_on_empty_and_on_perfect_predictions(term):
-    terms = {**TERMS, "dice": 0.0, "cross_entropy": 0.0, term: 1.0}
+    terms = LossConfig(**{"dice": 0.0, "cross_entropy": 0.0, term: 1.0})
     labels = jnp.zeros((1, 8, 8, 8), jnp.int32).at[:, 2:4, 2:4, 2:4].set(1)
     for target in (labels, jnp.zeros_like(labels)):
         logits = 60 * (2 * jax.nn.one_hot(labels, 2) - 1)

@@ -6,17 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from mednext_jax.train.config import default_config
-from mednext_jax.train.optimiser import make_optimiser, make_schedule
+from mednext_jax.train.optimiser import OptimiserConfig, make_optimiser, make_schedule
 
 pytestmark = pytest.mark.core
-
-
-def config_with(**fields):
-    config = default_config()
-    for name, value in fields.items():
-        config.optimiser[name] = value
-    return config
 
 
 # nnU-Net's 1e-2 (1 - epoch / 1000)^0.9.
@@ -24,29 +16,32 @@ def config_with(**fields):
     ("epoch", "rate"), [(0, 0.01), (100, 0.0090953), (500, 0.0053589), (900, 0.0012589), (999, 1.9953e-5)]
 )
 def test_poly_is_nnunets(epoch, rate):
-    config = config_with(learning_rate=1e-2)
-    config.steps = 1000 * config.steps_per_epoch
-    schedule = make_schedule(config)
+    schedule = make_schedule(OptimiserConfig(learning_rate=1e-2), 1000 * 250, 250)
     first, last = epoch * 250, epoch * 250 + 249
     assert float(schedule(first)) == pytest.approx(rate, rel=3e-5)  # printed digits
     assert float(schedule(last)) == float(schedule(first))
 
 
 def test_cosine_reaches_zero_and_warm_up_rises_to_the_rate():
-    config = config_with(learning_rate=2.0, schedule="cosine", warmup_steps=10)
-    config.steps = 110
-    schedule = make_schedule(config)
+    schedule = make_schedule(OptimiserConfig(learning_rate=2.0, schedule="cosine", warmup_steps=10), 110, 250)
     assert [float(schedule(s)) for s in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
     assert float(schedule(60)) == pytest.approx(1.0)
     assert float(schedule(110)) == pytest.approx(0.0, abs=1e-6)
-    constant = make_schedule(config_with(schedule="constant", learning_rate=0.5))
+    constant = make_schedule(OptimiserConfig(schedule="constant", learning_rate=0.5), 1000, 250)
     assert float(constant(100_000)) == 0.5
+
+
+def test_cosine_is_optaxs_but_for_the_last_digit():
+    ours = make_schedule(OptimiserConfig(learning_rate=3e-4, schedule="cosine"), 300, 50)
+    theirs = optax.cosine_decay_schedule(3e-4, 300)
+    steps = jnp.arange(301)
+    np.testing.assert_allclose(jax.vmap(ours)(steps), jax.vmap(theirs)(steps), rtol=0, atol=1e-6 * 3e-4)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_ten_updates_equal_torchs(name):
     torch = pytest.importorskip("torch")
-    config = config_with(name=name, learning_rate=0.1, clip_norm=2.0, weight_decay=0.01)
+    config = OptimiserConfig(name=name, learning_rate=0.1, clip_norm=2.0, weight_decay=0.01)
     rng = np.random.default_rng(0)
     start = {"kernel": rng.normal(size=(4, 5)), "bias": rng.normal(size=5)}
     start = {k: v.astype(np.float32) for k, v in start.items()}
@@ -66,7 +61,7 @@ def test_ten_updates_equal_torchs(name):
         torch.nn.utils.clip_grad_norm_(theirs.values(), 2.0)
         reference.step()
 
-    optimiser, schedule = make_optimiser(config), make_schedule(config)
+    optimiser, schedule = make_optimiser(config), make_schedule(config, 1000, 250)
     ours = jax.tree.map(jnp.asarray, start)
     state = optimiser.init(ours)
     for gradient in gradients:

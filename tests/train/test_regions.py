@@ -12,6 +12,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.case_store import CaseStore
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import Experiment
 from mednext_jax.train.train import train
 from mednext_jax.weights.directory import load_model
@@ -52,4 +53,4 @@ def test_a_class_order_that_gives_two_regions_one_value_is_refused(tiny, write_d
     config = copy.deepcopy(tiny)
     config.data = str(write_data(tmp_path / "prepared", labels=LABELS, regions_class_order=(1, 1)))
     with pytest.raises(InputError, match="own value"):
-        Experiment.of(config)
+        Experiment.of(TrainConfig.of(config))

@@ -21,7 +21,8 @@ from mednext_jax.errors import InputError, WorkError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.train.folds import cross_validate
-from mednext_jax.train.train import _stop_signal, train
+from mednext_jax.train.stop import stop_signal
+from mednext_jax.train.train import train
 from mednext_jax.weights.directory import load_model, load_models
 
 pytestmark = pytest.mark.core
@@ -256,7 +257,7 @@ def test_a_damaged_chunk_stops_a_run_and_leaves_its_checkpoints(watched):
 
 
 def test_ctrl_c_stops_after_the_step_and_a_second_one_at_once():
-    with _stop_signal() as stopped:
+    with stop_signal() as stopped:
         os.kill(os.getpid(), signal.SIGINT)
         assert stopped.wait(5)
         with pytest.raises(KeyboardInterrupt):

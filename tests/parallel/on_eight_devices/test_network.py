@@ -17,9 +17,8 @@ from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.mesh import make_mesh, over_samples, replicated
 from mednext_jax.parallel.network import check_divides, layout_of, over_volumes, spread
-from mednext_jax.train.config import default_config
-from mednext_jax.train.loss import segmentation_loss
-from mednext_jax.train.optimiser import make_optimiser
+from mednext_jax.train.loss import LossConfig, segmentation_loss
+from mednext_jax.train.optimiser import OptimiserConfig, make_optimiser
 from tools.comm_report import collectives, halo_bytes, table
 from tools.hlo import instructions
 
@@ -61,9 +60,7 @@ def parameters(name):
 
 def training_step(name, mesh, ops=OPS):
     """(params, image, label) -> loss, gradient, new params; Dice over the whole batch."""
-    config = default_config()
-    optimiser = make_optimiser(config)
-    terms = config.loss.to_dict() | {"batch_dice": True}
+    optimiser, terms = make_optimiser(OptimiserConfig()), LossConfig(batch_dice=True)
     apply = spread(NETWORKS[name], mesh, ops)
 
     def step(params, image, label):

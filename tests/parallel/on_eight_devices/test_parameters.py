@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mednext_jax.data.augment import make_augment
+from mednext_jax.data.augment import AUGMENT_PROBABILITIES, make_augment
 from mednext_jax.parallel.mesh import make_mesh, over_samples
 from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.train.checkpoint import Checkpoints
-from mednext_jax.train.config import AUGMENT_PROBABILITIES, default_config
+from mednext_jax.train.configuration import TrainConfig, default_config
 from mednext_jax.train.experiment import to_host
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
@@ -55,17 +55,20 @@ def spread(mesh):
 
 def train(mesh, *, shared, steps=3):
     config = default_config()
+    config.data = "none"
     config.patch_size, config.batch_size, config.optimiser.ema = (SIZE,) * 3, BATCH, 0.9
     config.mesh.share_state = shared
     for name in AUGMENT_PROBABILITIES:
         config.augment[name] = 0.0
+    config = TrainConfig.of(config)
 
     def init():
-        return new_state(first_params(), make_optimiser(config), average=True)
+        return new_state(first_params(), make_optimiser(config.optimiser), average=True)
 
     like = state_like(init, mesh, shared=shared)
     state = jax.jit(init, out_shardings=shardings_of(like))()
-    step = make_train_step(config, spread(mesh), make_augment(config, mesh, labels=(0, 1)), mesh, like)
+    augment = make_augment(config.augment, config.patch_size, mesh, labels=(0, 1))
+    step = make_train_step(config, spread(mesh), augment, mesh, like)
     rng = np.random.default_rng(1)
     label = (rng.random((BATCH, SIZE, SIZE, SIZE)) > 0.8).astype(np.int16)
     image = (rng.normal(size=label.shape) + label)[..., None].astype(np.float32)

@@ -1,0 +1,146 @@
+"""One run: resume, train, and leave a model directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import mednext_jax
+from mednext_jax.errors import InputError
+from mednext_jax.evaluate.case import WHOLE
+from mednext_jax.evaluate.scores_file import read_scores
+from mednext_jax.io.atomic import atomic_file, refuse_existing
+from mednext_jax.parallel.processes import (
+    agree,
+    checked_together,
+    code_version,
+    initialise,
+    is_main_process,
+    leaving_at_once,
+)
+from mednext_jax.train.card import model_card
+from mednext_jax.train.checkpoint import Checkpoints
+from mednext_jax.train.configuration import TrainConfig
+from mednext_jax.train.experiment import Experiment, to_host
+from mednext_jax.train.loop import pictures_of, run_steps
+from mednext_jax.train.state import TrainState
+from mednext_jax.train.validation import score_table
+from mednext_jax.weights.directory import save_model
+
+# A resumed run may change these; anything else would make it another run.
+FREE_ON_RESUME = (
+    *("data", "steps", "validation_steps", "scan_validation_epochs", "final_validation"),
+    *("threads", "mesh", "checkpoint", "profile"),
+)
+
+
+def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
+    """Train one fold as `config` says, in `workdir`, or continue there: `train.train` without `cv`."""
+    initialise()
+    model = workdir / "model"
+    if model.exists():
+        print(f"This run has finished: {model}")
+        return model
+    with checked_together():
+        checked = TrainConfig.of(config)
+        if not (workdir / "config.json").is_file():
+            refuse_existing(workdir)
+        experiment = Experiment.of(checked)
+    agree("configuration", _identity(experiment))
+    agree("code version", code_version())
+    with leaving_at_once():
+        return _run(experiment, workdir, model)
+
+
+def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
+    config = experiment.config
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
+        state = _first_or_latest(experiment, checkpoints)
+        if is_main_process():
+            with atomic_file(workdir / "config.json") as path:
+                path.write_text(json.dumps(config.plain(), indent=2) + "\n")
+        state = run_steps(experiment, state, checkpoints, _identity(experiment), workdir)
+    done = int(state.step)
+    if done < config.steps:
+        saved = f"Stopped after step {done} of {config.steps} and saved in {workdir / 'checkpoints'}"
+        if is_main_process():
+            print(f"{saved}; the same command continues.")
+        return None
+    params = to_host(state.result)
+    validation = workdir / "validation"
+    if config.final_validation and not validation.exists():  # written whole by a run that was stopped after it
+        experiment.validate_scans(params, validation, pictures_of(workdir, done))
+    if is_main_process():
+        _finish(experiment, state, params, validation, model)
+    while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
+        time.sleep(1)
+    return model
+
+
+def _finish(experiment: Experiment, state: TrainState, params: Any, validation: Path, model: Path) -> None:
+    """Print the scores of whole validation scans, if asked for, and write the model directory."""
+    store = experiment.store
+    by_case = None
+    if experiment.config.final_validation:
+        scores = read_scores(validation)["cases"]
+        print(f"{len(scores)} validation scans on the prepared grid\n{score_table(scores)}")
+        by_case = {case: regions[WHOLE] for case, regions in scores.items()}
+    provenance = {
+        "trained_by": f"mednext-jax {mednext_jax.__version__}",
+        "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
+        "steps": int(state.step),
+        "skipped_steps": int(state.skipped),
+        "validation_dice": None if by_case is None else {case: row["dice"] for case, row in by_case.items()},
+        "config": experiment.config.plain(),
+    }
+    card = model_card(
+        experiment.architecture,
+        experiment.recipe,
+        store.meta,
+        training_cases=experiment.training.ids,
+        steps=int(state.step),
+        scores=by_case,
+    )
+    save_model(model, experiment.architecture, params, experiment.recipe, provenance)
+    with atomic_file(model / "README.md") as path:
+        path.write_text(card)
+
+
+def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
+    """1. the newest sound checkpoint; 2. the weights of `init_from`; 3. fresh weights."""
+    state = checkpoints.restore_newest(experiment.state_like, lambda saved: _check_same_run(saved, experiment))
+    return experiment.first_state() if state is None else state
+
+
+def _check_same_run(saved: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raise InputError unless `experiment` continues the run that says `saved` of itself (see `_identity`)."""
+    if saved.get("data_set") != experiment.data_set:
+        raise InputError(
+            "The data set is not the one that this run started with.",
+            file=experiment.store.path,
+            hint="prepare it as it was, or start a new run in another --workdir",
+        )
+    asked = experiment.config.plain()
+    # A checkpoint of an earlier release gets the fields that came later.
+    said = TrainConfig.of({name: value for name, value in saved.items() if name != "data_set"}).plain()
+    changed = [name for name in asked if said[name] != asked[name] and name not in FREE_ON_RESUME]
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"The run to continue has another config.{', config.'.join(changed)}.",
+            expected=f"{name} = {said[name]}"[:500],
+            found=f"{name} = {asked[name]}"[:500],
+            hint="use the run's own configuration, or another --workdir",
+        )
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint says about its run."""
+    return {**experiment.config.plain(), "data_set": experiment.data_set}
