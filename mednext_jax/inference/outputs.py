@@ -86,6 +86,7 @@ def describe_run(predictor: Predictor, inputs: Path, part: tuple[int, int]) -> d
         "mirror_axes": list(predictor.window.mirror_axes),
         "step": predictor.window.step,
         "skip_background": predictor.skip_background,
+        "background": predictor.background,
         "part": list(part),
         "software": {"mednext_jax": mednext_jax.__version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,

@@ -41,6 +41,7 @@ def predict(
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
+    background: str = "auto",
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
@@ -49,7 +50,7 @@ def predict(
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
-    brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
+    brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and an output that exists is refused;
@@ -78,6 +79,7 @@ def predict(
             step=step,
             tile_batch=tile_batch,
             skip_background=skip_background,
+            background=background,
         )
         scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
         brains = _brain_masks(brain_masks, predictor, scans)
@@ -100,7 +102,7 @@ def predict(
 
 
 def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]) -> dict[str, Path]:
-    """Case -> its brain mask, for a model that needs them; raises InputError if they are missing or not wanted."""
+    """Case -> its brain mask, if there are any; raises InputError if one is missing."""
     needed = "brain" in predictor.recipe.cleaning
     if needed and folder is None:
         raise InputError(
@@ -110,12 +112,6 @@ def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequenc
         )
     if folder is None:
         return {}
-    if not needed:
-        raise InputError(
-            "The model was trained on whole scans and takes no brain masks.",
-            file=predictor.paths[0],
-            hint="leave --brain-masks out",
-        )
     cases = [scan.case for scan in scans]
     return dict(zip(cases, BrainMasks.open(folder).paths(cases), strict=True))
 
