@@ -51,6 +51,7 @@ def predict(
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
+    background: str = "auto",
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
@@ -60,7 +61,7 @@ def predict(
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
-    brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
+    brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
@@ -92,6 +93,7 @@ def predict(
                 step=step,
                 tile_batch=tile_batch,
                 skip_background=skip_background,
+                background=background,
             )
             scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
             brains, without = _brain_masks(brain_masks, predictor, scans)
@@ -118,9 +120,9 @@ def predict(
 def _brain_masks(
     folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]
 ) -> tuple[dict[str, Path], list[tuple[str, Problem]]]:
-    """Case -> its brain mask for a model that needs them, and (case, problem) for scans without one.
+    """Case -> its brain mask, if there are any, and (case, problem) for scans without one.
 
-    Raises InputError if the folder or all masks are missing, or if they are not wanted.
+    Raises InputError if the folder or all masks are missing, or if the model needs them and none were named.
     """
     needed = "brain" in predictor.recipe.cleaning
     if needed and folder is None:
@@ -131,12 +133,6 @@ def _brain_masks(
         )
     if folder is None:
         return {}, []
-    if not needed:
-        raise InputError(
-            "The model was trained on whole scans and takes no brain masks.",
-            file=predictor.paths[0],
-            hint="leave --brain-masks out",
-        )
     found, without = BrainMasks.open(folder).paths([scan.case for scan in scans])
     if not found:
         raise InputError.of(problem for _, problem in without)

@@ -121,6 +121,8 @@ def test_recipe_must_fit_the_network(tmp_path, params):
         (lambda d: d["recipe"].update(patch_size="abc"), "patch_size"),
         (lambda d: d["recipe"].update(spacing=[0.8, 0.8]), "spacing"),
         (lambda d: d["recipe"].update(labels={"background": 0, "a": 2, "b": 3}), "labels"),
+        (lambda d: d["recipe"].update(labels={str(i): i for i in range(257)}), "at most 256"),
+        (lambda d: d["recipe"].update(brain_extracted=1), "brain_extracted"),
         (lambda d: d["recipe"].update(normalisation=3), "normalisation"),
         (lambda d: d["recipe"].update(intensity_properties=None), "intensity_properties"),
         (lambda d: d["architecture"].update(in_channels=1), "channel_names"),
