@@ -121,7 +121,9 @@ def _check_recipes(folds: Mapping[str, Source]) -> list[str]:
         raise InputError("A model of overlapping regions cannot be written for nnU-Net.", hint="use --to mic")
     notes = []
     if recipe.cleaning:
-        notes.append(f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting")
+        notes.append(
+            f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting"
+        )
     if not recipe.crop_to_nonzero:
         notes.append("nnU-Net crops to what is not zero, this model did not: z-scores of empty borders differ")
     if recipe.threshold != 0.5:
