@@ -64,7 +64,8 @@ def torch_save() -> Any:
         try:
             torch.save(tensors(value), Path(path))
         except RuntimeError as error:  # how torch reports what the system says of a full disk
-            raise WorkError(f"The PyTorch file could not be written to {path}: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0]
+            raise WorkError(f"The PyTorch file could not be written (is the disk full?): {reason}") from None
 
     return save
 

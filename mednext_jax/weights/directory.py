@@ -22,6 +22,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
@@ -131,6 +132,8 @@ def _members(path: Path) -> list[Path]:
 
 
 def _no_model(path: Path) -> InputError:
+    if (path / DESCRIPTION).is_symlink():
+        refuse_absent(path / DESCRIPTION, "file", f"the model's {DESCRIPTION}")
     hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
     if not path.exists():
         return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)

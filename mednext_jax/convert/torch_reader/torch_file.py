@@ -129,7 +129,8 @@ class TorchFile:
 
     def _packed(self) -> str | None:
         """The name, in the list of members, of a file that people zip up to pass on a model."""
-        found = _PACKED.search(bytes(self.data[-65536:]))
+        tail = bytes(self.data[-65536:])
+        found = None if b"/data.pkl" in tail else _PACKED.search(tail)
         return found and found[0].decode("ascii")
 
     def _find_root(self) -> str:
