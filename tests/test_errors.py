@@ -50,3 +50,22 @@ def test_the_command_line_writes_to_an_ascii_terminal(name, tmp_path):
     done = subprocess.run(run, capture_output=True, env=environment, timeout=120)
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr and b"\x1b" not in done.stderr and done.stderr.isascii()
+
+
+def test_problems_of_one_kind_are_told_together():
+    alike = [Problem("It is empty.", f"{i}.nii", "a scan", "0 bytes", "copy it again") for i in range(200)]
+    text = str(InputError.of([*alike, Problem("It is odd.", "x.nii", severity="W")]))
+    lines = text.splitlines()
+    assert lines[:5] == [
+        "[E] It is empty.",
+        "  file:     0.nii",
+        "  expected: a scan",
+        "  found:    0 bytes",
+        "  hint:     copy it again",
+    ]
+    assert lines[5] == "  also:     1.nii" and lines[-3:] == [
+        "  ... and 190 more, 200 in all",
+        "[W] It is odd.",
+        "  file:     x.nii",
+    ]
+    assert len(lines) == 5 + 9 + 3 and len(InputError.of(alike).problems) == 200

@@ -156,13 +156,15 @@ def _column(
     problems = []
     for person, found in values.items():
         if found <= {"", "n/a"}:
-            problems.append(Problem(f"Subject {person} has no value of {column!r}.", "participants.tsv"))
+            what = f"A subject has no value of {column!r}."
+            problems.append(Problem(what, "participants.tsv", expected=f"a value for {person}"))
         elif len(found) > 1:
-            what = f"Subject {person} has several values of {column!r}, so its scans would be in two splits."
-            problems.append(Problem(what, "participants.tsv", found=_some(found)))
+            what = f"A subject has several values of {column!r}, so its scans would be in two splits."
+            problems.append(Problem(what, "participants.tsv", found=f"{person}: {_some(found)}"))
     if problems:
         columns = sorted({name for row in participants.values() for name in row})
-        known = f"columns there: {', '.join(columns)}" if columns else "there is no participants.tsv"
+        without = "participants.tsv names none of the subjects" if participants else "there is no participants.tsv"
+        known = f"columns there: {', '.join(columns)}" if columns else without
         raise InputError.of([*problems, Problem("The splits need a column of participants.tsv.", hint=known)])
     return {person: found.pop() for person, found in values.items()}
 

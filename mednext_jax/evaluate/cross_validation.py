@@ -35,7 +35,7 @@ CORRELATIONS = {"r volume": "volume_mm3", "r count": "count"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Fold:
+class ScoredFold:
     """What a run's scores say about the fold they are of; a fold may have been trained on another machine."""
 
     index: str  # of the split, or "all"
@@ -48,7 +48,7 @@ class Fold:
     cases: tuple[str, ...]  # to validate on
 
     @classmethod
-    def from_dict(cls, values: Any, file: Path) -> Fold:
+    def from_dict(cls, values: Any, file: Path) -> ScoredFold:
         """From JSON; raises InputError if it is something else."""
         kinds = {"count": int, "channels": list, "cases": list, "spacing": list | None}
         fields = {field.name: kinds.get(field.name, str) for field in dataclasses.fields(cls)}
@@ -72,7 +72,7 @@ class Fold:
 class CrossValidation:
     """The scores of all folds that are there. scores: a row a scan, fold after fold, (fold, case, region -> scores)."""
 
-    first: Fold
+    first: ScoredFold
     missing: tuple[int, ...]
     scores: tuple[tuple[str, str, dict[str, Scores]], ...]
 
@@ -141,11 +141,11 @@ def read_cross_validation(folder: str | Path) -> CrossValidation:
     folder = Path(folder)
     files = sorted(folder.glob(f"*/{VALIDATION}/{SUMMARY}"))
     problems: list[Problem] = []
-    folds: dict[int, tuple[Path, Fold, dict[str, dict[str, Scores]]]] = {}
+    folds: dict[int, tuple[Path, ScoredFold, dict[str, dict[str, Scores]]]] = {}
     for file in files:
         try:
             content = read_scores(file.parent)
-            fold = Fold.from_dict(content.get("fold"), file)
+            fold = ScoredFold.from_dict(content.get("fold"), file)
         except InputError as error:
             problems += error.problems
             continue
@@ -171,10 +171,10 @@ def read_cross_validation(folder: str | Path) -> CrossValidation:
 
 
 def _misfits(
-    fold: Fold,
+    fold: ScoredFold,
     file: Path,
     cases: dict[str, dict[str, Scores]],
-    others: dict[int, tuple[Path, Fold, dict[str, dict[str, Scores]]]],
+    others: dict[int, tuple[Path, ScoredFold, dict[str, dict[str, Scores]]]],
 ) -> list[Problem]:
     """Why the scores of `file` cannot stand in one table with `others`."""
     name = str(file)

@@ -10,9 +10,16 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.brain_masks import is_brain_mask
-from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, stem
+from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, left_out, stem
 from mednext_jax.io.prepared import LabelValue
-from mednext_jax.io.raw_dataset import BACKGROUND, RawCase, RawDataset, read_participants, subject_of
+from mednext_jax.io.raw_dataset import (
+    BACKGROUND,
+    RawCase,
+    RawDataset,
+    participants_problems,
+    read_participants,
+    subject_of,
+)
 
 SUFFIXES = ("T1w", "T2w", "FLAIR")
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
@@ -85,16 +92,18 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     root, labels = Path(root), Path(labels)
     if not labels.is_dir():
         raise InputError("The folder of label maps is missing.", file=labels, hint="check --labels")
-    files = [path for path in files_below(labels) if path.name.startswith("sub-") and is_nifti_name(path)]
+    below = files_below(labels)
+    files = [path for path in below if path.name.startswith("sub-") and is_nifti_name(path)]
     channels = [bids_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
     names = tuple(scans[0].suffix for scans in channels)
     by_id = [{scan.id: scan for scan in scans} for scans in channels]
-    cases, problems = [], []
+    cases = []
+    problems = [*left_out(anatomical_files(root), root), *left_out(below, labels)]
     for case in sorted(set().union(*by_id)):
         there = [scans[case] for scans in by_id if case in scans]
         scan = there[0]
         if len(there) < len(channels):
-            what, hint = f"Case {case} does not have every channel.", "add the scan, or take the case out"
+            what, hint = "A case does not have every channel.", "add the scan, or take the case out"
             listed = ", ".join(scan.path.name for scan in there)
             problems.append(Problem(what, str(scan.path.parent), ", ".join(names), listed, hint))
             continue
@@ -104,13 +113,14 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
             continue
         problems.append(
             Problem(
-                f"Scan {scan.id} has {'several label maps' if found else 'no label map'}.",
+                f"A scan has {'several label maps' if found else 'no label map'}.",
                 str(scan.path),
                 expected=f"one {scan.id}[_label-pvs]_mask.nii.gz or _dseg.nii.gz below {labels}",
-                found=", ".join(path.name for path in found) or "nothing",
+                found=few([path.name for path in found]) or "nothing",
                 hint="keep one label map for each scan",
             )
         )
+    participants = read_participants(root, [case.id for case in cases])
     return RawDataset(
         name=root.resolve().name,
         root=root,
@@ -119,8 +129,8 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
         ignore_label=None,
         regions_class_order=None,
         cases=tuple(cases),
-        participants=read_participants(root, [case.id for case in cases]),
-        problems=tuple(problems),
+        participants=participants,
+        problems=(*problems, *participants_problems(root, participants)),
     )
 
 
@@ -152,6 +162,8 @@ def _lookup(labels: Path) -> dict[str, LabelValue]:
         rows = list(csv.DictReader(file, delimiter="\t"))
     try:
         found: dict[str, LabelValue] = {row["name"]: int(row["index"]) for row in rows}
+        if negative := [value for value in found.values() if isinstance(value, int) and value < 0]:
+            raise ValueError(f"the index {negative[0]}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             "The lookup table of the labels is not understood.",

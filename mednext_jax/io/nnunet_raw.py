@@ -12,7 +12,14 @@ from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import files_in, stem
 from mednext_jax.io.prepared import LabelValue
-from mednext_jax.io.raw_dataset import BACKGROUND, RawCase, RawDataset, read_participants, subject_of
+from mednext_jax.io.raw_dataset import (
+    BACKGROUND,
+    RawCase,
+    RawDataset,
+    participants_problems,
+    read_participants,
+    subject_of,
+)
 
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 IGNORE = "ignore"
@@ -63,6 +70,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
     else:
         cases, there = _found_cases(root, ending, len(channels), problems)
     _check_count(content, there, file, problems)
+    participants = read_participants(root, [case.id for case in cases])
     return RawDataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -71,8 +79,8 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
         ignore_label=ignore,
         regions_class_order=order,
         cases=tuple(cases),
-        participants=read_participants(root, [case.id for case in cases]),
-        problems=tuple(problems),
+        participants=participants,
+        problems=(*problems, *participants_problems(root, participants)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
@@ -65,6 +65,7 @@ def subject_of(case: str) -> str:
 def read_participants(folder: Path, cases: Sequence[str]) -> dict[str, dict[str, str]]:
     """Case id -> its row of FOLDER/participants.tsv, found by case name or by subject; empty if there is no such file.
 
+    A participant may be written with or without "sub-"; a case without a row has an empty one.
     Raises InputError if the file has no participant_id column or repeats a participant.
     """
     path = folder / "participants.tsv"
@@ -82,8 +83,29 @@ def read_participants(folder: Path, cases: Sequence[str]) -> dict[str, dict[str,
         )
     by_name: dict[str, dict[str, str]] = {}
     for row in rows:
-        name = row["participant_id"] or ""
+        name = (row["participant_id"] or "").strip()
         if name in by_name:
             raise InputError("The participants table repeats a participant.", file=path, found=name)
         by_name[name] = {str(column): (value or "") for column, value in row.items() if column}
-    return {case: by_name.get(case) or by_name.get(subject_of(case), {}) for case in cases}
+    return {case: next((by_name[name] for name in _names(case) if name in by_name), {}) for case in cases}
+
+
+def participants_problems(folder: Path, participants: Mapping[str, Mapping[str, str]]) -> list[Problem]:
+    """A warning if no case has a row in the participants.tsv that is there."""
+    if not participants or any(participants.values()):
+        return []
+    return [
+        Problem(
+            "No case is in the participants table.",
+            str(folder / "participants.tsv"),
+            expected=f"participant_id such as {subject_of(next(iter(participants)))}",
+            hint="write the participants as the scans are called",
+            severity="W",
+        )
+    ]
+
+
+def _names(case: str) -> list[str]:
+    """What a case may be called in a participants table, the closest name first."""
+    names = [case, subject_of(case)]
+    return names + [name.removeprefix("sub-") if name.startswith("sub-") else f"sub-{name}" for name in names]

@@ -38,6 +38,7 @@ class CaseReport:
     voxels_hash: str | None = None
     axes: str | None = None  # such as "RAS"
     spacing: tuple[float, ...] = ()  # mm (d, h, w)
+    voxel_sizes: tuple[float, ...] = ()  # mm (x, y, z), as stored
     box_shape: tuple[int, ...] = ()  # of the region that is not zero (d, h, w)
     relative_size: float = 0.0  # voxels of that box over all
     zero_fraction: float = 0.0
@@ -106,6 +107,7 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
         voxels_hash=hashlib.blake2b(b"".join(_digest(array) for array in arrays)).hexdigest(),
         axes="".join(nib.aff2axcodes(first.affine)),
         spacing=grid.spacing,
+        voxel_sizes=tuple(float(size) for size in nib.affines.voxel_sizes(first.affine)),
         box_shape=box_shape,
         relative_size=math.prod(box_shape) / zero.size,
         zero_fraction=float(zero.mean()),
@@ -143,7 +145,9 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
     median = np.median(sizes, axis=0)
     far = (np.abs(sizes / median - 1) > SPACING_RANGE).any(axis=1)
     odd = [report for report, is_far in zip(usable, far, strict=True) if is_far]
-    outliers("Some scans have an unusual voxel size.", odd, f"about {_mm(median)}", lambda r: _mm(r.spacing))
+    outliers(
+        "Some scans have an unusual voxel size.", odd, f"about {_mm(median)} in any order", lambda r: _mm(r.voxel_sizes)
+    )
 
     stripped = [report for report in usable if report.zero_fraction > 0.5]
     whole = [report for report in usable if report.zero_fraction < 0.05]

@@ -20,7 +20,7 @@ from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.batches import PatchSampler
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
-from mednext_jax.evaluate.cross_validation import Fold
+from mednext_jax.evaluate.cross_validation import ScoredFold
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.kernels.best_ops import best_ops
@@ -122,10 +122,10 @@ class Experiment:
         )
 
     @property
-    def fold(self) -> Fold:
+    def fold(self) -> ScoredFold:
         """What the validation scores are of."""
         meta = self.store.meta
-        return Fold(
+        return ScoredFold(
             index=self.config.fold,
             count=len(self.store.splits),
             splits=str(meta.settings.get("splits", "")),

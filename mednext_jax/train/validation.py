@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from mednext_jax.evaluate.case import WHOLE, Scores, evaluate_case
 from mednext_jax.evaluate.cohort import by_region
-from mednext_jax.evaluate.cross_validation import Fold
+from mednext_jax.evaluate.cross_validation import ScoredFold
 from mednext_jax.evaluate.scores_file import CaseScores, write_scores
 from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.inference.on_device import LoadedScan, load_prepared, on_scan, to_host
@@ -34,7 +34,7 @@ PICTURES = 3  # validation cases that are drawn
 
 def validate_scans(
     store: CaseStore,
-    fold: Fold,
+    fold: ScoredFold,
     predictor: Predictor,
     folder: Path | None = None,
     pictures: Path | None = None,

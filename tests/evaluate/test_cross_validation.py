@@ -16,7 +16,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import evaluate_case
 from mednext_jax.evaluate.cross_validation import (
     CrossValidation,
-    Fold,
+    ScoredFold,
     evaluate_cross_validation,
     markdown,
     read_cross_validation,
@@ -26,7 +26,7 @@ from mednext_jax.evaluate.scores_file import write_scores
 pytestmark = pytest.mark.core
 
 NAMES = {1: "white matter", 2: "basal ganglia"}
-FOLD = Fold(
+FOLD = ScoredFold(
     index="0",
     count=3,
     splits="kfold:3",

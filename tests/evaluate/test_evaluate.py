@@ -213,3 +213,23 @@ def test_labels_that_have_wrapped_are_refused(folders):
         run(folders)
     assert [problem.what for problem in error.value.problems] == ["The label map has negative values."] * 2
     assert "255 stored as int8 is -1" in str(error.value)
+
+
+def test_names_of_tables_are_no_formulas_and_steer_nothing(tmp_path, capsys):
+    for folder in ("p", "r"):
+        save(tmp_path / folder / "=HYPERLINK(1).nii.gz", blobs((0, 0, 0)))
+        save(tmp_path / folder / "a\x1b[31m.nii.gz", blobs((0, 0, 0)))
+    regions = np.ones(blobs().shape)
+    for case in ("=HYPERLINK(1)", "a\x1b[31m"):
+        save(tmp_path / "regions" / f"{case}.nii.gz", regions)
+    (tmp_path / "regions" / "regions.json").write_text(json.dumps({"@wm\x1b": 1}))
+    evaluate(tmp_path / "p", tmp_path / "r", tmp_path / "out", regions=tmp_path / "regions")
+    rows = list(csv.DictReader((tmp_path / "out" / "cases.csv").open()))
+    assert [(row["case"], row["region"]) for row in rows] == [
+        ("'=HYPERLINK(1)", "all"),
+        ("'=HYPERLINK(1)", "'@wm\\x1b"),
+        ("a\\x1b[31m", "all"),
+        ("a\\x1b[31m", "'@wm\\x1b"),
+    ]
+    assert "\x1b" not in capsys.readouterr().out
+    assert "=HYPERLINK(1)" in json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]

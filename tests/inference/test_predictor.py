@@ -207,8 +207,24 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
         Predictor([])
     with pytest.raises(InputError, match="not finite"):
         predictor(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)))
-    with pytest.raises(InputError, match="zero everywhere"):
+    with pytest.raises(InputError, match="constant"):
         predictor(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), np.eye(4)))
+    for wrong in (7, None, nib.Nifti1Image(np.zeros((20, 20, 20), np.complex64), np.eye(4))):
+        with pytest.raises(InputError):
+            predictor(wrong)
+    with pytest.raises(InputError, match="channels") as error:
+        predictor([np.zeros((20, 20, 20))] * 3)
+    assert len(str(error.value)) < 500
+
+
+def test_images_in_memory_are_segmented_as_the_file_is(predictor, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz", shape=(24, 22, 20))
+    expected = np.asarray(predictor(path).mask.dataobj)
+    scan = nib.load(path)
+    for kind in (nib.MGHImage, nib.Nifti1Pair, nib.Nifti2Image):
+        mask = predictor(kind(np.asarray(scan.dataobj, np.float32), scan.affine)).mask
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)
+        np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)
 
 
 def test_weights_converted_beforehand_give_the_same_logits():

@@ -79,9 +79,9 @@ def test_label_maps_are_matched_by_their_entities(tree):
         ("sub-01_ses-1", "sub-01_ses-1_dseg.nii.gz"),
         ("sub-02", "sub-02_space-orig_label-PVS_mask.nii.gz"),
     ]
-    assert [problem.what for problem in dataset.problems] == [
-        "Scan sub-01_ses-2_run-1 has several label maps.",
-        "Scan sub-01_ses-2_run-2 has no label map.",
+    assert [(problem.what, problem.file.rsplit("/", 1)[1]) for problem in dataset.problems] == [
+        ("A scan has several label maps.", "sub-01_ses-2_run-1_T2w.nii"),
+        ("A scan has no label map.", "sub-01_ses-2_run-2_T2w.nii"),
     ]
     assert dataset.labels == {"background": 0, "pvs": 1} and dataset.channel_names == ("T2w",)
     assert dataset.participants["sub-01_ses-1"]["site"] == "A" and dataset.subjects["sub-01_ses-1"] == "sub-01"
@@ -94,7 +94,32 @@ def test_several_contrasts_are_channels(tree):
     assert dataset.channel_names == ("T1w", "T2w")
     (case,) = dataset.cases
     assert case.id == "sub-02" and [path.name for path in case.images] == ["sub-02_T1w.nii.gz", "sub-02_T2w.nii.gz"]
-    assert [problem.what for problem in dataset.problems] == ["Case sub-01 does not have every channel."]
+    (problem,) = dataset.problems
+    assert problem.what == "A case does not have every channel." and problem.found == "sub-01_T1w.nii.gz"
+
+
+def test_links_hidden_files_and_endings_in_any_letters(tree):
+    store = tree(("sub-1/anat/sub-1_T2w.NII.GZ", "sub-1/anat/._sub-1_T2w.NII.GZ"), "store")
+    marked = tree(("sub-1/sub-1_label-pvs_mask.nii.gz", "sub-1/._sub-1_label-pvs_mask.nii.gz"), "marked")
+    root, labels = tree((), "bids"), tree((), "labels")
+    for folder, target in ((root, store), (labels, marked)):
+        folder.mkdir()
+        (folder / "sub-1").symlink_to(target / "sub-1")
+    (marked / "sub-1" / "sub-1_label-pvs_mask.mgz").touch()
+    dataset = read_bids(root, labels)
+    assert [(case.id, case.label.name) for case in dataset.cases] == [("sub-1", "sub-1_label-pvs_mask.nii.gz")]
+    assert [(problem.severity, problem.found) for problem in dataset.problems] == [("W", "sub-1_label-pvs_mask.mgz")]
+
+
+def test_participants_without_the_prefix_are_found(tree):
+    root, labels = tree(SCANS[:1]), tree(("sub-02/sub-02_dseg.nii.gz",), "labels")
+    (root / "participants.tsv").write_text("participant_id\tsite\n02\tA\n")
+    dataset = read_bids(root, labels)
+    assert dataset.participants["sub-02"]["site"] == "A" and not dataset.problems
+    (root / "participants.tsv").write_text("participant_id\tsite\nP2\tA\n")
+    dataset = read_bids(root, labels)
+    assert dataset.participants == {"sub-02": {}}
+    assert [problem.what for problem in dataset.problems] == ["No case is in the participants table."]
 
 
 def test_the_lookup_table_names_the_labels(tree):

@@ -98,6 +98,8 @@ def test_outliers_and_empty_maps_are_warnings(raw_dataset):
     rewrite(labels / "c4.nii.gz", lambda v: v * 0)
     reports = validate(read_nnunet_raw(root))
     problems = [problem for report in reports for problem in report.problems]
+    (size,) = [problem for problem in problems if "voxel size" in problem.what]
+    assert size.found == "c1 (1 x 1 x 2 mm)"  # x, y, z as the header of the file
     assert found(problems, "W") == sorted(
         [
             "Some scans are stored in another orientation.",

@@ -1,0 +1,47 @@
+"""Which files of a folder are NIfTI files, links and loops, and what is said of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mednext_jax.io.nifti_names import files_below, is_nifti_name, left_out, stem
+
+pytestmark = pytest.mark.core
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one", "without"),
+    [
+        ("a.nii.gz", True, "a"),
+        ("B.NII.GZ", True, "B"),
+        ("c.Nii", True, "c"),
+        ("sub.01.nii", True, "sub.01"),
+        ("._a.nii.gz", False, "._a"),
+        ("a.mgz", False, "a.mgz"),
+        ("nii.gz", False, "nii.gz"),
+    ],
+)
+def test_names(name, is_one, without):
+    assert is_nifti_name(Path("folder") / name) is is_one and stem(Path(name)) == without
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x.nii").touch()
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "linked").symlink_to(tmp_path / "a" / "b")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "y.nii").touch()
+    (tmp_path / "gone.nii").symlink_to(tmp_path / "nowhere")
+    found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)]
+    assert found == ["a/b/x.nii", "gone.nii", "linked/x.nii"]
+
+
+def test_many_images_of_other_formats_are_one_warning(tmp_path):
+    files = [tmp_path / f"{i}.IMG" for i in range(7)]
+    (warning,) = left_out([*files, tmp_path / "a.nii", tmp_path / "._b.mgz", tmp_path / "c.json"], tmp_path)
+    assert warning.what == "7 images of another format are left out."
+    assert warning.found == "0.IMG, 1.IMG, 2.IMG, 3.IMG, 4.IMG and 2 more"
+    assert left_out([tmp_path / "a.nii.gz"], tmp_path) == []
