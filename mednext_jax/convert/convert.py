@@ -57,7 +57,11 @@ def _describe(found: Mapping[str, Source]) -> str:
 
 def _describe_one(source: Source) -> str:
     config, recipe = source.config, source.recipe
-    spacing = "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in recipe.spacing) + " mm"
+    spacing = (
+        "each scan's own"
+        if recipe.spacing is None
+        else " x ".join(f"{s:g}" for s in reversed(recipe.spacing)) + " mm (x, y, z)"
+    )
     mask = ", inside the non-zero mask" if recipe.use_mask_for_norm else ""
     order = recipe.regions_class_order
     regions = "" if order is None else f", overlapping regions written as {', '.join(map(str, order))}"

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import resource
+import types
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +15,6 @@ import pytest
 
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference.outputs import open_outputs
-from mednext_jax.inference.predictor import Result
 from mednext_jax.inference.scans import Scan
 
 pytestmark = pytest.mark.core
@@ -34,13 +34,15 @@ def scans_of(*cases):
 
 
 def result(shape=(6, 7, 8), value=0.75, noise=False):
+    """What `Predictor` gives of a scan, as far as `Outputs` asks."""
     probability = np.full(shape, value, np.float32)
     if noise:
         probability = np.random.default_rng(0).random(shape).astype(np.float32)
     mask = np.zeros(shape, np.uint8)
     mask[2, 3, 4] = 1
     affine = np.diag([2.0, 1, 1, 1])
-    return Result(nib.Nifti1Image(mask, affine), nib.Nifti1Image(probability, affine), {"read": 0.25, "device": 0.5})
+    mask, probability = (nib.Nifti1Image(array, affine) for array in (mask, probability))
+    return types.SimpleNamespace(mask=mask, probability=probability, seconds={"read": 0.25, "device": 0.5})
 
 
 def table(path):
