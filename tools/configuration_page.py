@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.train.configuration import OF_THE_DATA, TrainConfig
 
@@ -45,11 +46,21 @@ def _group(group: Any, name: str, title: str) -> Iterator[str]:
 
 def _network(network: MedNeXtConfig, name: str) -> Iterator[str]:
     yield from ("", f"## `{name}`: The network, MedNeXt-L with kernel 5.", "")
-    yield "Ranges and meanings are with the fields of `MedNeXtConfig` in `mednext_jax/model/config.py`."
-    yield from ("", "| field | type | default |", "| --- | --- | --- |")
+    yield "What each means stands with the fields of `MedNeXtConfig` in `mednext_jax/model/config.py`."
+    yield from ("", "| field | type | default | range |", "| --- | --- | --- | --- |")
     for field in dataclasses.fields(network):
         if field.name not in OF_THE_DATA:
-            yield f"| `{name}.{field.name}` | {field.type} | `{getattr(network, field.name)!r}` |"
+            value = getattr(network, field.name)
+            yield f"| `{name}.{field.name}` | {field.type} | `{value!r}` | {_range_of_the_network(field.name)} |"
+
+
+def _range_of_the_network(field: str) -> str:
+    """What the network's own check asks for."""
+    try:
+        MedNeXtConfig(**{field: None})
+    except InputError as error:
+        return str(error.problems[0].expected)
+    raise AssertionError(f"MedNeXtConfig.{field} takes anything")
 
 
 def page(written: str) -> str:
