@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mednext_jax import convert as convert
+    from mednext_jax import evaluate as evaluate
+    from mednext_jax import prepare as prepare
+    from mednext_jax import simulate as simulate
+    from mednext_jax import train as train
     from mednext_jax.errors import InputError as InputError
+    from mednext_jax.inference.predict import predict as predict
     from mednext_jax.inference.predictor import Predictor as Predictor
     from mednext_jax.model.config import MedNeXtConfig as MedNeXtConfig
     from mednext_jax.model.mednext import MedNeXt as MedNeXt
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Packages that are called as the command that they hold (`command_room`).
+_ROOMS = ("convert", "evaluate", "prepare", "simulate", "train")
 # Imported on first use: `mednext-jax --help` and the NIfTI tools must not wait for JAX.
 _HOMES = {
     "InputError": "mednext_jax.errors",
@@ -23,15 +30,19 @@ _HOMES = {
     "MedNeXtConfig": "mednext_jax.model.config",
     "Predictor": "mednext_jax.inference.predictor",
     "load_model": "mednext_jax.weights.directory",
+    "predict": "mednext_jax.inference.predict",
     "save_model": "mednext_jax.weights.directory",
 }
 
-__all__ = ["InputError", "MedNeXt", "MedNeXtConfig", "Predictor", "convert", "load_model", "save_model"]
+__all__ = [
+    *("InputError", "MedNeXt", "MedNeXtConfig", "Predictor", "load_model", "save_model"),
+    *("convert", "evaluate", "predict", "prepare", "simulate", "train"),
+]
 
 
 def __getattr__(name: str) -> object:
-    if name == "convert":
-        return importlib.import_module("mednext_jax.convert")
+    if name in _ROOMS:
+        return importlib.import_module(f"mednext_jax.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ def run_demo(workdir: Path) -> dict:
     from mednext_jax.inference.predict import predict
     from mednext_jax.prepare.prepare import prepare
     from mednext_jax.simulate.placement import PvsDistribution
-    from mednext_jax.simulate.simulate import simulate_dataset
+    from mednext_jax.simulate.simulate import simulate
     from mednext_jax.train.train import train
 
     refuse_existing(workdir)
@@ -37,8 +37,8 @@ def run_demo(workdir: Path) -> dict:
     with _stage(1, f"simulate {TRAINING_SUBJECTS} + {HELD_OUT_SUBJECTS} subjects in a template brain"):
         # So few subjects, so short a training: each brain carries many PVS.
         pvs = PvsDistribution(white_matter=(150, 400), basal_ganglia=(10, 60))
-        simulate_dataset(workdir / "simulated", TRAINING_SUBJECTS, "T2w", seed=0, pvs=pvs)
-        simulate_dataset(workdir / "held_out", HELD_OUT_SUBJECTS, "T2w", seed=1, pvs=pvs)
+        simulate(workdir / "simulated", TRAINING_SUBJECTS, "T2w", seed=0, pvs=pvs)
+        simulate(workdir / "held_out", HELD_OUT_SUBJECTS, "T2w", seed=1, pvs=pvs)
     with _stage(2, "prepare: verify, crop, normalise, split"):
         prepare(workdir / "simulated", workdir / "prepared", spacing=None, splits="kfold:4")
     with _stage(3, "train a small MedNeXt"):

@@ -1,10 +1,31 @@
-"""Errors that a user can mend: what is wrong, which file, expected and found, and a hint."""
+"""Errors that a user can mend: what is wrong, which file, expected and found, and a hint.
+
+File names, header fields and JSON values come from strangers: `str` of an error holds them as `shown` writes them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
 from typing import Literal
+
+# Longer texts (an array, a whole file) are cut where they are shown.
+SHOWN_LENGTH = 4000
+
+
+def shown(text: object) -> str:
+    """`text` as it may be shown: what could steer a terminal or hide is written as an escape such as \\x1b.
+
+    That holds for control characters and line ends, for those that turn the direction of text, for lone surrogates
+    (a file name that is not UTF-8), and for what has no glyph. Texts above `SHOWN_LENGTH` characters are cut.
+    """
+    text = str(text)
+    cut = len(text) - SHOWN_LENGTH
+    if cut > 0:
+        text = f"{text[:SHOWN_LENGTH]} ... and {cut} characters more"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +40,11 @@ class Problem:
     severity: Literal["E", "W"] = "E"
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [shown(self.what)]
         for name in ("file", "expected", "found", "hint"):
             value = getattr(self, name)
             if value is not None:
-                lines.append(f"  {name + ':':<9} {value}")
+                lines.append(f"  {name + ':':<9} {shown(value)}")
         return "\n".join(lines)
 
 
@@ -55,6 +76,9 @@ class InputError(ValueError):
 
 class WorkError(Exception):
     """The input was right but the work failed (no space, lost device); exits 1 without a traceback."""
+
+    def __str__(self) -> str:
+        return "\n".join(shown(line) for line in super().__str__().split("\n"))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,23 +1,33 @@
 """The command line: flags in, one call out.
 
 Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong. Training that a signal stopped has saved
-what the same command continues from and ends with 0; a run has finished when its workdir holds `model`.
+what the same command continues from and ends with 0; a run has finished when its workdir holds `model`. Prediction
+that a signal stopped ends with 130 (Ctrl-C) or 143 (SIGTERM), and the same command continues it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import mednext_jax
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError, WorkError, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` defaults to the process's own. Returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot write, it gets as an escape
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "train":
@@ -33,16 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # no space, no permission, a path that vanished: the system's words are the clearest
-        print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
+        print(f"mednext-jax {options.command}: {shown(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mednext-jax {options.command}: stopped", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command, in the order of a project's life."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mednext-jax",
         description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
     )
@@ -109,7 +124,10 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         required=True,
-        help="a model directory; repeat for an ensemble",
+        help="a model directory, or the workdir of a training; repeat for an ensemble",
+    )
+    predict.add_argument(
+        "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
     )
     predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
     predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
@@ -123,6 +141,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-r", "--references", type=Path, default=None)
     evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
     evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
+    evaluate.add_argument(
+        "--ignore-label",
+        type=int,
+        default=None,
+        metavar="N",
+        help="value of the references that does not count (default: that of their dataset.json)",
+    )
     evaluate.add_argument(
         "--cv",
         type=Path,
@@ -176,9 +201,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from mednext_jax.simulate.simulate import simulate_dataset
+    from mednext_jax.simulate.simulate import simulate
 
-    simulate_dataset(
+    simulate(
         options.out,
         subjects=options.subjects,
         contrast=options.contrast,
@@ -216,19 +241,48 @@ def _train(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.inference.predict import predict
+    from mednext_jax.parallel.processes import initialise
 
     use_compilation_cache()
-    predict(
-        options.input,
-        options.output,
-        options.model,
-        threshold=options.threshold,
-        tta=options.tta,
-        step=options.step,
-        part=options.part,
-        skip_background=options.skip_background,
-        brain_masks=options.brain_masks,
-    )
+    initialise()  # before the handler: JAX sets its own for SIGTERM
+    with _stopping_at_once():
+        predict(
+            options.input,
+            options.output,
+            options.model,
+            threshold=options.threshold,
+            tta=options.tta,
+            step=options.step,
+            part=options.part,
+            suffix=options.suffix,
+            skip_background=options.skip_background,
+            brain_masks=options.brain_masks,
+        )
+
+
+@contextlib.contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """SIGTERM stops the body as Ctrl-C does, and neither waits for the scan on the device, which cannot be stopped."""
+    status = 130
+
+    def stop(*_: object) -> None:
+        nonlocal status
+        status = 143
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("mednext-jax predict: stopped; the same command continues", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -236,13 +290,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     from mednext_jax.evaluate.evaluate import evaluate
 
     if options.cv is not None:
-        if (options.predictions, options.references, options.regions) != (None, None, None):
-            raise InputError("--cv reads the scores of the folds; it goes without -p, -r and --regions.")
+        if (options.predictions, options.references, options.regions, options.ignore_label) != (None,) * 4:
+            raise InputError("--cv reads the scores of the folds; it goes without -p, -r, --regions, --ignore-label.")
         evaluate_cross_validation(options.cv, options.out)
         return
     if None in (options.predictions, options.references, options.out):
         raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
-    evaluate(options.predictions, options.references, options.out, regions=options.regions)
+    evaluate(
+        options.predictions,
+        options.references,
+        options.out,
+        regions=options.regions,
+        ignore_label=options.ignore_label,
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,54 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mednext-jax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+# What `pytest -m quick` runs: no whole training, no peer, one small network.
+QUICK = (
+    *("test_main.py", "test_python_face.py", "test_architecture.py", "data/test_splits.py", "data/test_sampling.py"),
+    *("evaluate/", "io/", "measure/", "convert/torch_reader/", "convert/test_nnunet_plans.py", "prepare/test_plan.py"),
+    *("preprocess/", "inference/test_scans.py", "inference/test_tiles.py"),
+    *("inference/test_predictor.py", "model/test_config.py", "weights/test_names.py", "weights/test_directory.py"),
+)
+
+# What may be skipped (a pattern of the reason that pytest gives), and why; anything else that is skipped fails.
+MAY_BE_SKIPPED = {
+    r"could not import '(torch|monai|skimage|sklearn|batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK)\b": (
+        "peers and extras: the test extra brings them, the reduced suite on the newest Python goes without"
+    ),
+    r"could not import '(jsonschema|yaml)'|shellcheck is not installed": "the same, for the launch files",
+    r"could not import '(triton|jax_triton)'": "Triton's wheels exist for Linux alone",
+    r"could not import 'jax_cuda12_plugin'": "JAX's CUDA plugin is half a gigabyte: an environment of its own has it",
+    r"could not import '(nnunetv2|nnunet_mednext\b.*)'": "nnU-Net itself, in the extra `peers` or beside this package",
+    r"the kernels were imported before TRITON_INTERPRET was set": "the interpreter takes a process of its own",
+    r"this user may not mount a small disk": "a full disk is made where mounting is allowed",
+}
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(QUICK) and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
+
+
+def _fail_if_skipped_without_a_reason(report):
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if not any(re.search(pattern, reason) for pattern in MAY_BE_SKIPPED):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, which tests/conftest.py does not allow: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return _fail_if_skipped_without_a_reason((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return _fail_if_skipped_without_a_reason((yield))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ COMMANDS = ("demo", "simulate", "prepare", "train", "predict", "evaluate", "conv
 
 def test_help_names_every_command_and_needs_no_jax():
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "mednext_jax.main", "--help"], capture_output=True, text=True
+        [sys.executable, "-X", "importtime", "-m", "mednext_jax", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
     assert all(f"    {name} " in done.stdout for name in COMMANDS)

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from mednext_jax.inference import predictor
-from mednext_jax.inference.on_device import Stored
+from mednext_jax.inference.on_device import LoadedScan
 from mednext_jax.inference.predict import predict
 from mednext_jax.io.nifti import write_image
 from mednext_jax.io.slabs import slabs_of
@@ -52,21 +52,21 @@ def write_inputs(folder: Path, scans: int) -> None:
 
 
 def device_of(seconds: float) -> Any:
-    """`on_device.segment` of a device that takes so long and finds thin bright structures everywhere."""
+    """`on_device.decide_box` of a device that takes so long and finds thin bright structures everywhere."""
     found: list[np.ndarray] = []
 
-    def segment(stored: Stored, *_: Any) -> list[tuple[jax.Array, jax.Array]]:
+    def decide_box(scan: LoadedScan, *_: Any) -> list[tuple[jax.Array, jax.Array]]:
         if not found:
-            smooth = gaussian_filter(np.random.default_rng(1).normal(size=stored.volume.shape[:3]), 2)
+            smooth = gaussian_filter(np.random.default_rng(1).normal(size=scan.volume.shape[:3]), 2)
             logits = 2 * smooth / smooth.std() - 6
-            found.append(np.where(stored.volume[..., 0] != 0, 1 / (1 + np.exp(-logits)), 0).astype(np.float32))
+            found.append(np.where(scan.volume[..., 0] != 0, 1 / (1 + np.exp(-logits)), 0).astype(np.float32))
         (probability,) = found
         slabs = [probability[slab] for slab in slabs_of(len(probability), 8)]
         decided = [(jnp.asarray(slab > 0.5, jnp.uint8), jnp.asarray(slab)) for slab in slabs]
         time.sleep(seconds)
         return decided
 
-    return segment
+    return decide_box
 
 
 def main() -> None:
@@ -79,7 +79,10 @@ def main() -> None:
         write_inputs(folder, options.scans)
         for seconds in options.seconds:
             print(f"{os.cpu_count()} processors; a device that takes {seconds} s for a scan")
-            with mock.patch.object(predictor, "segment", device_of(seconds)):
+            with (
+                mock.patch.object(predictor, "compute_evidence", lambda *_: jnp.zeros(())),
+                mock.patch.object(predictor, "decide_box", device_of(seconds)),
+            ):
                 predict(folder / "scans", folder / f"out{seconds}", folder / "model", tta=False)
 
 

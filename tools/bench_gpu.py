@@ -34,7 +34,6 @@ from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.ops import blocks as composed
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.mesh import make_mesh
 from mednext_jax.train.configuration import TrainConfig
@@ -89,9 +88,9 @@ def _summary(times: list[float]) -> tuple[float, tuple[float, float]]:
 
 def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
     """The block as XLA operations, channels last."""
-    function = {"block": composed.block, "down": composed.down_block, "up": composed.up_block}[case.kind]
-    options = {"residual": True} if case.kind == "block" else {}
-    return function(ops, x, *rest, norm="group", **options)
+    if case.kind == "block":
+        return ops.block(x, *rest, residual=True)
+    return (ops.down_block if case.kind == "down" else ops.up_block)(x, *rest)
 
 
 def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> Iterator[Row]:

@@ -100,14 +100,14 @@ def run(workdir: Path, out: Path) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     from mednext_jax.evaluate.cross_validation import markdown, read_cross_validation
     from mednext_jax.prepare.prepare import prepare
-    from mednext_jax.simulate.simulate import simulate_dataset
+    from mednext_jax.simulate.simulate import simulate
     from mednext_jax.train.folds import cross_validate
 
     stage = Stages(workdir / "stages.json")
     for seed, (contrast, sites) in enumerate(SITES.items()):
         if not (workdir / contrast).exists():
             with stage(f"simulate {contrast}"):
-                simulate_dataset(workdir / contrast, SUBJECTS, contrast, sites=sites, seed=seed)
+                simulate(workdir / contrast, SUBJECTS, contrast, sites=sites, seed=seed)
     for design in DESIGNS:
         prepared = workdir / f"{design.name}_prepared"
         if not (prepared / "prepared.json").is_file():

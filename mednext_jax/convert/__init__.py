@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from mednext_jax.command_room import call_room
 from mednext_jax.convert.sources import from_torch
 from mednext_jax.convert.writers import to_torch
 from mednext_jax.weights.upkern import upkern
 
 __all__ = ["from_torch", "to_torch", "upkern"]
+
+call_room(__name__, "convert")

@@ -23,9 +23,11 @@ def evaluate_case(
     spacing: Sequence[float],
     regions: np.ndarray | None = None,
     names: Mapping[int, str] | None = None,
+    ignore_label: int | None = None,
 ) -> dict[str, Scores]:
     """Scores of a predicted mask against a reference, both 3D of one shape, foreground > 0; spacing in mm.
 
+    Where the reference holds `ignore_label`, neither mask counts: clusters end there, as they do at the scan's border.
     Returns {"all": scores, region: scores, ...}, regions from the integer map `regions` and its `names`. A region's
     voxel scores are those of the voxels in it; a cluster, its count and its volume belong to the region with most of
     its voxels (`cluster_regions`), and it is matched with clusters of every region, so that a border cuts none in two.
@@ -33,7 +35,8 @@ def evaluate_case(
     count, reference_count; for "all" also valdo_dice and one_to_one_dice, and for each volume bin of reference clusters
     their count and how many are found. NaN stands for 0 / 0.
     """
-    predicted, true = prediction > 0, reference > 0
+    counted = np.True_ if ignore_label is None else reference != ignore_label
+    predicted, true = (prediction > 0) & counted, (reference > 0) & counted
     masks = [label_clusters(predicted), label_clusters(true)]
     overlaps = Overlaps.of(masks[0][0], masks[1][0])
     voxel = float(np.prod(spacing))

@@ -14,13 +14,16 @@ from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.scores_file import write_scores
 from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
+from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
+from mednext_jax.io.label_values import value_problems
 from mednext_jax.io.nifti import read_labels
-from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, left_out, stem
+from mednext_jax.io.nnunet_raw import read_ignore_label
 from mednext_jax.measure.regions import RegionMaps
 
 RULES = {
-    "foreground": "every label above 0",
+    "foreground": "every label above 0; voxels with the reference's ignore label count in neither mask",
     "clusters": "26-connected; any overlap (SHIVA-PVS): tp = reference clusters with a predicted voxel, "
     "fp = predicted clusters that touch no reference, fn = reference clusters without a predicted voxel; "
     "precision = tp / (tp + fp), recall = tp / (tp + fn), dice = 2 tp / (2 tp + fp + fn); "
@@ -31,14 +34,21 @@ RULES = {
 
 
 def evaluate(
-    predictions: str | Path, references: str | Path, out: str | Path, regions: str | Path | None = None
+    predictions: str | Path,
+    references: str | Path,
+    out: str | Path,
+    regions: str | Path | None = None,
+    *,
+    ignore_label: int | None = None,
 ) -> dict[str, Any]:
     """Score predicted masks against references and write `out`/summary.json and `out`/cases.csv; print a table.
 
     predictions, references: folders of label maps (searched with their subfolders), or one file each. Files are paired
     by case: the name without its ending, `_mask`, and BIDS entities that say what the map is. In a folder with names
-    in `_mask`, other files (probabilities) are left out. Every prediction needs a reference; references without a
-    prediction are listed, not scored. regions: a folder of region maps (`RegionMaps`).
+    in `_mask`, other files (probabilities) are left out, and brain masks everywhere. Every prediction needs a
+    reference; references without a prediction are listed, not scored. regions: a folder of region maps (`RegionMaps`).
+    ignore_label: the value of the references where neither mask counts; by default that of the dataset.json in or
+    beside the folder of references, if it names one.
     Returns the summary: {"regions": {"all": summarise(...), ...}, "cases": {case: evaluate_case(...)}, ...}.
     Raises InputError with all problems of all cases; then nothing is written.
     """
@@ -46,13 +56,15 @@ def evaluate(
     predicted, reference = find_masks(predictions), find_masks(references)
     if Path(predictions).is_file() and Path(references).is_file():
         reference = dict(zip(predicted, reference.values(), strict=True))
+    if ignore_label is None:
+        ignore_label = read_ignore_label(references if Path(references).is_dir() else Path(references).parent)
     maps = None if regions is None else RegionMaps.open(regions)
     problems = [
         Problem(
             "A prediction has no reference.",
             file=str(path),
             expected=f"a label map of the case {case} in {references}",
-            found=", ".join(list(reference)[:5]) + (", ..." if len(reference) > 5 else ""),
+            found=few(list(reference)),
             hint="name both files after the case",
         )
         for case, path in predicted.items()
@@ -64,7 +76,7 @@ def evaluate(
     cases: dict[str, dict[str, Scores]] = {}
     for case, path in predicted.items():
         try:
-            cases[case] = _evaluate_files(case, path, reference[case], maps)
+            cases[case] = _evaluate_files(case, path, reference[case], maps, ignore_label)
         except InputError as error:
             problems += error.problems
     if problems:
@@ -72,48 +84,66 @@ def evaluate(
 
     absent = sorted(set(reference) - set(predicted))
     with atomic_directory(out) as folder:
-        summary = write_scores(folder, cases, references_without_prediction=absent, rules=RULES)
+        summary = write_scores(
+            folder, cases, references_without_prediction=absent, ignore_label=ignore_label, rules=RULES
+        )
     print(f"{len(cases)} case{'s' * (len(cases) != 1)}, mean ± SD; clusters: 26-connected, any overlap; r: Pearson")
     print(terminal_table(summary["regions"]))
+    if ignore_label is not None:
+        print(f"voxels with the ignore label {ignore_label} in the reference are not counted")
     if absent:
-        print(f"{len(absent)} references have no prediction and are not scored: {', '.join(absent[:5])}")
+        print(f"{len(absent)} references have no prediction and are not scored: {few(absent)}")
     return summary
 
 
 def find_masks(source: str | Path) -> dict[str, Path]:
-    """Case -> label map, sorted, for a folder (with subfolders) or one file."""
+    """Case -> label map, sorted, for a folder (with subfolders, links followed) or one file.
+
+    Brain masks are left out, and a line is printed for images of other formats. Raises InputError if there is no label
+    map, or several of one case.
+    """
     source = Path(source)
-    if source.is_file():
-        return {case_of(source): source}
-    files = sorted(p for p in source.rglob("*") if p.name.endswith(NIFTI_ENDINGS) and not p.name.startswith("."))
-    files = [p for p in files if _stem(p).endswith("_mask")] or files
-    if not files:
+    if not source.is_dir():
+        if source.is_file():
+            return {case_of(source): source}
+        raise InputError("There are no label maps.", file=source, expected="a folder or a NIfTI file", found="nothing")
+    files = files_below(source)
+    maps = [p for p in files if is_nifti_name(p) and not is_brain_mask(p)]
+    maps = [p for p in maps if stem(p).endswith("_mask")] or maps
+    others = left_out(files, source)
+    if not maps:
         raise InputError(
             "There are no label maps.",
             file=source,
             expected="a folder with CASE.nii.gz or CASE_mask.nii.gz",
-            found="a folder without NIfTI files" if source.is_dir() else "nothing",
+            found=others[0].found if others else "a folder without NIfTI files other than brain masks",
+            hint=others[0].hint if others else None,
         )
+    for warning in others:
+        print(f"[W] {warning}")
     cases: dict[str, Path] = {}
-    for path in files:
+    problems = []
+    for path in maps:
         other = cases.setdefault(case_of(path), path)
         if other != path:
-            raise InputError("Two label maps are of one case.", file=path, found=other, hint="keep one of them")
+            hint = "keep one of them"
+            problems.append(Problem("Two label maps are of one case.", str(path), found=str(other), hint=hint))
+    if problems:
+        raise InputError.of(problems)
     return cases
 
 
 def case_of(path: Path) -> str:
     """The case of a label map: `sub-1_space-orig_label-PVS_mask.nii.gz`, `sub-1_mask.nii.gz` and `sub-1.nii` agree."""
-    return re.sub(r"_(mask|dseg|(space|label|seg|desc)-[a-zA-Z0-9]+)(?=_|$)", "", _stem(path))
+    return re.sub(r"_(mask|dseg|(space|label|seg|desc)-[a-zA-Z0-9]+)(?=_|$)", "", stem(path))
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _evaluate_files(case: str, prediction: Path, reference: Path, maps: RegionMaps | None) -> dict[str, Scores]:
+def _evaluate_files(
+    case: str, prediction: Path, reference: Path, maps: RegionMaps | None, ignore_label: int | None
+) -> dict[str, Scores]:
     predicted, true = read_labels(prediction), read_labels(reference)
     problems = grid_problems(predicted, true, "The prediction", prediction, reference)
+    problems += [p for image, path in ((predicted, prediction), (true, reference)) for p in value_problems(image, path)]
     if any(problem.severity == "E" for problem in problems):
         raise InputError.of(problems)
     return evaluate_case(
@@ -122,4 +152,5 @@ def _evaluate_files(case: str, prediction: Path, reference: Path, maps: RegionMa
         nib.affines.voxel_sizes(true.affine),
         None if maps is None else maps.read(case, true),
         None if maps is None else maps.names,
+        ignore_label,
     )

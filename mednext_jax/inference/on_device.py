@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from mednext_jax.inference.sliding_window import (
     Network,
@@ -25,27 +24,19 @@ from mednext_jax.inference.sliding_window import (
     window_on_device,
 )
 from mednext_jax.inference.tiles import bucket_shape, pad_to_patch, tile_starts
+from mednext_jax.io.nifti import Grid
 from mednext_jax.io.slabs import copy_slabs, over_slabs, slabs_of
-from mednext_jax.ops.resample import find_thick_axis, nearest_index, resize_matrix
-from mednext_jax.preprocess.normalise import Scaling
-from mednext_jax.preprocess.pipeline import Properties
+from mednext_jax.ops.resample import find_thick_axis, nearest_index, resample, resize_matrix
+from mednext_jax.preprocess.crop import Region, is_brain_extracted
+from mednext_jax.preprocess.normalise import Scaling, scale
+from mednext_jax.preprocess.trip import Properties
 
 _PARTS = 8  # in which a result comes back from the device
 Matrices = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Boxed:
-    """The non-zero box of a scan and how it is to be scaled.
-
-    volume: float32 (d, h, w, c). region: boolean (d, h, w), the non-zero mask (its holes filled if a channel is scaled
-    in it only). scaling: one a channel. properties: where the box lies.
-    """
-
-    volume: np.ndarray
-    region: np.ndarray
-    scaling: list[Scaling]
-    properties: Properties
+Slabs = list[tuple[jax.Array, jax.Array]]  # label and probability on the device, in slabs of depth
+# What is background without asking the network. "auto": voxels that are 0 in every channel and connected to the border
+# of a scan whose brain was extracted; tiles that hold nothing else are not computed. "compute": nothing, as nnU-Net.
+BACKGROUNDS = ("auto", "compute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,92 +68,137 @@ class _Resampling:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """A box on the host, ready for the programs of its bucket.
+class LoadedScan:
+    """A scan on the host, ready for the programs of its bucket: its box, and how that is scaled, resampled and tiled.
 
-    volume: float32 (D, H, W, c), zeros around the box. region: likewise boolean (D, H, W), or None where no channel is
-    scaled in it only. scaling: (c, 5). properties: where the box lies in the scan. origin: of the box in what is
-    stored; before: in the network's volume. starts: (n, 3), of the tiles.
+    volume: float32 (D, H, W, c), zeros around the box. inside: likewise boolean (D, H, W), the mask of channels that
+    are scaled in it only, or None. scaling: (c, 5), rows of `Scaling`. properties: where the box lies in the scan.
+    origin: of the box in what is stored; before: in the network's volume. starts: (n, 3), of the tiles.
+    foreground: boolean, in the box; what is not set is background whatever the network says. None: no such voxels.
+    grid: of the scan's file. seconds: wall time of each stage so far.
     """
 
     volume: np.ndarray
-    region: np.ndarray | None
+    inside: np.ndarray | None
     scaling: np.ndarray
     properties: Properties
     origin: list[int]
     before: list[int]
     resampling: _Resampling
     starts: np.ndarray
+    foreground: np.ndarray | None = None
+    grid: Grid | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def store(boxed: Boxed, window: Window, *, skip_background: bool = False) -> Stored:
-    """What `segment` needs of a scan. skip_background: only tiles with a voxel of `region`."""
-    placed = boxed.properties
-    inner, outer = placed.resampled_shape, placed.box_shape
-    before = [b for b, _ in pad_to_patch(inner, window.patch_size)]
+def load_box(
+    volume: np.ndarray,
+    region: Region,
+    scaling: Sequence[Scaling],
+    properties: Properties,
+    window: Window,
+    *,
+    background: str = "compute",
+    skip_background: bool = False,
+) -> LoadedScan:
+    """What `compute_evidence` needs of the box float32 (d, h, w, c) that `region` cut out of a scan.
+
+    background: one of `BACKGROUNDS`. skip_background: only tiles with a voxel of the region, of any scan.
+    """
+    inner, outer = properties.resampled_shape, properties.box_shape
+    before, origin, resampling = _placement(properties, window)
     spatial = [max(n, p) for n, p in zip(inner, window.patch_size, strict=True)]
     starts = tile_starts(spatial, window.patch_size, window.step)
-    if skip_background:
-        grid = np.ix_(*(nearest_index(n, m) for n, m in zip(outer, inner, strict=True)))
-        starts = starts_with(boxed.region[grid], starts, before, window.patch_size)
-    bucket = bucket_shape(inner, window.patch_size, window.bucket)
-
-    if inner == outer:  # the box is stored where the padded volume needs it; otherwise the matrices move it there
-        origin, stored, resampling = before, bucket, _Resampling()
-    else:
-        origin, stored = [0, 0, 0], bucket_shape(outer, (1, 1, 1), window.bucket)
-        resampling = _Resampling.between(placed, before, stored, bucket)
-    masked = any(scaling.masked for scaling in boxed.scaling)
-    return Stored(
-        _in_zeros(boxed.volume, stored, origin),
-        _in_zeros(boxed.region, stored, origin) if masked else None,
-        np.array(boxed.scaling, np.float32),
-        *(placed, origin, before, resampling, starts),
+    known = background == "auto" and region.brain_extracted
+    if known or skip_background:
+        starts = starts_with(_nearest(region.mask, inner), starts, before, window.patch_size)
+    # Without resampling the box is stored where the padded volume needs it; otherwise the matrices move it there.
+    same = resampling.there is None
+    stored = bucket_shape(inner, window.patch_size, window.bucket) if same else _stored_shape(outer, window)
+    masked = any(channel.masked for channel in scaling)
+    return LoadedScan(
+        _in_zeros(volume, stored, origin),
+        _in_zeros(region.mask, stored, origin) if masked else None,
+        np.array(scaling, np.float32),
+        *(properties, origin, before, resampling, starts),
+        foreground=region.mask if known else None,
     )
 
 
-def segment(
-    stored: Stored, networks: Sequence[Network], window: Window, threshold: float | None
-) -> list[tuple[jax.Array, jax.Array]]:
+def load_prepared(
+    volume: np.ndarray, inside: np.ndarray, properties: Properties, window: Window, *, background: str = "compute"
+) -> LoadedScan:
+    """A volume (d, h, w, c) that `preprocess_scan` made, to be segmented on its own grid.
+
+    inside: boolean (d, h, w), what of it belongs to the scan's filled mask.
+    """
+    n, spacing = properties.resampled_shape, properties.resampled_spacing
+    stays = Properties(n, (0, 0, 0), n, spacing, n, spacing)
+    region = Region(inside, (slice(0, n[0]), slice(0, n[1]), slice(0, n[2])), is_brain_extracted(inside))
+    unscaled = [Scaling()] * volume.shape[-1]
+    return load_box(volume, region, unscaled, stays, window, background=background)
+
+
+def on_scan(loaded: LoadedScan, properties: Properties, window: Window) -> LoadedScan:
+    """What `load_prepared` made, to be decided on the grid of the scan that it came from."""
+    _, origin, resampling = _placement(properties, window)
+    foreground = None if loaded.foreground is None else _nearest(loaded.foreground, properties.box_shape)
+    return dataclasses.replace(
+        loaded, properties=properties, origin=origin, resampling=resampling, foreground=foreground
+    )
+
+
+def compute_evidence(scan: LoadedScan, networks: Sequence[Network], window: Window) -> jax.Array:
+    """The networks' evidence on the device, (D, H, W, n) in the bucket of the network's volume.
+
+    What no tile covers is background.
+    """
+    placed = scan.properties
+    ready = _make_ready(
+        scan.volume,
+        scan.inside,
+        scan.scaling,
+        np.array([scan.origin, placed.box_shape]),
+        np.array([scan.before, placed.resampled_shape]),
+        scan.resampling.there,
+        scan.resampling.thick_axis,
+    )
+    return window_on_device(window, networks, ready, scan.starts)
+
+
+def decide_box(scan: LoadedScan, evidence: jax.Array, window: Window, threshold: float | None) -> Slabs:
     """Label uint8 and foreground probability float32 of all that is stored, on the device, in slabs of depth.
 
-    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding. What no tile covers is
-    background.
+    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding.
     """
-    placed = stored.properties
-    ready = _make_ready(
-        stored.volume,
-        stored.region,
-        stored.scaling,
-        np.array([stored.origin, placed.box_shape]),
-        np.array([stored.before, placed.resampled_shape]),
-        stored.resampling.there,
-        stored.resampling.thick_axis,
-    )
-    evidence = window_on_device(window, networks, ready, stored.starts)
-    return _decide_on_device(evidence, stored.resampling.back, threshold, window.kind, window.regions)
+    return _decide_on_device(evidence, scan.resampling.back, threshold, window.kind, window.regions)
 
 
 def to_host(
-    decided: list[tuple[jax.Array, jax.Array]], origin: Sequence[int], extents: Sequence[int]
+    decided: Slabs, origin: Sequence[int], placed: Properties, foreground: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Label (d, h, w) and probability of the box from what `segment` returned, whose memory on the device is freed.
+    """Label and probability (d, h, w) on the whole scan from what `decide_box` returned.
 
-    origin, extents: of the box in what was stored. The slabs come over beside each other.
+    origin: of the box in what was stored. foreground: see `LoadedScan`. The slabs come over beside each other, and
+    their memory on the device is freed.
     """
-    label, probability = np.empty(extents, np.uint8), np.empty(extents, np.float32)
+    box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
+    whole = placed.box_shape == placed.shape  # then every voxel is written
+    label, probability = ((np.empty if whole else np.zeros)(placed.shape, kind) for kind in (np.uint8, np.float32))
+    targets = label[box], probability[box]
     edges = list(itertools.accumulate((len(part) for part, _ in decided), initial=0))
-    _, *inside = (slice(o, o + n) for o, n in zip(origin, extents, strict=True))
+    _, *inside = (slice(o, o + n) for o, n in zip(origin, placed.box_shape, strict=True))
 
     def fetch(chosen: slice) -> None:
-        for (some_label, some_probability), start in zip(decided[chosen], edges[chosen], strict=True):
-            low, high = max(start, origin[0]), min(start + len(some_label), origin[0] + extents[0])
-            if low < high:
-                here, there = slice(low - start, high - start), slice(low - origin[0], high - origin[0])
-                label[there] = np.asarray(some_label)[here, *inside]
-                probability[there] = np.asarray(some_probability)[here, *inside]
-            some_label.delete()
-            some_probability.delete()
+        for parts, start in zip(decided[chosen], edges[chosen], strict=True):
+            low, high = max(start, origin[0]), min(start + len(parts[0]), origin[0] + placed.box_shape[0])
+            for part, target in zip(parts, targets, strict=True):
+                if low < high:
+                    there = slice(low - origin[0], high - origin[0])
+                    target[there] = np.asarray(part)[slice(low - start, high - start), *inside]
+                    if foreground is not None:
+                        target[there] *= foreground[there]
+                part.delete()
 
     over_slabs(len(decided), fetch)
     return label, probability
@@ -189,42 +225,26 @@ def decide(
 
 
 @functools.partial(jax.jit, static_argnames="thick_axis")
-def _make_ready(volume, region, scaling, box, inner, matrices, thick_axis):
+def _make_ready(volume, inside, scaling, box, inner, matrices, thick_axis):
     """The network's volume (D, H, W, c) from the stored box: scaled, resampled with order 3, zeros around.
 
-    scaling: (c, 5) as `Scaling`. box, inner: (2, 3) origin and extent of the box in what is stored, and in the result.
+    scaling, inside: as `scale`. box, inner: (2, 3) origin and extent of the box in what is stored, and in the result.
     """
-    inside = _inside(volume.shape, box)
-    low, high, mean, deviation, masked = scaling.T
-    scaled = (jnp.clip(volume, low, high) - mean) / deviation
-    if region is not None:
-        scaled = jnp.where(region[..., None] | (masked == 0), scaled, volume)
+    here = _inside(volume.shape, box)
+    scaled = scale(volume, scaling, inside)
     if matrices is None:
-        return jnp.where(inside, scaled, 0)
-    flat = tuple(axis for axis in range(3) if axis != thick_axis)
-    lowest = scaled.min(flat, keepdims=True, where=inside, initial=jnp.inf)
-    highest = scaled.max(flat, keepdims=True, where=inside, initial=-jnp.inf)
-    y = scaled
-    for axis in flat:
-        y = _along(y, matrices[axis], axis)
-    y = jnp.clip(y, lowest, highest)  # as scikit-image; each slice by itself across a thick axis
-    if thick_axis is not None:
-        y = _along(jnp.where(jnp.isfinite(y), y, 0), matrices[thick_axis], thick_axis)
+        return jnp.where(here, scaled, 0)
+    y = resample(scaled, matrices, thick_axis, clip=True, inside=here)
     return jnp.where(_inside(y.shape, inner), y, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("threshold", "kind", "regions"))
 def _decide_on_device(evidence, matrices, threshold, kind, regions):
     """Label and foreground probability on the stored box, from evidence on the network's volume; slab by slab."""
-    for axis in range(0 if matrices is None else 3):
-        evidence = _along(evidence, matrices[axis], axis)
+    if matrices is not None:
+        evidence = resample(evidence, matrices, clip=False)
     label, probability = decide(foreground_probabilities(evidence, kind), threshold, regions)
     return [(label[slab], probability[slab]) for slab in slabs_of(len(label), _PARTS)]
-
-
-def _along(x: jax.Array, matrix: jax.Array, axis: int) -> jax.Array:
-    # Highest precision: TF32 and bfloat16 products would cost 1e-3.
-    return jnp.moveaxis(jnp.tensordot(matrix, x, (1, axis), precision=lax.Precision.HIGHEST), 0, axis)
 
 
 def _inside(shape: Sequence[int], box: jax.Array) -> jax.Array:
@@ -233,6 +253,25 @@ def _inside(shape: Sequence[int], box: jax.Array) -> jax.Array:
         (jnp.arange(n) >= o) & (jnp.arange(n) < o + e) for n, o, e in zip(shape[:3], box[0], box[1], strict=True)
     )
     return d[:, None, None, None] & h[:, None, None] & w[:, None]
+
+
+def _placement(properties: Properties, window: Window) -> tuple[list[int], list[int], _Resampling]:
+    """First voxels of the scan in the network's volume and of the box in what is stored, and the way between them."""
+    inner, outer = properties.resampled_shape, properties.box_shape
+    before = [b for b, _ in pad_to_patch(inner, window.patch_size)]
+    if inner == outer:
+        return before, before, _Resampling()
+    bucket = bucket_shape(inner, window.patch_size, window.bucket)
+    return before, [0, 0, 0], _Resampling.between(properties, before, _stored_shape(outer, window), bucket)
+
+
+def _stored_shape(outer: Sequence[int], window: Window) -> tuple[int, ...]:
+    return bucket_shape(outer, (1, 1, 1), window.bucket)
+
+
+def _nearest(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A mask (d, h, w) on another grid over the same extent."""
+    return mask[np.ix_(*(nearest_index(n, m) for n, m in zip(mask.shape, shape, strict=True)))]
 
 
 def _in_zeros(array: np.ndarray, shape: Sequence[int], origin: Sequence[int]) -> np.ndarray:

@@ -1,10 +1,19 @@
-"""What `predict` writes: masks, probabilities, side-cars, the table of volumes, and how it was done."""
+"""What `predict` writes: masks, probabilities, side-cars, the table of volumes, and how it was done.
+
+A scan appears as a whole: its files are written into a hidden folder, then they and its row take their places together.
+So the table always tells what is there, and a run that was stopped continues after the scans in it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,68 +22,187 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 import mednext_jax
-from mednext_jax.inference.predictor import Predictor, Result
+from mednext_jax.errors import InputError, WorkError
+from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
-from mednext_jax.io.atomic import atomic_file
+from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
+from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import write_image
 from mednext_jax.measure.clusters import label_clusters
 from mednext_jax.weights.directory import DESCRIPTION
 
 COLUMNS = ("scan", "count", "volume_mm3", "seconds")
 BIDS_VERSION = "1.10.0"
+_RECORDS = "prediction*.json"
+_HIDDEN = ".predict"  # how the names of lock files and of the hidden folder begin
+_BUSY = "Another predict writes into this folder."
+_EXISTS = "The output exists already and is not overwritten"
+_ELSEWHERE = "name another output, or remove this one first"
+# What may differ between two starts of one run, or is compared by itself.
+_NOT_COMPARED = ("device", "models", "part")
+_CLAIM_TIMEOUT = 60.0  # seconds that other parts of the cohort may take to claim theirs
 
 
-def write_scan(output: Path, scan: Scan, result: Result, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Write mask and probability of one scan (BIDS: with side-cars); returns its row of the table.
+class Outputs:
+    """The claimed output folder of one run, from `open_outputs`; `rows` are those of the table, in the scans' order."""
 
-    The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.
-    """
-    write_image(output / scan.mask, result.mask)
-    write_image(output / scan.probability, result.probability)
-    if scan.bids_sources:
+    def __init__(
+        self, folder: Path, hidden: Path, scans: Sequence[Scan], settings: Mapping[str, Any], rows: dict[str, Any]
+    ):
+        self._folder, self._hidden, self._settings, self._rows = folder, hidden, settings, rows
+        self._new = not table_paths(folder, settings["part"])[1].exists()
+        self._numbers = {scan.case: number for number, scan in enumerate(scans)}
+        self._placing = threading.Lock()
+        self._closed = False
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of volumes.tsv."""
+        return sorted(self._rows.values(), key=lambda row: self._numbers.get(row["scan"], -1))
+
+    def has(self, scan: Scan) -> bool:
+        """Whether a start before this one has segmented the scan."""
+        return scan.case in self._rows
+
+    def write(self, scan: Scan, result: Segmentation) -> dict[str, Any]:
+        """Write mask, probability (BIDS: side-cars) and row of one scan, all or none; returns the row.
+
+        The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.
+        May be called by several threads. Raises WorkError for a result that is not finite, OSError.
+        """
+        if not np.isfinite(np.asarray(result.probability.dataobj)).all():
+            raise WorkError("The network's result has voxels that are not finite.")
+        mask = np.asarray(result.mask.dataobj) > 0
+        volume = float(mask.sum() * np.prod(voxel_sizes(result.mask.affine)))
+        row = {
+            "scan": scan.case,
+            "count": label_clusters(mask)[1],
+            "volume_mm3": round(volume, 3),
+            "seconds": round(sum(result.seconds.values()), 3),
+        }
+        # Short names: one that is too long, or that the file system refuses, is found when the files are renamed.
+        waiting = self._hidden / str(self._numbers[scan.case])
+        files: dict[Path, Path] = {}  # the mask last: where it is, its probability is
+        for target, image in ((scan.probability, result.probability), (scan.mask, result.mask)):
+            files[self._folder / target] = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
+            write_image(files[self._folder / target], image)
+        for target, about in self._side_cars(scan).items():
+            files[target] = waiting.with_name(f"{waiting.name}_{len(files)}.json")
+            _write_json(files[target], about)
+        try:
+            self._place(files, row, bool(scan.bids_sources))
+        finally:
+            for path in files.values():
+                path.unlink(missing_ok=True)
+        return row
+
+    def close(self) -> None:
+        """Write nothing more, and leave nothing behind but what is whole."""
+        with self._placing:
+            self._closed = True
+        for _ in range(2):  # a thread may just have made a file there
+            shutil.rmtree(self._hidden, ignore_errors=True)
+        if self._new and not self._rows:
+            for path in table_paths(self._folder, self._settings["part"]):
+                path.unlink(missing_ok=True)
+
+    def _place(self, files: Mapping[Path, Path], row: dict[str, Any], of_bids: bool) -> None:
+        with self._placing:
+            if self._closed:
+                raise WorkError("The run was stopped.")
+            placed = []
+            try:
+                for target, written in files.items():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(written, target)
+                    placed.append(target)
+                self._rows[row["scan"]] = row
+                self._write_table()
+                if of_bids and not (about := self._folder / "dataset_description.json").exists():
+                    _write_json(about, _derivative(self._settings["inputs"]))
+            except BaseException:
+                self._rows.pop(row["scan"], None)
+                for target in placed:
+                    target.unlink(missing_ok=True)
+                raise
+
+    def _write_table(self) -> None:
+        written = self._hidden / "table"
+        with open(written, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row | {"scan": _cell(row["scan"])} for row in self.rows)
+        os.replace(written, table_paths(self._folder, self._settings["part"])[0])
+
+    def _side_cars(self, scan: Scan) -> dict[Path, dict[str, Any]]:
+        """The side-cars of a scan from a BIDS data set."""
+        if not scan.bids_sources:
+            return {}
         about = {
             "Sources": [f"bids:raw:{path}" for path in scan.bids_sources],
             "SpatialReference": "orig",
             "Label": "PVS",
         }
-        _write_json(_side_car(output / scan.mask), {**about, "Type": "ROI", "Threshold": settings["threshold"]})
-        _write_json(_side_car(output / scan.probability), about)
-    mask = np.asarray(result.mask.dataobj) > 0
-    volume = float(mask.sum() * np.prod(voxel_sizes(result.mask.affine)))
-    seconds = round(sum(result.seconds.values()), 3)
-    return {"scan": scan.case, "count": label_clusters(mask)[1], "volume_mm3": round(volume, 3), "seconds": seconds}
-
-
-def table_paths(output: Path, part: tuple[int, int]) -> tuple[Path, Path]:
-    """The table of volumes and the description of the run; parts of a cohort have their own."""
-    suffix = "" if part == (1, 1) else f"_part-{part[0]}-of-{part[1]}"
-    return output / f"volumes{suffix}.tsv", output / f"prediction{suffix}.json"
-
-
-def write_tables(
-    output: Path, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], part: tuple[int, int], bids: bool
-) -> None:
-    """Write volumes.tsv and prediction.json; for a BIDS derivative also dataset_description.json."""
-    table, description = table_paths(output, part)
-    with atomic_file(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    _write_json(description, settings)
-    if bids:
-        derivative = {
-            "Name": "Perivascular spaces",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "mednext-jax", "Version": mednext_jax.__version__}],
-            "DatasetLinks": {"raw": settings["inputs"]},
+        mask, probability = (self._folder / path for path in (scan.mask, scan.probability))
+        return {
+            _side_car(probability): about,
+            _side_car(mask): {**about, "Type": "ROI", "Threshold": self._settings["threshold"]},
         }
-        _write_json(output / "dataset_description.json", derivative)
 
 
-def describe_run(predictor: Predictor, inputs: Path, part: tuple[int, int]) -> dict[str, Any]:
-    """How the outputs came about: models with their checksums, settings, software, device."""
+@contextlib.contextmanager
+def open_outputs(folder: Path, scans: Sequence[Scan], settings: dict[str, Any]) -> Iterator[Outputs]:
+    """Claim `folder` for the part of a cohort that `settings` (`describe_run`) say, and write prediction.json.
+
+    Parts of one cohort may share a folder, each with its own table. Where the same part was begun with the same
+    settings, its scans that have files and a row stay as they are. Anything else that is there already is refused.
+    Raises InputError, also if another process works on the part or the folder cannot be written.
+    """
+    part = settings["part"]
+    table, record = table_paths(folder, part)
+    hidden = folder / f"{_HIDDEN}{_suffix(part)}"
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / f"{_HIDDEN}-claim.lock", _BUSY, wait=_CLAIM_TIMEOUT):
+                stack.enter_context(locked(hidden.with_name(f"{hidden.name}.lock"), _BUSY))
+                rows = _rows_before(folder, scans, settings)
+                shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
+                hidden.mkdir()
+                outputs = Outputs(folder, hidden, scans, settings, rows)
+                stack.callback(outputs.close)
+                _write_json(hidden / "record", settings)
+                os.replace(hidden / "record", record)
+        except OSError as error:
+            raise InputError(
+                "The output folder cannot be written.",
+                file=folder,
+                found=error.strerror or str(error),
+                hint="name a folder on a disk with space, where you may write",
+            ) from error
+        yield outputs
+
+
+def refuse_output(folder: Path, part: Sequence[int]) -> None:
+    """Raise InputError for a folder that no run of this part can write into, before anything is loaded."""
+    if part[1] == 1 and not table_paths(folder, part)[1].is_file():
+        if folder.is_dir() and all(path.name.startswith(_HIDDEN) for path in folder.iterdir()):
+            return
+        refuse_existing(folder)
+
+
+def table_paths(folder: Path, part: Sequence[int]) -> tuple[Path, Path]:
+    """The table of volumes and the description of the run; parts of a cohort have their own."""
+    return folder / f"volumes{_suffix(part)}.tsv", folder / f"prediction{_suffix(part)}.json"
+
+
+def describe_run(
+    predictor: Predictor, inputs: Path, part: tuple[int, int], brain_masks: str | Path | None = None
+) -> dict[str, Any]:
+    """How the outputs come about: models with their checksums, settings, software, device."""
     models = []
     for path in predictor.paths:
         stored = {} if path is None else read_json(path / DESCRIPTION)
@@ -86,9 +214,97 @@ def describe_run(predictor: Predictor, inputs: Path, part: tuple[int, int]) -> d
         "mirror_axes": list(predictor.window.mirror_axes),
         "step": predictor.window.step,
         "skip_background": predictor.skip_background,
+        "brain_masks": None if brain_masks is None else Path(brain_masks).resolve().as_posix(),
         "part": list(part),
         "software": {"mednext_jax": mednext_jax.__version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
+    }
+
+
+def _rows_before(folder: Path, scans: Sequence[Scan], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Case -> row of what this run did before it was stopped; raises InputError for outputs of any other run."""
+    table, record = table_paths(folder, settings["part"])
+    refuse_output(folder, settings["part"])
+    for path in sorted(folder.glob(_RECORDS)):
+        _require_same(settings, path, same_part=path == record)
+    if not record.is_file():
+        for path in (table, *(folder / p for scan in scans for p in (scan.mask, scan.probability))):
+            with contextlib.suppress(OSError):  # a name that is too long is its scan's failure
+                refuse_existing(path)
+        return {}
+    elsewhere = {case for path in folder.glob("volumes_part-*.tsv") if path != table for case in _read_table(path)}
+    if moved := sorted(elsewhere & {scan.case for scan in scans}):
+        raise InputError(
+            f"{_EXISTS}: the cohort has changed since.",
+            file=folder,
+            expected="the same scans in each part as before",
+            found=f"{len(moved)} scans in the tables of two parts: {', '.join(map(repr, moved[:4]))}",
+            hint=_ELSEWHERE,
+        )
+    lost = {s.case for s in scans if not all(os.path.isfile(folder / path) for path in (s.mask, s.probability))}
+    return {case: row for case, row in _read_table(table).items() if case not in lost}
+
+
+def _require_same(settings: Mapping[str, Any], record: Path, same_part: bool) -> None:
+    before = read_json(record)
+
+    def compared(value: Any) -> dict[str, Any]:
+        found = {name: value.get(name) for name in settings if name not in _NOT_COMPARED}
+        part = list(value["part"]) if same_part else value["part"][1]
+        return found | {"models": [model["sha256"] for model in value["models"]], "part": part}
+
+    try:
+        ours, theirs = compared(settings), compared(before)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise InputError(f"{_EXISTS}: predict cannot read what it is.", file=record, hint=_ELSEWHERE) from None
+    if differing := [name for name in ours if ours[name] != theirs[name]]:
+        name = differing[0]
+        raise InputError(
+            f"{_EXISTS}: it was made with other settings ({', '.join(differing)}).",
+            file=record,
+            expected=f"{name} {json.dumps(ours[name])}",
+            found=json.dumps(theirs[name])[:300],
+            hint=_ELSEWHERE,
+        )
+
+
+def _read_table(path: Path) -> dict[str, dict[str, Any]]:
+    """Case -> row of a table of volumes, {} if there is none; a row that cannot be read is left out."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        rows = {}
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(f"{_EXISTS}: predict cannot read the table.", file=path, expected=", ".join(COLUMNS))
+        for row in reader:
+            with contextlib.suppress(TypeError, ValueError):
+                case, numbers = _uncell(row["scan"]), (row["volume_mm3"], row["seconds"])
+                volume, seconds = map(float, numbers)
+                rows[case] = {"scan": case, "count": int(row["count"]), "volume_mm3": volume, "seconds": seconds}
+    return rows
+
+
+def _cell(text: str) -> str:
+    """`text` for a table: a spreadsheet takes what begins with = + - @ for a formula, an apostrophe makes it text."""
+    return f"'{text}" if re.match(r"'*[=+\-@]", text) else text
+
+
+def _uncell(text: str) -> str:
+    return text[1:] if re.match(r"'+[=+\-@]", text) else text
+
+
+def _suffix(part: Sequence[int]) -> str:
+    return "" if tuple(part) == (1, 1) else f"_part-{part[0]}-of-{part[1]}"
+
+
+def _derivative(inputs: str) -> dict[str, Any]:
+    return {
+        "Name": "Perivascular spaces",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "mednext-jax", "Version": mednext_jax.__version__}],
+        "DatasetLinks": {"raw": inputs},
     }
 
 
@@ -96,6 +312,11 @@ def _side_car(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for path in folders:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

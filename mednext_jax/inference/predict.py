@@ -1,31 +1,41 @@
-"""Segment many scans: the next is read and the last one written while the device computes."""
+"""Segment many scans: the next is read and the last ones written while the device computes."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
+import queue
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
+import nibabel as nib
+import numpy as np
 
 from mednext_jax.errors import InputError, Problem, WorkError
-from mednext_jax.inference.outputs import describe_run, table_paths, write_scan, write_tables
-from mednext_jax.inference.predictor import Computed, Loaded, Predictor
-from mednext_jax.inference.scans import Scan, find_scans
-from mednext_jax.io.atomic import refuse_existing
+from mednext_jax.inference.on_device import LoadedScan
+from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
+from mednext_jax.inference.predictor import Predictor, Segmentation
+from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.geometry import scan_warnings
+from mednext_jax.io.nifti import grid_of
+from mednext_jax.io.nifti_header import NIFTI_ENDINGS, READ_ERRORS
+from mednext_jax.io.nifti_names import few
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
+from mednext_jax.weights.recipe import Recipe
 
 # Scans under way beside the one on the device: a GPU may take less time for a scan than a thread to read or to write.
 READERS = 2
 WRITERS = 4
-# What one scan can do to its own run without harm to the others: a bad file, or one too large for memory.
-SCAN_FAILURES = (InputError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+HEADER_READERS = 8
+FAR_SPACING = 1.5  # times the model's voxel size, or as much below it
 
 
 def predict(
@@ -37,6 +47,7 @@ def predict(
     step: float = 0.5,
     part: tuple[int, int] = (1, 1),
     *,
+    suffix: str | None = None,
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
@@ -48,58 +59,69 @@ def predict(
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
+    suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
     brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
-    Names, channels and headers of all scans are checked before any is computed, and an output that exists is refused;
-    either raises InputError and nothing is written. A scan whose voxels turn out wrong, or that is too large for the
-    device, is left out, the others are done, and the failures are raised together at the end: InputError if all of
-    them are the input's fault, else WorkError.
+    Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
+    printed. An output that exists is refused: InputError, and nothing is written. But a run that was stopped goes on
+    when it is called again with the same settings: scans that have their files and their row are not done again.
+    A scan that fails (a channel or a brain mask that is missing, its header, voxels, memory, a file that cannot be
+    written, a result that is not finite) is left out, the others are done, and the failures are raised together at the
+    end: InputError if all of them are the input's fault, else WorkError. If no scan is left, nothing is written.
+    KeyboardInterrupt leaves at once; the table tells what is done.
     """
     initialise()
     if part == (1, 1):
         part = jax.process_index() + 1, jax.process_count()
     inputs, output = Path(inputs), Path(output)
     k, n = part
-    with checked_together():
-        if not 1 <= k <= n:
-            raise InputError(
-                "The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}"
+    with contextlib.ExitStack() as claim:
+        with checked_together():
+            if not 1 <= k <= n:
+                raise InputError(
+                    "The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}"
+                )
+            if output.name.endswith(NIFTI_ENDINGS):
+                raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
+            refuse_output(output, part)
+            predictor = Predictor(
+                [models] if isinstance(models, str | Path) else list(models),
+                threshold=threshold,
+                tta=tta,
+                step=step,
+                tile_batch=tile_batch,
+                skip_background=skip_background,
             )
-        if output.name.endswith(NIFTI_ENDINGS):
-            raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
-        if n == 1:
-            refuse_existing(output)
-        predictor = Predictor(
-            [models] if isinstance(models, str | Path) else list(models),
-            threshold=threshold,
-            tta=tta,
-            step=step,
-            tile_batch=tile_batch,
-            skip_background=skip_background,
-        )
-        scans = find_scans(inputs, predictor.recipe.channel_names)[k - 1 :: n]
-        brains = _brain_masks(brain_masks, predictor, scans)
-        for path in [*table_paths(output, part), *(output / p for s in scans for p in (s.mask, s.probability))]:
-            refuse_existing(path)
+            scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
+            brains, without = _brain_masks(brain_masks, predictor, scans)
+            scans = [scan for scan in scans if scan.case not in dict(without)][k - 1 :: n]
+            bad = [*bad, *without] if k == 1 else []  # told once, by the first part
+            settings = describe_run(predictor, inputs, part, brain_masks)
+            outputs = claim.enter_context(open_outputs(output, scans, settings))
 
-    settings = describe_run(predictor, inputs, part)
-    log = _Log(len(scans), f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}, {settings['device']}")
-    outcomes = _stream(predictor, scans, brains, lambda s, result: write_scan(output, s, result, settings))
-    with leaving_at_once():
-        try:
-            for scan, outcome in outcomes:
-                log.take(scan, outcome)
-        finally:  # what is done is done, also after Ctrl-C
-            if log.rows:
-                write_tables(output, log.rows, settings, part, bids=bool(scans[0].bids_sources))
-        meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
-    log.finish()
-    return log.rows
+        for warning in images_left_out(inputs) if k == 1 else ():
+            print(f"[W] {warning}", flush=True)
+        todo = [scan for scan in scans if not outputs.has(scan)]
+        _warn(todo, predictor.recipe)
+        models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
+        log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}", bad)
+        with leaving_at_once():
+            with contextlib.closing(_stream(predictor, todo, brains, outputs)) as outcomes:
+                for scan, outcome in outcomes:
+                    log.take(scan, outcome)
+            meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
+        log.finish()
+        return outputs.rows
 
 
-def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]) -> dict[str, Path]:
-    """Case -> its brain mask, for a model that needs them; raises InputError if they are missing or not wanted."""
+def _brain_masks(
+    folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]
+) -> tuple[dict[str, Path], list[tuple[str, Problem]]]:
+    """Case -> its brain mask for a model that needs them, and (case, problem) for scans without one.
+
+    Raises InputError if the folder or all masks are missing, or if they are not wanted.
+    """
     needed = "brain" in predictor.recipe.cleaning
     if needed and folder is None:
         raise InputError(
@@ -108,15 +130,54 @@ def _brain_masks(folder: str | Path | None, predictor: Predictor, scans: Sequenc
             hint="give the folder of the masks: --brain-masks MASKS",
         )
     if folder is None:
-        return {}
+        return {}, []
     if not needed:
         raise InputError(
             "The model was trained on whole scans and takes no brain masks.",
             file=predictor.paths[0],
             hint="leave --brain-masks out",
         )
-    cases = [scan.case for scan in scans]
-    return dict(zip(cases, BrainMasks.open(folder).paths(cases), strict=True))
+    found, without = BrainMasks.open(folder).paths([scan.case for scan in scans])
+    if not found:
+        raise InputError.of(problem for _, problem in without)
+    return found, without
+
+
+def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
+    """Print what is odd about the headers of the scans, those of one kind together."""
+    with ThreadPoolExecutor(HEADER_READERS) as pool:
+        found = list(pool.map(lambda file: _header_warnings(file, recipe), (f for scan in scans for f in scan.files)))
+    kinds: dict[str, list[Problem]] = {}
+    for problem in itertools.chain.from_iterable(found):
+        kinds.setdefault(problem.what, []).append(problem)
+    for alike in kinds.values():
+        rest = len(alike) - 1
+        more = f"\n  ... and {rest} more file{'s' * (rest > 1)}" if rest else ""
+        print(f"[W] {_shown(str(alike[0]))}{more}", flush=True)
+
+
+def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
+    try:
+        image = cast(nib.Nifti1Image, nib.load(file))
+        spacing = grid_of(image, recipe.orientation).spacing
+    except (InputError, *READ_ERRORS):  # told when the voxels are read
+        return []
+    problems = scan_warnings(image, file)
+    if recipe.spacing is not None:
+        times = np.array(spacing) / recipe.spacing
+        if max(times.max(), 1 / times.min()) > FAR_SPACING:
+            xyz, wanted = (" x ".join(f"{size:.4g}" for size in reversed(s)) for s in (spacing, recipe.spacing))
+            problems.append(
+                Problem(
+                    "The voxel size is far from the model's.",
+                    str(file),
+                    expected=f"{wanted} mm, or up to {FAR_SPACING:g} times larger or smaller",
+                    found=f"{xyz} mm",
+                    hint="the scan is resampled; check some of the masks by eye",
+                    severity="W",
+                )
+            )
+    return problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,19 +186,81 @@ class _Done:
     device_seconds: float
 
 
-def _stream(
-    predictor: Predictor, scans: Sequence[Scan], brains: Mapping[str, Path], write
-) -> Iterator[tuple[Scan, _Done | Exception]]:
-    """Each scan with its outcome, in order; one is computed while others are read and written."""
+@dataclasses.dataclass(frozen=True)
+class _Failed:
+    problems: list[Problem]
+    by_input: bool
 
-    def finish(scan: Scan, computed: Computed) -> _Done:
-        result = predictor.finish(computed)
-        return _Done(write(scan, result), result.seconds["device"])
+    @classmethod
+    def of(cls, scan: Scan, error: Exception) -> _Failed:
+        """Without the error itself, whose traceback would keep the scan in memory."""
+        if isinstance(error, InputError):
+            problems = [dataclasses.replace(p, file=p.file or str(scan.files[0])) for p in error.problems]
+            return cls(problems, by_input=True)
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, OSError):
+            said = error.strerror or said  # the file is a temporary one
+        elif not isinstance(error, WorkError | MemoryError | jax.errors.JaxRuntimeError):
+            said = f"{type(error).__name__}: {said}"
+        return cls([Problem("The scan could not be segmented.", str(scan.files[0]), found=said)], by_input=False)
+
+
+Outcome = tuple[Scan, _Done | _Failed]
+
+
+def _stream(
+    predictor: Predictor, scans: Sequence[Scan], brains: Mapping[str, Path], outputs: Outputs
+) -> Generator[Outcome, None, None]:
+    """Each scan with its outcome, as soon as its files are written or it failed.
+
+    The work is done by other threads, so that a signal is answered at once while a scan is compiled or computed; they
+    end after the scans at work.
+    """
+    outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            _segment_all(predictor, scans, brains, outputs, outcomes.put, stop)
+        except BaseException as error:
+            outcomes.put(error)
+
+    thread = threading.Thread(target=work, name="predict")
+    thread.start()
+    try:
+        for _ in scans:
+            outcome = outcomes.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield outcome
+        thread.join()
+    finally:
+        stop.set()
+
+
+def _segment_all(
+    predictor: Predictor,
+    scans: Sequence[Scan],
+    brains: Mapping[str, Path],
+    outputs: Outputs,
+    tell: Callable[[Outcome], None],
+    stop: threading.Event,
+) -> None:
+    """One scan is computed while others are read and written; whatever one fails of, the others are done."""
+    room = threading.Semaphore(WRITERS)  # computed scans wait on the device until there is
+
+    def finish(scan: Scan, computed: Segmentation) -> None:
+        try:
+            result = predictor.finish(computed)
+            tell((scan, _Done(outputs.write(scan, result), result.seconds["device"])))
+        except Exception as error:
+            tell((scan, _Failed.of(scan, error)))
+        finally:
+            room.release()
 
     todo = iter(scans)
     with ThreadPoolExecutor(READERS) as reader, ThreadPoolExecutor(WRITERS) as writer:
-        loading: deque[tuple[Scan, Future[Loaded]]] = deque()
-        writing: deque[tuple[Scan, Future[_Done]]] = deque()
+        loading: deque[tuple[Scan, Future[LoadedScan]]] = deque()
 
         def read_next() -> None:
             if (scan := next(todo, None)) is not None:
@@ -145,64 +268,77 @@ def _stream(
 
         for _ in range(READERS):
             read_next()
-        while loading:
+        while loading and not stop.is_set():
             scan, loaded = loading.popleft()
             read_next()
             try:
                 computed = predictor.infer(loaded.result())
-            except SCAN_FAILURES as error:
-                yield from _drain(writing, 0)
-                yield scan, error
+            except Exception as error:
+                tell((scan, _Failed.of(scan, error)))
             else:
-                writing.append((scan, writer.submit(finish, scan, computed)))
-                yield from _drain(writing, WRITERS)
-        yield from _drain(writing, 0)
-
-
-def _drain(writing: deque, keep: int) -> Iterator[tuple[Scan, _Done]]:
-    """Scans whose files are written; a failure to write is not the scan's and stops the run."""
-    while len(writing) > keep:
-        scan, done = writing.popleft()
-        yield scan, done.result()
+                room.acquire()
+                writer.submit(finish, scan, computed)
+                del computed
+            del loaded
+        reader.shutdown(cancel_futures=True)
 
 
 class _Log:
-    """Says what happens, and keeps the rows and the failures."""
+    """Says what happens, and keeps the failures."""
 
-    def __init__(self, count: int, how: str):
-        self.count, self.start, self.busy = count, time.perf_counter(), 0.0
-        self.rows: list[dict[str, Any]] = []
-        self.failures: list[tuple[Scan, Exception]] = []
-        print(f"{count} scan{'s' * (count != 1)}, {how}; the first scan of a size waits for the compiler", flush=True)
+    def __init__(self, count: int, before: int, how: str, bad: Sequence[tuple[str, Problem]]):
+        self.count, self.done, self.written, self.busy = count, before, 0, 0.0
+        self.failures: list[_Failed] = []
+        self.bad = bad
+        self.start = time.perf_counter()
+        self.first: float | None = None  # when the first scan was done, which waited for the compiler
+        print(
+            f"{count} scan{'s' * (count != 1)}, {how}; "
+            + (f"{before} done before; " if before else "")
+            + ("the first scan of a size waits for the compiler" if before < count else "nothing is left to do"),
+            flush=True,
+        )
+        if bad:
+            cases = sorted({case for case, _ in bad})
+            print(f"left out, for reasons that come at the end: {_shown(few(cases))}", flush=True)
 
-    def take(self, scan: Scan, outcome: _Done | Exception) -> None:
-        if isinstance(outcome, Exception):
-            self.failures.append((scan, outcome))
+    def take(self, scan: Scan, outcome: _Done | _Failed) -> None:
+        self.done += 1
+        if isinstance(outcome, _Failed):
+            self.failures.append(outcome)
             text = "failed"
         else:
-            self.rows.append(outcome.row)
+            self.written += 1
             self.busy += outcome.device_seconds
             text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.row)
-        done = len(self.rows) + len(self.failures)
-        rest = (time.perf_counter() - self.start) / done * (self.count - done)
-        print(f"[{done}/{self.count}] {scan.case}: {text}" + (f", ETA {rest:.0f} s" if rest else ""), flush=True)
+        print(f"[{self.done}/{self.count}] {_shown(scan.case)}: {text}{self._rest()}", flush=True)
+
+    def _rest(self) -> str:
+        """How long the rest will take at the pace since the first written scan."""
+        now = time.perf_counter()
+        if not self.written or self.done == self.count:
+            return ""
+        if self.first is None:
+            self.first, self.done_by_first = now, self.done
+            return ""
+        pace = (now - self.first) / (self.done - self.done_by_first)
+        return f", ETA {pace * (self.count - self.done):.0f} s"
 
     def finish(self) -> None:
         """Say the speed; raise what failed."""
         seconds = time.perf_counter() - self.start
-        speed = (
-            f"{3600 * len(self.rows) / seconds:.0f} scans an hour, device idle {max(0, 1 - self.busy / seconds):.0%}"
-        )
-        print(f"{len(self.rows)} of {self.count} scans in {seconds:.1f} s: {speed}", flush=True)
-        problems = [problem for scan, error in self.failures for problem in _problems(scan, error)]
-        if problems and all(isinstance(error, InputError) for _, error in self.failures):
+        speed = f"{3600 * self.written / seconds:.0f} scans an hour, device idle {max(0, 1 - self.busy / seconds):.0%}"
+        if self.written or self.failures:
+            done = self.count - len(self.failures)
+            print(f"{done} of {self.count} scans in {seconds:.1f} s: {speed}", flush=True)
+        problems = [problem for _, problem in self.bad]
+        problems += [problem for failure in self.failures for problem in failure.problems]
+        if problems and all(failure.by_input for failure in self.failures):
             raise InputError.of(problems)
         if problems:
             raise WorkError("\n".join(map(str, problems)))
 
 
-def _problems(scan: Scan, error: Exception) -> list[Problem]:
-    if isinstance(error, InputError):
-        return [dataclasses.replace(p, file=p.file or str(scan.files[0])) for p in error.problems]
-    found = (str(error) or type(error).__name__).splitlines()[0]
-    return [Problem("The scan could not be segmented.", str(scan.files[0]), found=found)]
+def _shown(text: str) -> str:
+    """`text` for a terminal: what is not printable (escape sequences, bytes that are not UTF-8) as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,61 +16,66 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError, is_out_of_memory
-from mednext_jax.inference.on_device import Boxed, Stored, segment, store, to_host
+from mednext_jax.inference.on_device import (
+    BACKGROUNDS,
+    LoadedScan,
+    Slabs,
+    compute_evidence,
+    decide_box,
+    load_box,
+    to_host,
+)
 from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
 from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
-from mednext_jax.io.slabs import over_slabs
+from mednext_jax.io.voxels import Source
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.clean import clean, packages
-from mednext_jax.preprocess.crop import nonzero_box, nonzero_region
+from mednext_jax.preprocess.crop import find_region
 from mednext_jax.preprocess.normalise import find_scaling
-from mednext_jax.preprocess.pipeline import Properties, place_scan
+from mednext_jax.preprocess.trip import Properties, place_scan
 from mednext_jax.weights.directory import Model, load_models
+from mednext_jax.weights.recipe import Recipe
 
 _LOG = logging.getLogger(__name__)
-Scan = str | os.PathLike | nib.Nifti1Image
-# Recipe fields that decide what the network sees and what its output means: one ensemble, one recipe.
-SHARED_FIELDS = (
-    *("channel_names", "labels", "regions_class_order", "patch_size", "spacing", "orientation", "cleaning"),
-    *("crop_to_nonzero", "normalisation", "use_mask_for_norm", "intensity_properties", "mirror_axes", "average"),
-)
+# Recipe fields in which the models of an ensemble may differ: the threshold is the first one's.
+FREE_FIELDS = ("threshold", "brain_extracted")
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A scan that was read, and the box of it that goes to the device."""
+class Segmentation:
+    """A segmented scan. Mask and probability leave the device when one of them is first asked for.
 
-    stored: Stored
-    grid: Grid
-    seconds: dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Computed:
-    """What `segment` returned for a scan, which lies on the device, and where it belongs."""
-
-    decided: list[tuple[jax.Array, jax.Array]]
-    origin: list[int]  # of the box in what was stored
-    placed: Properties
-    grid: Grid
-    seconds: dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A segmented scan; both images lie on the grid of the input file (affine, sform, qform, units).
-
-    mask: uint8; 0 background, else the label. probability: float32, of any foreground.
-    seconds: wall time of each stage.
+    mask: uint8; 0 background, else the label. probability: float32, of any foreground. Both lie on the grid of the
+    input file (affine, sform, qform, units). seconds: wall time of each stage.
     """
 
-    mask: nib.Nifti1Image
-    probability: nib.Nifti1Image
+    decided: Slabs
+    origin: list[int]  # of the box in `decided`
+    properties: Properties
+    foreground: np.ndarray | None
+    grid: Grid
     seconds: dict[str, float]
+
+    @property
+    def mask(self) -> nib.Nifti1Image:
+        """The label of each voxel."""
+        return self._images[0]
+
+    @property
+    def probability(self) -> nib.Nifti1Image:
+        """The foreground probability of each voxel."""
+        return self._images[1]
+
+    @functools.cached_property
+    def _images(self) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+        label, probability = to_host(self.decided, self.origin, self.properties, self.foreground)
+        grid = self.grid
+        mask = image_like(from_volume(label, grid), grid, label.dtype)
+        return mask, image_like(from_volume(probability, grid), grid, probability.dtype)
 
 
 class Predictor:
@@ -83,7 +88,10 @@ class Predictor:
     devices: those that share the tiles of a scan; None takes all of this process.
     skip_background: leave out tiles without a non-zero voxel of the scan. Their answer is taken to be background, and
     voxels that they would have shared with computed tiles change a little.
-    Attributes: paths (of the models; None for one in memory), recipe, threshold, window, skip_background.
+    background: "auto": voxels that are 0 in every channel and connected to the border are background, and tiles that
+    hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
+    "compute": the network's answer stands everywhere, as nnU-Net's does.
+    Attributes: paths (of the models; None for one in memory), recipe, threshold, window, skip_background, background.
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -97,6 +105,7 @@ class Predictor:
         tile_batch: int | None = None,
         devices: Sequence[jax.Device] | None = None,
         skip_background: bool = False,
+        background: str = "auto",
     ):
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
         loaded = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
@@ -106,11 +115,15 @@ class Predictor:
             raise InputError("The tile step is not a part of the patch.", expected="above 0, at most 1", found=step)
         if threshold is not None and not 0 <= threshold < 1:
             raise InputError("The threshold is not a probability.", expected="from 0 to below 1", found=threshold)
+        if background not in BACKGROUNDS:
+            raise InputError(
+                "The treatment of background is not known.", expected=" or ".join(BACKGROUNDS), found=background
+            )
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
         self.recipe = loaded[0].recipe
         packages(self.recipe.cleaning)  # before any work
-        self.threshold = self.recipe.read_out if threshold is None else threshold
+        self.threshold = self.recipe.decision_threshold if threshold is None else threshold
         devices = jax.local_devices() if devices is None else devices
         self.window = Window(
             self.recipe.patch_size,
@@ -122,7 +135,7 @@ class Predictor:
             mesh=None if len(devices) == 1 else Mesh(np.array(devices), ("tiles",)),
             regions=self.recipe.regions_class_order,
         )
-        self.skip_background = skip_background
+        self.skip_background, self.background = skip_background, background
         place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
         configs = [_for_device(m.config) for m in loaded]
         self._networks = [
@@ -130,50 +143,56 @@ class Predictor:
             for config, m in zip(configs, loaded, strict=True)
         ]
 
-    def __call__(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Result:
-        """Segment one scan: a NIfTI file or nibabel image, or a list of them, one a channel.
+    def __call__(self, scan: Source | Sequence[Source], brain_mask: str | os.PathLike | None = None) -> Segmentation:
+        """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one a channel.
 
         brain_mask: the file of its brain mask, for a model whose training scans were brain-extracted by one.
         Raises InputError for a scan that cannot be read or has another number of channels than the model.
         """
         return self.finish(self.infer(self.load(scan, brain_mask)))
 
-    def load(self, scan: Scan | Sequence[Scan], brain_mask: str | os.PathLike | None = None) -> Loaded:
+    def load(self, scan: Source | Sequence[Source], brain_mask: str | os.PathLike | None = None) -> LoadedScan:
         """The host's first part: read, turn, clean, find the non-zero box and the intensity scaling, store the box."""
         start = time.perf_counter()
-        channels = [scan] if isinstance(scan, Scan) else list(scan)
+        channels = list(scan) if isinstance(scan, Iterable) and not isinstance(scan, Source) else [scan]
         names = self.recipe.channel_names
         if len(channels) != len(names):
             raise InputError(
                 "The scan has another number of channels than the model.",
-                file=", ".join(str(c) for c in channels if not isinstance(c, nib.Nifti1Image)) or None,
+                file=", ".join(str(c) for c in channels if isinstance(c, str | os.PathLike)) or None,
                 expected=f"{len(names)}: {', '.join(names)}",
                 found=len(channels),
                 hint="give one file for each channel, in this order",
             )
-        images = [c if isinstance(c, nib.Nifti1Image) else read_scan(c) for c in channels]
+        images = [read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
-        if not all(over_slabs(len(volume), lambda slab: all(np.isfinite(plane).all() for plane in volume[slab]))):
-            raise InputError("The image has voxels that are not finite.", expected="finite intensities")
         read = time.perf_counter()
         brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)
         volume = clean(volume, spacing, self.recipe.cleaning, brain)
-        stored = store(self._box(volume, spacing), self.window, skip_background=self.skip_background)
+        loaded = self._place(volume, spacing)
         seconds = {"read": read - start, "prepare": time.perf_counter() - read}
-        return Loaded(stored, grid, seconds)
+        return dataclasses.replace(loaded, grid=grid, seconds=seconds)
 
-    def infer(self, loaded: Loaded) -> Computed:
-        """The device's part, `segment`; it has computed when this returns."""
+    def infer(self, loaded: LoadedScan) -> Segmentation:
+        """The device's part: evidence, and what it decides; it has computed when this returns."""
         start = time.perf_counter()
-        decided = self._segment(loaded.stored)
+        decided = jax.block_until_ready(self.decide(loaded, self.evidence(loaded)))
+        assert loaded.grid is not None  # `load` read it from a file
         seconds = {**loaded.seconds, "device": time.perf_counter() - start}
-        return Computed(decided, loaded.stored.origin, loaded.stored.properties, loaded.grid, seconds)
+        return Segmentation(decided, loaded.origin, loaded.properties, loaded.foreground, loaded.grid, seconds)
 
-    def _segment(self, stored: Stored) -> list[tuple[jax.Array, jax.Array]]:
-        """`segment` with as many tiles at once as the device's memory turns out to hold."""
+    def finish(self, segmentation: Segmentation) -> Segmentation:
+        """The host's last part: from the device, and from the box to the scan's grid, as images."""
+        start = time.perf_counter()
+        _ = segmentation.mask
+        segmentation.seconds["finish"] = time.perf_counter() - start
+        return segmentation
+
+    def evidence(self, loaded: LoadedScan) -> jax.Array:
+        """`compute_evidence` with as many tiles at once as the device's memory turns out to hold."""
         while True:
             try:
-                return jax.block_until_ready(segment(stored, self._networks, self.window, self.threshold))
+                return jax.block_until_ready(compute_evidence(loaded, self._networks, self.window))
             except jax.errors.JaxRuntimeError as error:
                 if self.window.tile_batch == 1 or not is_out_of_memory(error):
                     raise
@@ -181,33 +200,28 @@ class Predictor:
             _LOG.warning("out of memory with %d tiles at once: going on with %d", self.window.tile_batch, fewer)
             self.window = dataclasses.replace(self.window, tile_batch=fewer)
 
-    def finish(self, computed: Computed) -> Result:
-        """The host's last part: from the device, and from the box to the scan's grid, as images."""
-        start = time.perf_counter()
-        grid, placed = computed.grid, computed.placed
-        box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
-        images = []
-        for array in to_host(computed.decided, computed.origin, placed.box_shape):
-            whole = array
-            if array.shape != placed.shape:
-                whole = np.zeros(placed.shape, array.dtype)
-                whole[box] = array
-            images.append(image_like(from_volume(whole, grid), grid, array.dtype))
-        return Result(images[0], images[1], {**computed.seconds, "finish": time.perf_counter() - start})
+    def decide(self, loaded: LoadedScan, evidence: jax.Array) -> Slabs:
+        """`decide_box` with the predictor's threshold."""
+        return decide_box(loaded, evidence, self.window, self.threshold)
 
-    def _box(self, volume: np.ndarray, spacing: Sequence[float]) -> Boxed:
+    def _place(self, volume: np.ndarray, spacing: Sequence[float]) -> LoadedScan:
+        """Crop, find the intensity scaling, and store the box."""
         recipe = self.recipe
-        needs_filled = recipe.use_mask_for_norm and "zscore" in recipe.normalisation
-        mask, box = nonzero_region(volume) if needs_filled else nonzero_box(volume)
-        if not recipe.crop_to_nonzero:
-            d, h, w = volume.shape[:3]
-            whole = np.zeros((d, h, w), bool)
-            whole[box] = mask
-            mask, box = whole, (slice(0, d), slice(0, h), slice(0, w))
+        region = find_region(volume, crop=recipe.crop_to_nonzero, fill=recipe.needs_filled_mask)
+        boxed = volume[region.box]
         scaling = find_scaling(
-            volume[box], recipe.normalisation, mask, recipe.use_mask_for_norm, recipe.intensity_properties
+            boxed, recipe.normalisation, region.mask, recipe.use_mask_for_norm, recipe.intensity_properties
         )
-        return Boxed(volume[box], mask, scaling, place_scan(volume.shape[:3], box, spacing, recipe.spacing))
+        properties = place_scan(volume.shape[:3], region.box, spacing, recipe.spacing)
+        return load_box(
+            boxed,
+            region,
+            scaling,
+            properties,
+            self.window,
+            background=self.background,
+            skip_background=self.skip_background,
+        )
 
 
 @functools.cache
@@ -242,7 +256,7 @@ def products_in(dtype: str, params: Any) -> Any:
 def _require_one_recipe(models: Sequence[Model]) -> None:
     first = models[0]
     for model in models[1:]:
-        for name in SHARED_FIELDS:
+        for name in (field.name for field in dataclasses.fields(Recipe) if field.name not in FREE_FIELDS):
             one, other = getattr(first.recipe, name), getattr(model.recipe, name)
             if one != other:
                 raise InputError(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
-from mednext_jax.io.nifti_header import NIFTI_ENDINGS, read_declared
+from mednext_jax.io.nifti_header import read_declared
+from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem
 
-CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
+CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,88 +26,128 @@ class Scan:
     bids_sources: tuple[str, ...] = ()  # paths in the BIDS data set
 
 
-def find_scans(source: str | Path, channel_names: Sequence[str]) -> list[Scan]:
-    """All scans of `source`, sorted by case.
+def find_scans(
+    source: str | Path, channel_names: Sequence[str], suffix: str | None = None
+) -> tuple[list[Scan], list[tuple[str, Problem]]]:
+    """All scans of `source`, sorted by case, and what keeps others from being segmented, as (case, problem).
 
     A file CASE.nii.gz (or CASE_0000.nii.gz, with its siblings _0001, ... for more channels); a folder of such files; or
-    a BIDS data set, where a channel's name (T1w, T2w, FLAIR) chooses the scans.
-    Raises InputError with all problems if nothing is there, channels are missing or unknown, or a header is wrong.
+    a BIDS data set, where a channel's name (T1w, T2w, FLAIR) chooses the scans, or `suffix` does: "T1w", or "T1w,FLAIR"
+    in the order of the channels. With a model of one channel, names that end in four digits are cases of their own
+    (002_S_0413, subject_0001) unless a file of the folder is called CASE_0000.
+    A scan with a missing or surplus channel, or with a wrong header, is among the problems. Raises InputError if there
+    is no scan at all, or none without a problem (then with all of them).
     """
     source = Path(source)
-    if source.is_file():
-        match = CHANNEL.fullmatch(_stem(source))
-        siblings = [p for p in source.parent.iterdir() if match and (m := _channel_of(p)) and m[0] == match[1]]
-        scans = _plain_scans(siblings or [source], source, channel_names)
+    if suffix is not None and not (source.is_dir() and bids.is_bids(source)):
+        raise InputError(
+            "A suffix chooses among the scans of a BIDS data set, and the input is none.",
+            file=source,
+            expected="a folder with sub-*/[ses-*/]anat",
+            hint="leave --suffix out",
+        )
+    if source.is_file() or (source.is_symlink() and not source.exists()):  # a link to nowhere is told as one
+        scans, problems = _plain_scans(_siblings(source, len(channel_names)), source, channel_names)
     elif not source.is_dir():
         raise InputError("The input does not exist.", file=source, expected="a scan, a folder or a BIDS data set")
     elif bids.is_bids(source):
-        scans = _bids_scans(source, channel_names)
+        scans, problems = _bids_scans(source, channel_names, suffix)
     else:
-        files = [p for p in source.iterdir() if p.name.endswith(NIFTI_ENDINGS) and not p.name.startswith(".")]
-        scans = _plain_scans(files, source, channel_names)
-    _check_headers(scans)
-    return sorted(scans, key=lambda scan: scan.case)
+        scans, problems = _plain_scans([p for p in files_in(source) if is_nifti_name(p)], source, channel_names)
+    wrong = {scan.case: found for scan in scans if (found := _header_problems(scan))}
+    problems += [(case, problem) for case, found in wrong.items() for problem in found]
+    scans = [scan for scan in scans if scan.case not in wrong]
+    if not scans:
+        raise InputError.of(problem for _, problem in problems)
+    return sorted(scans, key=lambda scan: scan.case), sorted(problems, key=lambda bad: bad[0])
 
 
-def _plain_scans(files: list[Path], source: Path, channel_names: Sequence[str]) -> list[Scan]:
+def images_left_out(source: str | Path) -> list[Problem]:
+    """A warning that names the images of `source` that are not NIfTI and that `find_scans` does not take."""
+    source = Path(source)
+    if not source.is_dir():
+        return []
+    return left_out(bids.anatomical_files(source) if bids.is_bids(source) else files_in(source), source)
+
+
+def _siblings(file: Path, channels: int) -> list[Path]:
+    """The files of the scan that `file` is a channel of; it alone for a model of one channel."""
+    numbered = _channel_of(file)
+    if channels == 1 or numbered is None:
+        return [file]
+    return [p for p in files_in(file.parent) if (other := _channel_of(p)) and other[0] == numbered[0]]
+
+
+def _plain_scans(
+    files: list[Path], source: Path, channel_names: Sequence[str]
+) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     if not files:
-        raise InputError("There are no scans in the folder.", file=source, expected="CASE.nii.gz or CASE_0000.nii.gz")
-    numbered = any(_channel_of(p) for p in files)
+        others = images_left_out(source)
+        found = others[0].found if others else "no NIfTI file"
+        hint = others[0].hint if others else None
+        expected = "CASE.nii.gz or CASE_0000.nii.gz"
+        raise InputError("There are no scans in the folder.", file=source, expected=expected, found=found, hint=hint)
+    wanted = list(range(len(channel_names)))
+    numbers = {part[1] for p in files if (part := _channel_of(p))}
+    numbered = len(wanted) > 1 or 0 in numbers  # else four digits at the end belong to the name
     cases: dict[str, dict[int, Path]] = {}
-    problems = []
+    problems: dict[str, Problem] = {}
     for path in sorted(files):
-        case, channel = _channel_of(path) or (_stem(path), 0)
+        case, channel = (_channel_of(path) if numbered else None) or (stem(path), 0)
         other = cases.setdefault(case, {}).setdefault(channel, path)
         if other != path:
-            problems.append(Problem("Two files are of one scan and channel.", str(path), found=str(other)))
-    wanted = list(range(len(channel_names)))
+            problems[case] = Problem("Two files are of one scan and channel.", str(path), found=str(other))
     for case, channels in cases.items():
-        if sorted(channels) != wanted:
-            problems.append(
-                Problem(
-                    f"The scan {case} has not the channels of the model.",
-                    file=str(source),
-                    expected=", ".join(f"{case}_{c:04d} ({channel_names[c]})" for c in wanted),
-                    found=", ".join(p.name for _, p in sorted(channels.items())),
-                    hint="name the files CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the model's channels"
-                    if numbered or len(wanted) > 1
-                    else None,
-                )
-            )
-    if problems:
-        raise InputError.of(problems)
-    return [
+        if sorted(channels) == wanted or case in problems:
+            continue
+        hint = "name the files CASE_0000.nii.gz, CASE_0001.nii.gz, ... in the order of the model's channels"
+        if len(wanted) == 1:
+            hint = "if these are scans of their own, give them names that do not end in four digits"
+        problems[case] = Problem(
+            "A scan has not the channels of the model.",
+            file=str(source),
+            expected=", ".join(f"{case}_{c:04d} ({channel_names[c]})" for c in wanted),
+            found=few([path.name for _, path in sorted(channels.items())]),
+            hint=hint,
+        )
+    scans = [
         Scan(case, tuple(channels[c] for c in wanted), *_outputs(Path(), case, "mask", "probability"))
         for case, channels in cases.items()
+        if case not in problems
     ]
+    return scans, list(problems.items())
 
 
-def _bids_scans(root: Path, channel_names: Sequence[str]) -> list[Scan]:
+def _bids_scans(
+    root: Path, channel_names: Sequence[str], suffix: str | None
+) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     suffixes = [_bids_suffix(name) for name in channel_names]
+    if suffix is not None:
+        suffixes = list(suffix.split(","))
+        if len(suffixes) != len(channel_names):
+            raise InputError(
+                "The suffixes are not as many as the channels of the model.",
+                expected=f"{len(channel_names)}, for {', '.join(channel_names)}",
+                found=f"--suffix {suffix}",
+                hint="name one suffix a channel, with commas: T1w,FLAIR",
+            )
     if len(suffixes) == 1:
-        channels = [bids.find_scans(root, suffixes[0])]  # without a contrast in the name: the only one there is
+        channels = [bids.bids_scans(root, suffixes[0])]  # without a contrast in the name: the only one there is
     else:
-        channels = [bids.find_scans(root, s or n) for s, n in zip(suffixes, channel_names, strict=True)]
+        channels = [bids.bids_scans(root, s or n) for s, n in zip(suffixes, channel_names, strict=True)]
     found = [{scan.id: scan.path for scan in channel} for channel in channels]
-    every = sorted(set().union(*found))
-    problems = [
-        Problem(
-            f"The scan {case} has not the channels of the model.",
-            file=str(root),
-            expected=", ".join(channel_names),
-            found=", ".join(files[case].name for files in found if case in files),
-        )
-        for case in every
-        if not all(case in files for files in found)
-    ]
-    if problems:
-        raise InputError.of(problems)
-    scans = []
-    for case in every:
+    scans, problems = [], []
+    for case in sorted(set().union(*found)):
+        if not all(case in files for files in found):
+            there = ", ".join(files[case].name for files in found if case in files)
+            expected = ", ".join(f"{case}_{s or n}" for s, n in zip(suffixes, channel_names, strict=True))
+            what = "A scan has not the channels of the model."
+            problems.append((case, Problem(what, str(root), expected=expected, found=there)))
+            continue
         paths = tuple(files[case].relative_to(root) for files in found)
         names = _outputs(paths[0].parent, f"{case}_space-orig_label-PVS", "mask", "probseg")
         scans.append(Scan(case, tuple(root / p for p in paths), *names, tuple(p.as_posix() for p in paths)))
-    return scans
+    return scans, problems
 
 
 def _bids_suffix(channel_name: str) -> str | None:
@@ -120,18 +161,14 @@ def _outputs(folder: Path, name: str, mask: str, probability: str) -> tuple[Path
 
 
 def _channel_of(path: Path) -> tuple[str, int] | None:
-    match = CHANNEL.fullmatch(_stem(path)) if path.name.endswith(NIFTI_ENDINGS) else None
+    match = CHANNEL.fullmatch(stem(path)) if is_nifti_name(path) else None
     return (match[1], int(match[2])) if match else None
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _check_headers(scans: list[Scan]) -> None:
+def _header_problems(scan: Scan) -> list[Problem]:
     """What a header can tell is told for all files before the first scan is computed."""
     problems: list[Problem] = []
-    for path in (path for scan in scans for path in scan.files):
+    for path in scan.files:
         try:
             shape = read_declared(path).shape
         except InputError as error:
@@ -147,5 +184,4 @@ def _check_headers(scans: list[Scan]) -> None:
                     hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
                 )
             )
-    if problems:
-        raise InputError.of(problems)
+    return problems

@@ -1,15 +1,28 @@
-"""Files and folders that appear whole or not at all: written beside the target, then renamed."""
+"""Files and folders that appear whole or not at all: written beside the target, then renamed.
+
+A process that is killed leaves what it was writing under a hidden temporary name. The next writer into that folder
+clears it. What a live process writes is locked, and the kernel lets go of the lock however the process ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
+import hashlib
 import os
+import platform
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mednext_jax.errors import InputError
+
+PREFIX = ".mednext-jax-"
+# Locks of another machine may not be seen from here; after this time without a change nobody is writing any more.
+FORGOTTEN = 7 * 24 * 3600.0
 
 
 @contextlib.contextmanager
@@ -17,18 +30,20 @@ def atomic_file(target: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `target` with the same ending; rename it to `target` on success.
 
     An existing `target` is replaced in one step; on an error it is left as it was and the temporary file goes.
+    The file gets the permissions of a new one (the process's umask, the folder's default ACL).
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(target.suffixes[-2:])
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=suffix, dir=target.parent)
-    os.close(handle)
+    _refuse_long(target)
+    clear_stale(target.parent)
+    ending = "".join(target.suffixes[-2:])
+    name, lock = _new(target.parent, ending if len(ending) <= 16 else "", folder=False)
     try:
-        yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())
+        yield name
         os.replace(name, target)
     finally:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -40,20 +55,24 @@ def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
     target = Path(target)
     refuse_existing(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    _refuse_long(target)
+    clear_stale(target.parent)
+    temporary, lock = _new(target.parent, "", folder=True)
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
 
 
 def refuse_existing(target: str | os.PathLike) -> None:
-    """Raise InputError if `target` is a file or a folder with something in it."""
+    """Raise InputError if `target` is a file or a folder with something in it; stale temporary files are cleared."""
     target = Path(target)
-    if target.is_dir() and not any(target.iterdir()):
-        return
+    if target.is_dir():
+        clear_stale(target)
+        if not any(target.iterdir()):
+            return
     if target.exists() or target.is_symlink():
         raise InputError(
             "The output exists already and is not overwritten.",
@@ -64,7 +83,66 @@ def refuse_existing(target: str | os.PathLike) -> None:
         )
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def clear_stale(folder: str | os.PathLike) -> None:
+    """Remove the temporary files and folders in `folder` whose writers were killed; those of live ones stay."""
+    with contextlib.suppress(OSError), os.scandir(Path(folder)) as entries:
+        for entry in entries:
+            if entry.name.startswith(PREFIX):
+                with contextlib.suppress(OSError):  # another process clears it too, or may not
+                    _clear_if_stale(Path(entry.path), entry.is_dir(follow_symlinks=False))
+
+
+def _clear_if_stale(path: Path, folder: bool) -> None:
+    if not path.name.startswith(PREFIX + _machine()):
+        if time.time() - path.lstat().st_mtime > FORGOTTEN:
+            _remove(path, folder)
+        return
+    lock = os.open(path, (os.O_RDONLY if folder else os.O_RDWR) | os.O_NOFOLLOW)  # NFS locks what may be written
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError, an OSError: its writer lives
+        _remove(path, folder)
+    finally:
+        os.close(lock)
+
+
+def _remove(path: Path, folder: bool) -> None:
+    if folder:
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _new(parent: Path, ending: str, *, folder: bool) -> tuple[Path, int]:
+    """A new temporary file or folder in `parent`, and the descriptor that holds its lock."""
+    while True:
+        name = parent / f"{PREFIX}{_machine()}-{secrets.token_hex(8)}{ending}"
+        if folder:
+            name.mkdir()  # 0o777 less the umask, which only the kernel can apply without a moment of none
+            try:
+                lock = os.open(name, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # as below
+        else:
+            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks: nobody else can take one either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(name), os.fstat(lock)):
+                return name, lock
+        os.close(lock)  # another process cleared it between its making and its lock
+
+
+def _refuse_long(target: Path) -> None:
+    """Raise OSError for a name that the file system does not take, before anything is computed for it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(target)
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight digits that differ between machines, and between starts of one."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        boot = platform.node()
+    return hashlib.sha256(boot.encode()).hexdigest()[:8]

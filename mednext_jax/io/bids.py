@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
-from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.brain_masks import is_brain_mask
+from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, stem
 from mednext_jax.io.prepared import LabelValue
 from mednext_jax.io.raw_dataset import BACKGROUND, RawCase, RawDataset, read_participants, subject_of
 
@@ -36,7 +37,7 @@ def is_bids(root: str | os.PathLike) -> bool:
     return described or any(root.glob("sub-*/anat")) or any(root.glob("sub-*/ses-*/anat"))
 
 
-def find_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[BidsScan, ...]:
+def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[BidsScan, ...]:
     """The scans sub-*/[ses-*/]anat/*_SUFFIX.nii[.gz] of a BIDS data set, sorted by name.
 
     Without `suffix`, the only one of T1w, T2w and FLAIR that is there. Raises InputError if there is none, if several
@@ -44,26 +45,33 @@ def find_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     """
     root = Path(root)
     scans: dict[str, list[BidsScan]] = {}
-    for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
-        for path in sorted(folder.iterdir()):
-            match = re.fullmatch(r"(sub-[A-Za-z0-9]+.*)_([A-Za-z0-9]+)\.nii(\.gz)?", path.name)
-            if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
-                scan = BidsScan(match[1], path, subject_of(match[1]), _entities(path).get("ses"), match[2])
-                scans.setdefault(match[2], []).append(scan)
+    for path in anatomical_files(root):
+        match = re.fullmatch(r"(sub-[A-Za-z0-9]+.*)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
+        if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
+            scan = BidsScan(match[1], path, subject_of(match[1]), _entities(path).get("ses"), match[2])
+            scans.setdefault(match[2], []).append(scan)
     if len(scans) != 1:
+        others = sorted({name for path in anatomical_files(root) if (name := _suffix(path))})
         raise InputError(
             "No scan was found in the BIDS data set." if not scans else "The BIDS data set has several contrasts.",
             file=root,
             expected=f"sub-*/[ses-*/]anat/*_{suffix or 'T2w'}.nii.gz",
-            found=", ".join(f"{len(found)} {name}" for name, found in sorted(scans.items())) or "nothing",
-            hint=f"choose one of {', '.join(sorted(scans) or SUFFIXES)}",
+            found=", ".join(f"{len(found)} {name}" for name, found in sorted(scans.items()))
+            or (f"only {', '.join(others)}" if others else "nothing"),
+            hint=f"choose with --suffix one of {', '.join(sorted(scans) or others or SUFFIXES)}",
         )
     (found,) = scans.values()
     names = [scan.id for scan in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError("A scan is there twice.", file=root, found=", ".join(twice), hint="keep one of .nii, .nii.gz")
+        raise InputError("A scan is there twice.", file=root, found=few(twice), hint="keep one of .nii, .nii.gz")
     return tuple(sorted(found, key=lambda scan: scan.id))
+
+
+def anatomical_files(root: Path) -> list[Path]:
+    """What lies in the folders sub-*/[ses-*/]anat of a BIDS data set, links to subjects followed."""
+    folders = sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")])
+    return [path for folder in folders if folder.is_dir() for path in files_in(folder)]
 
 
 def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | None = None) -> RawDataset:
@@ -72,13 +80,13 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     `suffix`: which contrast, or several with commas (T1w,T2w), which are the channels of one case. A scan sub-01_T2w
     takes the one file sub-01[_...]_mask or _dseg (brain masks left out). What the values mean is read from a dseg.tsv
     (columns index, name) at the top of `labels`; without one, 1 is "pvs".
-    Raises InputError as `find_scans` does; missing and ambiguous label maps are collected in `problems`.
+    Raises InputError as `bids_scans` does; missing and ambiguous label maps are collected in `problems`.
     """
     root, labels = Path(root), Path(labels)
     if not labels.is_dir():
         raise InputError("The folder of label maps is missing.", file=labels, hint="check --labels")
-    files = sorted(path for path in labels.rglob("sub-*") if path.name.endswith(NIFTI_ENDINGS))
-    channels = [find_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
+    files = [path for path in files_below(labels) if path.name.startswith("sub-") and is_nifti_name(path)]
+    channels = [bids_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
     names = tuple(scans[0].suffix for scans in channels)
     by_id = [{scan.id: scan for scan in scans} for scans in channels]
     cases, problems = [], []
@@ -116,6 +124,11 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     )
 
 
+def _suffix(path: Path) -> str | None:
+    """sub-01_T2w.nii.gz -> T2w; None for other files."""
+    return stem(path).rpartition("_")[2] if is_nifti_name(path) and "_" in path.name else None
+
+
 def _entities(path: Path) -> dict[str, str]:
     """sub-01_ses-2_T2w.nii.gz -> {"sub": "01", "ses": "2"}."""
     parts = path.name.split(".")[0].split("_")
@@ -124,11 +137,10 @@ def _entities(path: Path) -> dict[str, str]:
 
 def _belongs(path: Path, scan: BidsScan) -> bool:
     """Whether a derivative is a label map of the scan: same subject, and no other session, run, ..."""
-    if not re.search(r"_(mask|dseg)\.nii(\.gz)?$", path.name):
+    if not re.search(r"_(mask|dseg)$", stem(path)) or is_brain_mask(path):
         return False
     ours, theirs = _entities(scan.path), _entities(path)
-    brain = theirs.get("label", theirs.get("desc", "")).casefold() in ("brain", "head")
-    return not brain and all(theirs.get(name) == ours.get(name) for name in ("sub", *SCAN_ENTITIES))
+    return all(theirs.get(name) == ours.get(name) for name in ("sub", *SCAN_ENTITIES))
 
 
 def _lookup(labels: Path) -> dict[str, LabelValue]:

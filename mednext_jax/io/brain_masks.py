@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -11,12 +13,15 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems
+from mednext_jax.io.label_values import mask_warnings
 from mednext_jax.io.nifti import Grid, label_volume, read_labels
-from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, stem
 from mednext_jax.io.raw_dataset import RawDataset
 
-# What a mask is called after its case: nothing, _mask, or BIDS derivatives' name.
-SUFFIXES = ("", "_mask", "_desc-brain_mask")
+# What a mask is called after its case: BIDS derivatives' name, _mask, or nothing. The name that says most comes first:
+# skull-stripping tools write the stripped scan, CASE.nii.gz, beside CASE_mask.nii.gz.
+SUFFIXES = ("_desc-brain_mask", "_mask", "")
+BRAIN_MASK = re.compile(r"_(label|desc)-(brain|head)(_|$)|_brain_?mask$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,7 @@ class BrainMasks:
     """The masks CASE.nii.gz, CASE_mask.nii.gz or CASE_desc-brain_mask.nii.gz of a folder and those below it."""
 
     folder: Path
-    files: dict[str, Path]  # by name without ending
+    files: dict[str, tuple[Path, ...]]  # by name without ending
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> BrainMasks:
@@ -32,19 +37,20 @@ class BrainMasks:
         folder = Path(folder)
         if not folder.is_dir():
             raise InputError("The folder of brain masks is missing.", file=folder, hint="check --brain-masks")
-        files = sorted(path for path in folder.rglob("*") if path.name.endswith(NIFTI_ENDINGS))
-        return cls(folder, {path.name.removesuffix(".gz").removesuffix(".nii"): path for path in files})
+        files: dict[str, tuple[Path, ...]] = {}
+        for path in filter(is_nifti_name, files_below(folder)):
+            files[stem(path)] = (*files.get(stem(path), ()), path)
+        return cls(folder, files)
 
     def path(self, case: str) -> Path | None:
-        """The mask of a case, None if there is none."""
-        return next((self.files[case + s] for s in SUFFIXES if case + s in self.files), None)
+        """The mask of a case, None if there is none or if there are several of one name."""
+        found = self._called(case)
+        return found[0] if len(found) == 1 else None
 
-    def paths(self, cases: list[str]) -> list[Path]:
-        """The masks of `cases`; raises InputError that names every case without one."""
-        missing = [self._missing(case) for case in cases if self.path(case) is None]
-        if missing:
-            raise InputError.of(missing)
-        return [path for case in cases if (path := self.path(case)) is not None]
+    def paths(self, cases: Sequence[str]) -> tuple[dict[str, Path], list[tuple[str, Problem]]]:
+        """Case -> its mask, and what is wrong with the cases that have none, as (case, problem)."""
+        found = {case: path for case in cases if (path := self.path(case)) is not None}
+        return found, [(case, self._missing(case)) for case in cases if case not in found]
 
     def added_to(self, raw: RawDataset) -> RawDataset:
         """The data set with each case's mask; a case without one is among its problems."""
@@ -53,9 +59,21 @@ class BrainMasks:
         return dataclasses.replace(raw, cases=cases, problems=(*raw.problems, *problems))
 
     def _missing(self, case: str) -> Problem:
-        expected = " or ".join(f"{case}{suffix}.nii.gz" for suffix in SUFFIXES)
-        what, hint = f"There is no brain mask for {case}.", "add the mask, or leave brain extraction out"
-        return Problem(what, str(self.folder), expected=expected, hint=hint)
+        expected = " or ".join(f"{case}{suffix}.nii.gz" for suffix in reversed(SUFFIXES))
+        several = self._called(case)
+        if several:
+            found = few([str(path.relative_to(self.folder)) for path in several])
+            return Problem("A case has several brain masks.", str(self.folder), expected, found, "keep one of them")
+        hint = "add the mask, or leave brain extraction out"
+        return Problem("A case has no brain mask.", str(self.folder), expected=expected, hint=hint)
+
+    def _called(self, case: str) -> tuple[Path, ...]:
+        return next((self.files[case + s] for s in SUFFIXES if case + s in self.files), ())
+
+
+def is_brain_mask(path: Path) -> bool:
+    """Whether a label map is by its name one of the brain or the head: CASE_desc-brain_mask, CASE_brain_mask, ..."""
+    return BRAIN_MASK.search(stem(path)) is not None
 
 
 def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np.ndarray:
@@ -74,8 +92,8 @@ def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np
 def brain_problems(
     mask: nib.Nifti1Image, scan: nib.Nifti1Image, path: str | os.PathLike, scan_path: str | os.PathLike
 ) -> list[Problem]:
-    """What is wrong with the brain mask at `path` for the scan at `scan_path`: another grid, or nothing in it."""
+    """What is wrong with the brain mask at `path` for the scan at `scan_path`: its grid, nothing in it, many values."""
     problems = grid_problems(mask, scan, "The brain mask", path, scan_path)
     if not np.any(mask.dataobj):
         problems.append(Problem("The brain mask is empty.", str(path), hint="make it again"))
-    return problems
+    return problems + mask_warnings(mask, path)

@@ -16,6 +16,8 @@ SPACING_TOLERANCE = 1e-3
 THICK_SLICES = 3.0
 # A network of 16-fold pooling sees less than two bottleneck voxels along a shorter axis.
 FEW_VOXELS = 32
+# Vessels and eyes are up to ten times as bright as the brain.
+FAR_INTENSITY = 100.0
 MILLIMETRES = 2
 UNITS = {1: "metre", 3: "micrometre"}
 
@@ -51,7 +53,11 @@ def grid_problems(
 
 
 def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
-    """What is odd about the grid of a scan, as warnings."""
+    """What is odd about one scan of `read_scan`, as warnings; `file` names it. For every command that reads scans.
+
+    Its grid: sform and qform that disagree, no codes, a unit other than mm, voxel sizes that differ from the affine's,
+    shear, thick slices, few voxels. Its intensities: voxels so far beyond all others that these look alike.
+    """
     found: list[Problem] = []
     header = image.header
     sizes = nib.affines.voxel_sizes(image.affine)
@@ -93,7 +99,18 @@ def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
         warn("The slices are thick.", f"voxels at most {THICK_SLICES:g} times as long as wide", _mm(sizes), None)
     if min(image.shape) < FEW_VOXELS:
         warn("The scan is small.", f"at least {FEW_VOXELS} voxels along each axis", image.shape, None)
+    if (far := _far_voxels(np.asanyarray(image.dataobj))) is not None:
+        hint = "correct these voxels: normalisation leaves little contrast beside them"
+        warn("Some voxels are far beyond all others.", f"at most about {far[0]:.4g}", f"up to {far[1]:.4g}", hint)
     return found
+
+
+def _far_voxels(array: np.ndarray) -> tuple[float, float] | None:
+    """The usual largest magnitude of a scan and the largest, if that is more than `FAR_INTENSITY` times as large."""
+    part = np.abs(array[:: max(1, array.shape[0] // 24), :: max(1, array.shape[1] // 24)])
+    usual = float(np.percentile(part[part > 0], 99)) if part.any() else 0.0
+    largest = max(float(array.max()), -float(array.min()))
+    return (usual, largest) if largest > FAR_INTENSITY * usual > 0 else None
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:

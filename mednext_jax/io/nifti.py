@@ -7,9 +7,9 @@ of the input file bit for bit (nnU-Net's SimpleITK reader refuses affines that a
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,20 +19,18 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.geometry import grid_problems
-from mednext_jax.io.nifti_header import READ_ERRORS, damaged, not_nifti, read_declared
+from mednext_jax.io.memory import refuse_beyond_memory
 from mednext_jax.io.slabs import copy_slabs
+from mednext_jax.io.voxels import Source, Voxels, not_3d, open_voxels, placed_like
 
 # Voxel sizes outside this range are a wrong unit (metres, micrometres), not a brain scan.
 VOXEL_SIZE_RANGE = (0.01, 50.0)
 # Label values that a float file stores are integers up to its rounding.
 INTEGRAL_TOLERANCE = 1e-3
 COMPRESSION_LEVEL = 1  # of ISA-L; its files are as small as zlib's at nibabel's level, also 1
-# The header fields that place the voxel grid in space.
-GEOMETRY_FIELDS = (
-    *("pixdim", "qform_code", "sform_code", "xyzt_units"),
-    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z"),
-)
+# Beside a larger value float32 holds nothing of the tissue's contrast, and the z-score's squares overflow soon after.
+MAX_INTENSITY = 1e12
+MAX_LABEL = 2**15 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,68 +76,114 @@ class Grid:
         return apply_orientation(array.transpose(2, 1, 0), self._to_stored)
 
 
-def read_scan(path: str | os.PathLike) -> nib.Nifti1Image:
-    """Read a 3-D scan (.nii, .nii.gz) into memory as float32, with its own affine and header.
+def read_scan(source: Source) -> nib.Nifti1Image:
+    """Read a 3-D scan into memory as float32, with its own affine and header.
 
-    Raises InputError if the file is missing, not a NIfTI, damaged, 4-D, empty, constant, not finite, or too large.
+    source: a file (.nii, .nii.gz), read to the end of its stream and its checksum, an image of nibabel, or an array.
+    Raises InputError if it is missing, not a NIfTI, damaged, 4-D, empty, constant, not finite, beyond
+    `MAX_INTENSITY`, RGB or complex, too large for the free memory, or has no usable affine.
     """
-    path = Path(path)
-    array, image = _read_array(path)
-    with np.errstate(over="ignore"):  # becomes infinite, and is reported as such
-        array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array)
-    if not finite.all():
-        first = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
+    voxels = open_voxels(source)
+    _usable_affine(voxels.affine, voxels.file)
+    count = math.prod(voxels.shape)
+    refuse_beyond_memory(4 * count, voxels.file, f"{' x '.join(map(str, voxels.shape))} voxels")
+    flat = np.zeros(count, np.float32)  # takes memory as it is written to
+    low, high, bad, first, at = math.inf, -math.inf, 0, 0, 0
+    for piece in voxels.pieces():
+        with np.errstate(over="ignore"):  # becomes infinite, and is reported as such
+            piece = piece.astype(np.float32, copy=False)
+        least, most = float(piece.min()), float(piece.max())
+        if not (math.isfinite(least) and math.isfinite(most)):
+            wrong = ~np.isfinite(piece)
+            first = first if bad else at + int(np.argmax(wrong))
+            bad += int(np.count_nonzero(wrong))
+        low, high = min(low, least), max(high, most)
+        if least or most:
+            flat[at : at + piece.size] = piece
+        at += piece.size
+    if bad:
         raise InputError(
             "The scan has voxels that are not finite.",
-            file=path,
+            file=voxels.file,
             expected="finite intensities",
-            found=f"{finite.size - int(finite.sum())} NaN or infinite voxels, the first at {first}",
+            found=f"{bad} NaN or infinite voxels, the first at {_position(first, voxels.shape)}",
             hint="set them to 0, for example with `fslmaths IN -nan OUT`",
         )
-    low, high = array.min(), array.max()
     if low == high:
         raise InputError(
             "The scan is constant.",
-            file=path,
+            file=voxels.file,
             expected="an image",
             found=f"{low:g} in every voxel",
             hint="export the scan again from its source",
         )
-    return _in_memory(image, array)
+    if max(-low, high) > MAX_INTENSITY:
+        count, first = int(np.count_nonzero(np.abs(flat) > MAX_INTENSITY)), int(np.argmax(np.abs(flat)))
+        raise InputError(
+            "The scan has intensities that no scanner writes; nothing else would be left of it.",
+            file=voxels.file,
+            expected=f"intensities up to {MAX_INTENSITY:g}",
+            found=f"{count} voxels beyond, such as {flat[first]:g} at {_position(first, voxels.shape)}",
+            hint="correct these voxels or the scl_slope of the header, or export the scan again",
+        )
+    return _image(voxels, flat)
 
 
-def read_labels(path: str | os.PathLike) -> nib.Nifti1Image:
-    """Read a 3-D label map into memory as int16, with its own affine and header.
+def read_labels(source: Source) -> nib.Nifti1Image:
+    """Read a 3-D label map or mask into memory as int16, with its own affine and header.
 
-    Raises InputError as `read_scan` does (a constant map is allowed), and if a value is not an integer of int16.
+    Raises InputError as `read_scan` does (a constant map is allowed), and if a value is not an integer from 0 to
+    `MAX_LABEL`: negative ones are labels that did not fit into the type that they were stored as.
     """
-    path = Path(path)
-    array, image = _read_array(path)
-    if array.dtype.kind == "f":
-        whole = np.rint(array)
-        with np.errstate(invalid="ignore"):
-            wrong = ~(np.abs(array - whole) < INTEGRAL_TOLERANCE)  # NaN and infinity are wrong too
-        if wrong.any():
-            values = ", ".join(f"{value:g}" for value in np.unique(array[wrong])[:5])
-            raise InputError(
-                "The label map has values that are not integers.",
-                file=path,
-                expected="integers",
-                found=f"{int(wrong.sum())} voxels such as {values}",
-                hint="threshold a probability map, and resample label maps with nearest neighbour only",
-            )
-        array = whole
-    low, high = array.min(), array.max()
-    if low < -(2**15) or high >= 2**15:
+    voxels = open_voxels(source)
+    _usable_affine(voxels.affine, voxels.file)
+    count = math.prod(voxels.shape)
+    refuse_beyond_memory(2 * count, voxels.file, f"{' x '.join(map(str, voxels.shape))} voxels")
+    flat = np.zeros(count, np.int16)
+    low, high, negative, at = 0, 0, 0, 0
+    broken, values = 0, np.empty(0)
+    for piece in voxels.pieces():
+        if piece.dtype.kind == "f":
+            whole = np.rint(piece)
+            with np.errstate(invalid="ignore"):
+                wrong = ~(np.abs(piece - whole) < INTEGRAL_TOLERANCE)  # NaN and infinity are wrong too
+            if wrong.any():
+                broken += int(np.count_nonzero(wrong))
+                values = np.unique(np.concatenate([values, piece[wrong]]))[:5]
+                whole[wrong] = 0
+            piece = whole
+        least, most = int(piece.min()), int(piece.max())
+        low, high = min(low, least), max(high, most)
+        if least < 0:
+            negative += int(np.count_nonzero(piece < 0))
+        if (least or most) and low >= 0 and high <= MAX_LABEL:
+            flat[at : at + piece.size] = piece
+        at += piece.size
+    if broken:
+        raise InputError(
+            "The label map has values that are not integers.",
+            file=voxels.file,
+            expected="integers",
+            found=f"{broken} voxels such as {', '.join(f'{value:g}' for value in values)}",
+            hint="threshold a probability map, and resample label maps with nearest neighbour only",
+        )
+    if low < 0:
+        raise InputError(
+            "The label map has negative values.",
+            file=voxels.file,
+            expected=f"labels from 0 to {MAX_LABEL}",
+            found=f"{negative} voxels below 0, down to {low}",
+            hint="255 stored as int8 is -1: write the labels again, as uint8 or int16",
+        )
+    if high > MAX_LABEL:
         raise InputError(
             "The label map has values beyond 16 bits.",
-            file=path,
-            expected="labels from 0 to 32767",
-            found=f"{low:g} to {high:g}",
+            file=voxels.file,
+            expected=f"labels from 0 to {MAX_LABEL}",
+            found=f"{low} to {high}",
             hint="number the labels 0, 1, 2, ...",
         )
-    return _in_memory(image, array.astype(np.int16))
+    return _image(voxels, flat)
 
 
 def to_volume(
@@ -164,9 +208,9 @@ def to_volume(
 
 def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:
     """The grid of an image; raises InputError if it is not 3-D or its affine is singular or not of a scan in mm."""
-    affine = _usable_affine(image)
+    affine = _usable_affine(image.affine, image.get_filename())
     if len(image.shape) != 3:
-        raise _not_3d(image.get_filename(), image.shape)
+        raise not_3d(image.get_filename(), image.shape)
     x, y, z = (int(size) for size in image.shape)
     return Grid((x, y, z), affine, image.header, orientation)
 
@@ -188,9 +232,7 @@ def image_like(array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing
     """
     source, affine = (like.header, like.affine)
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
-    header = kind.header_class()
-    for field in GEOMETRY_FIELDS if isinstance(source, nib.Nifti1Header) else ():
-        header[field] = source[field]
+    header = placed_like(source, kind.header_class)
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     if array.shape != tuple(like.shape[:3]):
@@ -217,32 +259,14 @@ def write_image(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
             image.to_stream(stream)
 
 
-def _read_array(path: Path) -> tuple[np.ndarray, nib.Nifti1Image]:
-    """The scaled voxels (x, y, z) of a file whose header has been checked."""
-    declared = read_declared(path)
-    if len(declared.shape) != 3:
-        raise _not_3d(path, declared.shape)
-    try:
-        with np.errstate(all="ignore"):  # what a damaged header or scale makes of the numbers is judged below
-            image = nib.load(path)
-            if not isinstance(image, nib.Nifti1Image):
-                raise not_nifti(path, type(image).__name__)
-            array = np.asanyarray(image.dataobj)
-    except READ_ERRORS as error:
-        raise damaged(path, str(error) or type(error).__name__) from error
-    _usable_affine(image)
-    array = array.reshape(declared.shape)
-    return array, image.__class__(array, image.affine, image.header, file_map=image.file_map)
-
-
-def _usable_affine(image: nib.Nifti1Image) -> np.ndarray:
-    affine = np.asarray(image.affine, np.float64)
+def _usable_affine(affine: np.ndarray, file: object) -> np.ndarray:
+    affine = np.asarray(affine, np.float64)
     with np.errstate(over="ignore"):
         sizes = nib.affines.voxel_sizes(affine) if np.isfinite(affine).all() else np.zeros(3)
     if not (np.all(sizes >= VOXEL_SIZE_RANGE[0]) and np.all(sizes <= VOXEL_SIZE_RANGE[1])):
         raise InputError(
             "The voxel size is not one of a scan in mm.",
-            file=image.get_filename(),
+            file=file,
             expected=f"{VOXEL_SIZE_RANGE[0]} to {VOXEL_SIZE_RANGE[1]} mm along each axis",
             found=f"{' x '.join(f'{s:g}' for s in sizes)}, affine {_in_words(affine)}",
             hint="correct the affine (its unit is mm), for example with nibabel",
@@ -250,7 +274,7 @@ def _usable_affine(image: nib.Nifti1Image) -> np.ndarray:
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:
         raise InputError(
             "The affine does not span space: two of its axes are nearly parallel.",
-            file=image.get_filename(),
+            file=file,
             expected="three independent axes",
             found=_in_words(affine),
             hint="export the scan again from its source",
@@ -258,22 +282,12 @@ def _usable_affine(image: nib.Nifti1Image) -> np.ndarray:
     return affine
 
 
-def _in_memory(image: nib.Nifti1Image, array: np.ndarray) -> nib.Nifti1Image:
-    """`image` with its voxels replaced by `array`, in a header that stores them without scaling."""
-    header = image.header.copy()
-    header.set_data_dtype(array.dtype)
-    header.set_slope_inter(1, 0)
-    return image.__class__(array, image.affine, header, file_map=image.file_map)
+def _image(voxels: Voxels, flat: np.ndarray) -> nib.Nifti1Image:
+    return voxels.image(flat.reshape(voxels.shape, order="F"))
 
 
-def _not_3d(path: object, shape: Sequence[int]) -> InputError:
-    return InputError(
-        "The scan is not one 3-D volume.",
-        file=path,
-        expected="three axes",
-        found=f"{len(shape)} axes: {' x '.join(map(str, shape))}",
-        hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
-    )
+def _position(index: int, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(index, shape, order="F"))
 
 
 def _in_words(affine: np.ndarray) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import gzip
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.absent import refuse_absent
 
 # 1024 x 1024 x 1024: above the finest whole-brain scans published (0.25 mm, 640 x 880 x 880).
 MAX_VOXELS = 2**30
@@ -22,11 +26,17 @@ MAX_DEFLATE_RATIO = 1032
 MAX_VOXEL_OFFSET = 2**24
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 GZIP_MAGIC = b"\x1f\x8b"
+HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
+PIECE = 2**20  # bytes read at a time
+# Quaternions up to this much too long, and offsets this far from whole bytes, are rounded, not wrong.
+LONGEST_QUATERNION = 1.01
+OFFSET_TOLERANCE = 1e-3
 # What nibabel, gzip and the system raise on a damaged file.
-READ_ERRORS = (
+READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]  # isal's stub has an instance for a class
     OSError,
     EOFError,
     zlib.error,
+    isal_zlib.error,
     ValueError,
     OverflowError,
     KeyError,
@@ -38,10 +48,11 @@ READ_ERRORS = (
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """What a header declares: `shape` in stored axis order without trailing ones, and the voxel type."""
+    """What a header declares: `shape` in stored axis order without trailing ones, the voxel type, the first's byte."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    offset: int
 
 
 def read_declared(path: str | os.PathLike) -> Declared:
@@ -51,15 +62,8 @@ def read_declared(path: str | os.PathLike) -> Declared:
     voxels, a size above `MAX_VOXELS`, or a file too short for its declared size.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            "A scan is missing.",
-            file=path,
-            expected="a NIfTI file",
-            found="a folder" if path.is_dir() else "nothing",
-            hint="check the path",
-        )
-    if not path.name.endswith(NIFTI_ENDINGS):
+    refuse_absent(path, "scan", "a NIfTI file")
+    if not path.name.lower().endswith(NIFTI_ENDINGS):
         raise not_nifti(path, f"the ending {path.suffix!r}")
     start, compressed = _first_bytes(path)
     header = _parse(path, start)
@@ -85,11 +89,12 @@ def read_declared(path: str | os.PathLike) -> Declared:
             hint="export the scan again from its source, or crop it",
         )
     dtype = _voxel_type(path, header)
-    offset = float(header["vox_offset"])
-    if not header.sizeof_hdr <= offset <= MAX_VOXEL_OFFSET:
-        raise damaged(path, f"voxels that start at byte {offset:g}")
+    start_byte = float(header["vox_offset"])
+    if not header.sizeof_hdr <= start_byte <= MAX_VOXEL_OFFSET:
+        raise damaged(path, f"voxels that start at byte {start_byte:g}")
+    offset = int(start_byte)
     size = path.stat().st_size
-    needed = int(offset) + voxels * dtype.itemsize
+    needed = offset + voxels * dtype.itemsize
     if size * (MAX_DEFLATE_RATIO if compressed else 1) < needed:
         raise InputError(
             "The file is too short for the scan its header declares.",
@@ -100,10 +105,57 @@ def read_declared(path: str | os.PathLike) -> Declared:
         )
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    return Declared(shape, dtype)
+    return Declared(shape, dtype, offset)
 
 
-def not_nifti(path: Path, found: str) -> InputError:
+@contextlib.contextmanager
+def open_stream(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, those of a `.gz` decompressed; reading to the end judges each member's CRC and length.
+
+    Whatever the system or the stream raises becomes InputError.
+    """
+    try:
+        with _opened(path) as stream:
+            yield stream
+    except InputError:
+        raise
+    except READ_ERRORS as error:
+        raise damaged(path, str(error) or type(error).__name__) from error
+
+
+def drain(stream: BinaryIO) -> None:
+    """Read to the end, keeping nothing."""
+    while stream.read(PIECE):
+        pass
+
+
+def as_meant(start: bytes) -> bytes:
+    """The first bytes of a NIfTI file, with values of its header that are off by rounding set to what they mean.
+
+    These are a quaternion a little longer than 1, a `qfac` (pixdim[0]) other than its sign, which alone counts, and an
+    offset of the voxels a little off a whole byte. nibabel refuses the first, turns the second, cuts the third.
+    """
+    kind = next((kind for kind in HEADERS if is_header_of(kind, start)), None)
+    if kind is None:
+        return start
+    size = kind.sizeof_hdr
+    header = kind(start[:size], endianness=_order(kind, start), check=False)
+    fields = ("quatern_b", "quatern_c", "quatern_d")
+    with np.errstate(all="ignore"):
+        length = math.hypot(*(float(header[name]) for name in fields))
+        if 1 + kind.quaternion_threshold / 2 < length <= LONGEST_QUATERNION:
+            for name in fields:
+                header[name] = float(header[name]) / length
+        qfac = float(header["pixdim"][0])
+        if math.isfinite(qfac) and qfac:
+            header["pixdim"][0] = math.copysign(1.0, qfac)
+        offset = float(header["vox_offset"])
+        if math.isfinite(offset) and abs(offset - round(offset)) < OFFSET_TOLERANCE:
+            header["vox_offset"] = round(offset)
+    return header.binaryblock + start[size:]
+
+
+def not_nifti(path: object, found: str) -> InputError:
     """The error for a file of another format."""
     return InputError(
         "The file is not a NIfTI scan.",
@@ -114,7 +166,7 @@ def not_nifti(path: Path, found: str) -> InputError:
     )
 
 
-def damaged(path: Path, found: str) -> InputError:
+def damaged(path: object, found: str) -> InputError:
     """The error for a NIfTI file that cannot be read to its end."""
     return InputError(
         "The NIfTI file is damaged.",
@@ -125,30 +177,35 @@ def damaged(path: Path, found: str) -> InputError:
     )
 
 
+def is_header_of(kind: type[nib.Nifti1Header], start: bytes) -> bool:
+    """Whether a file that starts so has a header of `kind`."""
+    sizes = [kind.sizeof_hdr.to_bytes(4, order) for order in ("little", "big")]
+    return start[:4] in sizes and len(start) >= kind.sizeof_hdr
+
+
+def _opened(path: Path) -> BinaryIO:
+    return igzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+
+
 def _first_bytes(path: Path) -> tuple[bytes, bool]:
     """The first 540 bytes of the (decompressed) file, and whether it is compressed."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(540)
-        if not start:
-            raise damaged(path, "an empty file")
-        named_gz = path.name.endswith(".gz")
-        if start.startswith(GZIP_MAGIC) != named_gz:
-            raise not_nifti(path, "data that is not gzip" if named_gz else "gzip data without the ending .gz")
-        if named_gz:
-            with gzip.open(path, "rb") as stream:
-                start = stream.read(540)
-    except READ_ERRORS as error:
-        raise damaged(path, str(error)) from error
-    return start, named_gz
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    named_gz = path.name.lower().endswith(".gz")
+    if packed != named_gz:
+        raise not_nifti(path, "data that is not gzip" if named_gz else "gzip data without the ending .gz")
+    with open_stream(path) as stream:
+        return as_meant(stream.read(540)), named_gz
+
+
+def _order(kind: type[nib.Nifti1Header], start: bytes) -> str:
+    return "<" if start[:4] == kind.sizeof_hdr.to_bytes(4, "little") else ">"
 
 
 def _parse(path: Path, start: bytes) -> nib.Nifti1Header:
-    for kind in (nib.Nifti1Header, nib.Nifti2Header):
-        size = kind.sizeof_hdr
-        order = "<" if start[:4] == size.to_bytes(4, "little") else ">"
-        if start[:4] == size.to_bytes(4, "big" if order == ">" else "little") and len(start) >= size:
-            header = kind(start[:size], endianness=order, check=False)
+    for kind in HEADERS:
+        if is_header_of(kind, start):
+            header = kind(start[: kind.sizeof_hdr], endianness=_order(kind, start), check=False)
             if bytes(header["magic"].tobytes()[:3]).rstrip(b"\0") in (b"n+1", b"n+2"):
                 return header
             raise not_nifti(path, "a header without the single-file NIfTI mark n+1 or n+2 (Analyze, or half of a pair)")
@@ -160,6 +217,12 @@ def _voxel_type(path: Path, header: nib.Nifti1Header) -> np.dtype:
         dtype = header.get_data_dtype()
     except READ_ERRORS as error:
         raise damaged(path, f"the unknown voxel type code {int(header['datatype'])}") from error
+    refuse_type(path, dtype)
+    return dtype
+
+
+def refuse_type(path: object, dtype: np.dtype) -> None:
+    """Raise InputError unless voxels of `dtype` are single real numbers of at most 64 bits."""
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         kind = "RGB" if dtype.names else "complex" if dtype.kind == "c" else str(dtype)
         raise InputError(
@@ -169,4 +232,3 @@ def _voxel_type(path: Path, header: nib.Nifti1Header) -> np.dtype:
             found=f"{kind} voxels",
             hint="convert the scan to float32, for example its magnitude",
         )
-    return dtype

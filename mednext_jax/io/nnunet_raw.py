@@ -10,6 +10,7 @@ from typing import Any
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.nifti_names import files_in, stem
 from mednext_jax.io.prepared import LabelValue
 from mednext_jax.io.raw_dataset import BACKGROUND, RawCase, RawDataset, read_participants, subject_of
 
@@ -39,17 +40,21 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
     ]
     channels = _channels(content.get("channel_names", {"0": ""}), file, problems)
     labels, ignore, order = _labels(content, file, problems)
-    ending = content.get("file_ending", NIFTI_ENDINGS[0])
+    ending = str(content.get("file_ending", NIFTI_ENDINGS[0])).lower()
     if ending not in NIFTI_ENDINGS:
         problems.append(
             Problem(
                 "The file ending is not one of NIfTI.",
                 str(file),
                 expected=" or ".join(NIFTI_ENDINGS),
-                found=str(ending),
+                found=str(content["file_ending"])[:100],
                 hint="convert the scans to .nii.gz",
             )
         )
+    count = _whole(content.get("numTraining"))
+    if "numTraining" in content and count is None:
+        what, hint = "numTraining is not a whole number.", "correct numTraining in dataset.json"
+        problems.append(Problem(what, str(file), "such as 20", str(content["numTraining"])[:100], hint))
     if problems:
         raise InputError.of(problems)
 
@@ -71,6 +76,27 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
     )
 
 
+def read_ignore_label(folder: str | os.PathLike) -> int | None:
+    """The ignore label of the data set that a folder of label maps belongs to; None without one.
+
+    It is read from the dataset.json in the folder or beside it (beside labelsTr). Raises InputError if that cannot be
+    read or its labels cannot be understood.
+    """
+    folder = Path(folder).absolute()
+    file = next((f for f in (folder / "dataset.json", folder.parent / "dataset.json") if f.is_file()), None)
+    if file is None:
+        return None
+    content = read_json(file, limit=JSON_LIMIT)
+    content = _as_version_2(content) if isinstance(content, dict) else {}
+    if not isinstance(content.get("labels"), dict) or IGNORE not in content["labels"]:
+        return None
+    problems: list[Problem] = []
+    ignore = _labels(content, file, problems)[1]
+    if problems:
+        raise InputError.of(problems)
+    return ignore
+
+
 def _as_version_2(content: dict[str, Any]) -> dict[str, Any]:
     """Version 1 has `modality`, labels {"0": "background"} and no file ending."""
     content = dict(content)
@@ -78,14 +104,21 @@ def _as_version_2(content: dict[str, Any]) -> dict[str, Any]:
         content["channel_names"] = content["modality"]
         content.setdefault("file_ending", NIFTI_ENDINGS[0])
     labels = content.get("labels")
-    if isinstance(labels, dict) and labels and all(isinstance(k, str) and k.isdigit() for k in labels):
-        content["labels"] = {str(name): int(value) for value, name in labels.items()}
+    if isinstance(labels, dict) and labels and all(_whole(k) is not None for k in labels):
+        content["labels"] = {str(name): _whole(value) for value, name in labels.items()}
     return content
+
+
+def _whole(value: Any) -> int | None:
+    """A number from 0, also one written as text ("20"); None for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _channels(value: Any, file: Path, problems: list[Problem]) -> tuple[str, ...]:
     names = value if isinstance(value, dict) else {}
-    keys = sorted(names, key=lambda key: int(key) if str(key).isdigit() else -1)
+    keys = sorted(names, key=lambda key: -1 if (number := _whole(key)) is None else number)
     if not names or keys != [str(i) for i in range(len(keys))]:
         problems.append(
             Problem(
@@ -112,14 +145,17 @@ def _labels(
         hint = "correct `labels` in dataset.json"
         problems.append(Problem(what, str(file), expected=expected, found=str(found)[:100], hint=hint))
 
+    overlap = isinstance(given, dict) and any(isinstance(v, list) and len(v) > 1 for v in given.values())
     for name, value in given.items() if isinstance(given, dict) else ():
-        values = tuple(value) if isinstance(value, list) else (value,)
-        if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+        values = tuple(v for item in (value if isinstance(value, list) else [value]) if (v := _whole(item)) is not None)
+        if not values or len(values) != (len(value) if isinstance(value, list) else 1):
             wrong(f"Label {name!r} has no valid value.", "a whole number, or a list of them", value)
         elif name == IGNORE:
             ignore = values[0]
-        else:
-            labels[name] = values if isinstance(value, list) else values[0]
+        else:  # [1] is 1, as for nnU-Net, unless other labels are regions
+            labels[name] = values if isinstance(value, list) and overlap else values[0]
+    if isinstance(given, dict) and isinstance(given.get(IGNORE), list) and len(given[IGNORE]) > 1:
+        wrong("The ignore label has several values.", "one value", given[IGNORE])
     if labels.get(BACKGROUND) not in (0, (0,)):
         wrong("The labels have no background.", '"background": 0', given)
     if len(labels) < 2:
@@ -132,16 +168,21 @@ def _labels(
         wrong("The ignore label is not the highest value.", str(used[-1]), ignore)
     if ignore is not None and ignore in plain:
         wrong("The ignore label is also another label.", "a value of its own", ignore)
-    regions = any(isinstance(value, tuple) for name, value in labels.items() if name != BACKGROUND)
-    if not regions:
+    if not any(isinstance(value, tuple) for name, value in labels.items() if name != BACKGROUND):
         if len(set(plain)) != len(plain):
             wrong("Two labels have the same value.", "a value for each label", given)
         return labels, ignore, None
     order = content.get("regions_class_order")
-    if not (isinstance(order, list) and len(order) == len(labels) - 1 and all(isinstance(v, int) for v in order)):
+    numbers = tuple(v for item in (order if isinstance(order, list) else []) if (v := _whole(item)) is not None)
+    if not isinstance(order, list) or not len(numbers) == len(order) == len(labels) - 1:
         wrong("Region labels need their class order.", f"regions_class_order of {len(labels) - 1} values", order)
         return labels, ignore, None
-    return labels, ignore, tuple(order)
+    return labels, ignore, numbers
+
+
+def _case_of(path: Path, ending: str) -> str:
+    """The name of a file without `ending`, in letters of any case; empty for files of another ending."""
+    return path.name[: -len(ending)] if path.name.lower().endswith(ending) else ""
 
 
 def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]) -> tuple[list[RawCase], set[str]]:
@@ -158,30 +199,42 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
         )
         raise InputError.of(problems)
     found: dict[str, dict[int, Path]] = {}
-    for path in sorted(images.iterdir()):
-        match = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name)
-        if match:
-            found.setdefault(match[1], {})[int(match[2])] = path
-        elif not path.name.startswith("."):
+    label_of: dict[str, Path] = {}
+
+    def twice(path: Path, other: Path) -> None:
+        what, hint = "Two files are of one case.", "keep one of them"
+        problems.append(Problem(what, str(path), found=other.name, hint=hint))
+
+    for path in files_in(images):
+        match = re.fullmatch(r"(.+)_([0-9]{4})", _case_of(path, ending))
+        if match is None:
             what, expected = "A file in imagesTr is not a case and is left out.", f"CASE_0000{ending}"
             problems.append(Problem(what, str(path), expected=expected, severity="W"))
-    label_of = {path.name.removesuffix(ending): path for path in labels.iterdir() if path.name.endswith(ending)}
+        elif (other := found.setdefault(match[1], {}).setdefault(int(match[2]), path)) != path:
+            twice(path, other)
+    for path in files_in(labels):
+        case = _case_of(path, ending)
+        if not case:
+            what, expected = "A file in labelsTr is not a label map and is left out.", f"CASE{ending}"
+            problems.append(Problem(what, str(path), expected=expected, severity="W"))
+        elif (other := label_of.setdefault(case, path)) != path:
+            twice(path, other)
     cases = []
     for case, files in sorted(found.items()):
         if sorted(files) != list(range(channels)):
             expected = f"channels {', '.join(f'_{i:04d}' for i in range(channels))}"
-            what = f"Case {case} does not have every channel once."
+            what = "A case does not have every channel once."
             hint = "add the missing file, or correct channel_names in dataset.json"
             names = ", ".join(path.name for path in files.values())
-            problems.append(Problem(what, str(images), expected, names, hint))
+            problems.append(Problem(what, str(images / case), expected, names, hint))
         elif case not in label_of:
-            what, hint = f"Case {case} has no label map.", "add it, or remove the image"
+            what, hint = "A case has no label map.", "add it, or remove the image"
             problems.append(Problem(what, str(labels / f"{case}{ending}"), found="nothing", hint=hint))
         else:
             ordered = tuple(files[i] for i in range(channels))
             cases.append(RawCase(case, ordered, label_of[case], subject_of(case)))
     for case in sorted(set(label_of) - set(found)):
-        what, hint = f"The label map of {case} has no image.", "add the image, or remove the label map"
+        what, hint = "A label map has no image.", "add the image, or remove the label map"
         problems.append(Problem(what, str(label_of[case]), f"imagesTr/{case}_0000{ending}", "nothing", hint))
     return cases, set(found)
 
@@ -191,6 +244,9 @@ def _listed_cases(
 ) -> tuple[list[RawCase], set[str]]:
     """The complete cases of `dataset`: {case: {"images": [...], "label": ...}}, and the names of all listed ones."""
     entries: dict[str, Any] = listed if isinstance(listed, dict) else {}
+    if not isinstance(listed, dict):
+        expected = '{CASE: {"images": [...], "label": path}, ...}'
+        problems.append(Problem("`dataset` does not list cases.", str(file), expected, str(listed)[:100]))
     cases = []
     for case, entry in sorted(entries.items()):
         images = entry.get("images") if isinstance(entry, dict) else None
@@ -201,13 +257,14 @@ def _listed_cases(
             and all(isinstance(path, str) for path in [*images, label])
             and re.fullmatch(r"[^/\\]+", case)
         ):
-            what = f"Case {case!r} of `dataset` is not understood."
+            what = "A case of `dataset` is not understood."
             expected = f'{{"images": [{channels} paths], "label": path}}'
-            problems.append(Problem(what, str(file), expected, str(entry)[:100]))
+            problems.append(Problem(what, str(file), expected, f"{case!r}: {entry}"[:100]))
             continue
         paths = [root / os.path.expandvars(path) for path in [*images, label]]
         absent = [path for path in paths if not path.is_file()]
-        problems.extend(Problem(f"A file of case {case} is missing.", str(path)) for path in absent)
+        what = "A file that dataset.json lists is missing."
+        problems.extend(Problem(what, str(path), expected=f"a file of case {case}") for path in absent)
         if not absent:
             cases.append(RawCase(case, tuple(paths[:-1]), paths[-1], subject_of(case)))
     return cases, set(entries)
@@ -216,12 +273,12 @@ def _listed_cases(
 def _check_count(content: dict[str, Any], there: set[str], file: Path, problems: list[Problem]) -> None:
     listed = content.get("training")  # version 1 lists its cases
     for entry in listed if isinstance(listed, list) else ():
-        name = Path(str(entry.get("image", "") if isinstance(entry, dict) else entry)).name
-        case = name.removesuffix(content["file_ending"])
+        case = stem(Path(str(entry.get("image", "") if isinstance(entry, dict) else entry)))
         if case not in there:
-            what = f"Case {case} is listed in dataset.json but its files are not there."
-            problems.append(Problem(what, str(file), hint="add the files, or take the case off the list"))
-    if content["numTraining"] != len(there):
+            what = "A case is listed in dataset.json but its files are not there."
+            hint = "add the files, or take the case off the list"
+            problems.append(Problem(what, str(file), expected=f"{case}_0000{content['file_ending']}", hint=hint))
+    if _whole(content["numTraining"]) != len(there):
         problems.append(
             Problem(
                 "The number of training cases is not the one in dataset.json.",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import parse_json
+from mednext_jax.preprocess.preprocessing import Preprocessing
 
 FORMAT = "mednext-jax-prepared"
 FORMAT_VERSION = 1
@@ -15,9 +16,19 @@ FORMAT_VERSION = 1
 # A plain label is one value; a region is the union of several.
 LabelValue = int | tuple[int, ...]
 
+# What every prepared.json has, in the order of its text, of which data sets are hashed. Fields that came later are
+# written behind it, and only where they differ from their default, so that older files keep their hash.
+_ORDER = (
+    *("name", "channel_names", "labels", "ignore_label", "regions_class_order"),
+    *("spacing", "normalisation", "use_mask_for_norm", "intensity_properties"),
+    *("cases", "subjects", "sources", "settings", "versions", "regions", "cleaning"),
+)
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Preprocessing)}
+_STEPS = set(_DEFAULTS)
 
-@dataclasses.dataclass(frozen=True)
-class PreparedMeta:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedMeta(Preprocessing):
     """A prepared data set: what its volumes hold, how they were made, and from which files."""
 
     name: str
@@ -25,17 +36,14 @@ class PreparedMeta:
     labels: dict[str, LabelValue]  # name -> value, background 0 included, the ignore label not
     ignore_label: int | None
     regions_class_order: tuple[int, ...] | None  # the label written for each region, for region-based data sets
-    spacing: tuple[float, float, float] | None  # mm (d, h, w); None: each case keeps its own
-    normalisation: tuple[str, ...]  # one scheme a channel
-    use_mask_for_norm: bool
-    intensity_properties: tuple[dict[str, float], ...] | None  # of the training foreground, for "ct" channels
     cases: tuple[str, ...]
     subjects: dict[str, str]  # case -> subject
     sources: dict[str, dict[str, str]]  # case -> file -> sha256
     settings: dict[str, Any]  # what `prepare` was asked for
     versions: dict[str, str]
     regions: dict[str, int] = dataclasses.field(default_factory=dict)  # name -> value in the region maps
-    cleaning: tuple[str, ...] = ()  # steps of preprocess.clean that were done
+
+    owner: ClassVar[str] = "prepared data set"
 
     @property
     def classes(self) -> dict[int, tuple[int, ...]]:
@@ -47,7 +55,11 @@ class PreparedMeta:
 
     def to_json(self) -> str:
         """The text of `prepared.json`."""
-        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1)
+        values = dataclasses.asdict(self)
+        later = [field.name for field in dataclasses.fields(self) if field.name not in _ORDER]
+        written = {name: values[name] for name in _ORDER}
+        written |= {name: values[name] for name in later if values[name] != _DEFAULTS[name]}
+        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **written}, indent=1)
 
     @classmethod
     def from_json(cls, text: bytes, file: str) -> PreparedMeta:
@@ -65,27 +77,23 @@ class PreparedMeta:
             )
         names = {field.name for field in dataclasses.fields(cls)}
         given = set(values) - {"format", "format_version"}
-        if given != names:
-            missing, unknown = sorted(names - given), sorted(given - names)
+        missing, unknown = sorted({*_ORDER} - given), sorted(given - names)
+        if missing or unknown:
             raise _unreadable(file, f"fields missing: {missing or 'none'}, unknown: {unknown or 'none'}")
         try:
             return cls(
+                **{name: values[name] for name in given & _STEPS},
                 name=str(values["name"]),
                 channel_names=tuple(values["channel_names"]),
                 labels={k: tuple(v) if isinstance(v, list) else int(v) for k, v in values["labels"].items()},
                 ignore_label=values["ignore_label"],
                 regions_class_order=_maybe_tuple(values["regions_class_order"]),
-                spacing=_maybe_tuple(values["spacing"]),
-                normalisation=tuple(values["normalisation"]),
-                use_mask_for_norm=bool(values["use_mask_for_norm"]),
-                intensity_properties=_maybe_tuple(values["intensity_properties"]),
                 cases=tuple(values["cases"]),
                 subjects=dict(values["subjects"]),
                 sources=dict(values["sources"]),
                 settings=dict(values["settings"]),
                 versions=dict(values["versions"]),
                 regions={str(name): int(value) for name, value in values["regions"].items()},
-                cleaning=tuple(values["cleaning"]),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise _unreadable(file, str(error)) from error

@@ -8,18 +8,15 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from mednext_jax.kernels import blocks
+from mednext_jax.kernels import fused_blocks
 from mednext_jax.kernels.gpus import tell_once
-from mednext_jax.kernels.launch import INTERPRETED
 from mednext_jax.kernels.tiles import has_kernel_size
-from mednext_jax.ops import blocks as composed
-from mednext_jax.ops.blocks import Conv
-from mednext_jax.ops.depthwise import NO_HALO, Halo
-from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.local import Conv, LocalOps
 from mednext_jax.ops.mlp import MLPWeights
-from mednext_jax.ops.norm import WHOLE, Split
 from mednext_jax.ops.pointwise import precision_for
+from mednext_jax.ops.split import WHOLE, Split
 
+COMPUTE_TYPE = jnp.bfloat16
 # Offsets inside the kernels are 32-bit.
 _MOST_ELEMENTS = 2**31
 
@@ -45,32 +42,28 @@ class ChannelsFirstOps(LocalOps):
         conv1: Conv,
         weights: MLPWeights,
         *,
-        norm: str,
         residual: bool,
-        halo: Halo = NO_HALO,
         split: Split = WHOLE,
     ) -> Array:
-        reason = _refusal(x, conv1, weights, norm, 1)
+        reason = _refusal(x, conv1, weights, 1)
         if reason:
             tell_once(f"a block {reason}: it runs as XLA operations")
-            return composed.block(self, x, conv1, weights, norm=norm, residual=residual, halo=halo, split=split)
-        return blocks.block(x, conv1, weights, residual, halo, split)
+            return super().block(x, conv1, weights, residual=residual, split=split)
+        return fused_blocks.block(x, conv1, weights, residual, split)
 
-    def down_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
-        reason = _refusal(x, conv1, weights, norm, 1)
+    def down_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> Array:
+        reason = _refusal(x, conv1, weights, 1)
         if reason:
             tell_once(f"a down block {reason}: it runs as XLA operations")
-            return composed.down_block(self, x, conv1, weights, res_conv, norm=norm)
-        return blocks.down_block(x, conv1, weights, res_conv)
+            return super().down_block(x, conv1, weights, res_conv)
+        return fused_blocks.down_block(x, conv1, weights, res_conv)
 
-    def up_block(
-        self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array, *, norm: str
-    ) -> Array:
-        reason = _refusal(x, conv1, weights, norm, 8)
+    def up_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> Array:
+        reason = _refusal(x, conv1, weights, 8)
         if reason:
             tell_once(f"an up block {reason}: it runs as XLA operations")
-            return composed.up_block(self, x, conv1, weights, res_conv, skip, norm=norm)
-        return blocks.up_block(x, conv1, weights, res_conv, skip)
+            return super().up_block(x, conv1, weights, res_conv, skip)
+        return fused_blocks.up_block(x, conv1, weights, res_conv, skip)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
         precision = precision_for(x)
@@ -80,14 +73,14 @@ class ChannelsFirstOps(LocalOps):
 
     # The composed form's operations: XLA cancels the transpositions between one and the next.
 
-    def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return _first(super().depthwise_conv(_last(x), kernel, bias, halo))
+    def depthwise_conv(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
+        return _first(super().depthwise_conv(_last(x), kernel, bias, split))
 
-    def depthwise_down(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return _first(super().depthwise_down(_last(x), kernel, bias, halo))
+    def depthwise_down(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
+        return _first(super().depthwise_down(_last(x), kernel, bias, split))
 
-    def depthwise_up(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return _first(super().depthwise_up(_last(x), kernel, bias, halo))
+    def depthwise_up(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
+        return _first(super().depthwise_up(_last(x), kernel, bias, split))
 
     def pointwise_down(self, x: Array, kernel: Array, bias: Array) -> Array:
         return _first(super().pointwise_down(_last(x), kernel, bias))
@@ -100,22 +93,21 @@ class ChannelsFirstOps(LocalOps):
         u: Array,
         weights: MLPWeights,
         *,
-        norm: str,
         residual: Array | None,
-        front_void: bool = False,
+        front_padding: bool = False,
         split: Split = WHOLE,
     ) -> Array:
         beside = None if residual is None else _last(residual)
-        y = super().norm_mlp(_last(u), weights, norm=norm, residual=beside, front_void=front_void, split=split)
+        y = super().norm_mlp(_last(u), weights, residual=beside, front_padding=front_padding, split=split)
         return _first(y)
 
 
-def _refusal(x: Array, conv1: Conv, weights: MLPWeights, norm: str, growth: int) -> str | None:
+def _refusal(x: Array, conv1: Conv, weights: MLPWeights, growth: int) -> str | None:
     """Why the kernels cannot run a block of which the activations have up to `growth` times x's voxels; else none."""
     k, channels = conv1[0].shape[0], max(weights.compress_kernel.shape[1], x.shape[1])
-    if x.dtype != (jnp.float32 if INTERPRETED else jnp.bfloat16):
+    if x.dtype != COMPUTE_TYPE:
         return f"of type {x.dtype}"
-    if norm != "group" or weights.grn_gamma is not None:
+    if weights.norm != "group" or weights.grn_gamma is not None:
         return "with layer norm or global response normalisation"
     if not has_kernel_size(k):
         return f"with depthwise kernels of {k} voxels an axis"

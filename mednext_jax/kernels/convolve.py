@@ -15,13 +15,13 @@ from jax import Array, ShapeDtypeStruct
 from mednext_jax.kernels import bands, depthwise, strided
 from mednext_jax.kernels.launch import launch
 from mednext_jax.kernels.tiles import depthwise_tiles
-from mednext_jax.ops.depthwise import Halo
+from mednext_jax.ops.split import Halo
 
 _SLOTS = 16  # tiles of a program
 
 
 def conv(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, Array]:
-    """Stride 1: x (n, c, d, h, w), with k // 2 more voxels on both sides along the axes of `halo`."""
+    """Convolution at stride 1 of x (n, c, d, h, w), with k // 2 more voxels on both sides along the axes of `halo`."""
     k = kernel.shape[0]
     low = [0 if here else -(k // 2) for here in halo]
     extents = [n - (k - 1) * here for n, here in zip(x.shape[2:], halo, strict=True)]
@@ -29,7 +29,7 @@ def conv(x: Array, kernel: Array, bias: Array, halo: Halo) -> tuple[Array, Array
 
 
 def conv_input_gradient(du: Array, kernel: Array, residual: Array | None, halo: Halo) -> Array:
-    """Of `conv`'s x, plus `residual`, the gradient (n, c, d, h, w) that reaches the inner voxels of x another way."""
+    """Gradient of `conv`'s x, plus `residual`, the one (n, c, d, h, w) that reaches its inner voxels another way."""
     k = kernel.shape[0]
     low = [-(k - 1) if here else -(k // 2) for here in halo]
     extents = [n + (k - 1) * here for n, here in zip(du.shape[2:], halo, strict=True)]
@@ -69,7 +69,7 @@ def _correlate(
 
 
 def conv_kernel_gradient(x: Array, du: Array, k: int, halo: Halo) -> Array:
-    """(k, k, k, c) float32 of `conv`'s kernel."""
+    """Gradient of `conv`'s kernel, (k, k, k, c) float32."""
     unused = jnp.zeros(x.shape[:2])
     return _kernel_gradient(x, du, du, (unused, unused, unused), k, halo, False)[0]
 
@@ -77,7 +77,7 @@ def conv_kernel_gradient(x: Array, du: Array, k: int, halo: Halo) -> Array:
 def conv_kernel_gradient_through_norm(
     x: Array, dt: Array, u: Array, affine: tuple[Array, Array, Array], k: int, halo: Halo
 ) -> tuple[Array, Array]:
-    """The same from the gradient `dt` at the norm's output: du = affine[0] dt + affine[1] u + affine[2].
+    """Gradient of `conv`'s kernel from `dt`, the one at the norm's output: du = affine[0] dt + affine[1] u + affine[2].
 
     affine: (n, c) each. Returns the kernel's gradient and du (n, c, d, h, w).
     """
@@ -111,31 +111,35 @@ def _kernel_gradient(
 
 
 def down(x: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
-    """Stride 2: (n, c, 2d, 2h, 2w) -> (n, c, d, h, w)."""
+    """Convolution at stride 2: (n, c, 2d, 2h, 2w) -> (n, c, d, h, w)."""
     return _gather("gather", x, kernel, bias, 0)
 
 
 def down_input_gradient(du: Array, kernel: Array) -> Array:
+    """Gradient of `down`'s x."""
     return _scatter("scatter_back", du, kernel, None, 0)[0]
 
 
 def down_kernel_gradient(x: Array, du: Array, k: int) -> Array:
-    """(k, k, k, c) float32."""
+    """Gradient of `down`'s kernel, (k, k, k, c) float32."""
     return _strided_gradient(x, du, k, 0)
 
 
 def up(x: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
-    """Transposed, stride 2: (n, c, d, h, w) -> (n, c, 2d, 2h, 2w), 0 on planes 0, which the moments leave out."""
+    """Transposed convolution at stride 2: (n, c, d, h, w) -> (n, c, 2d, 2h, 2w).
+
+    The first plane of each axis is padding: 0, and left out of the moments.
+    """
     return _scatter("scatter", x, kernel, bias, 1)
 
 
 def up_input_gradient(du: Array, kernel: Array) -> Array:
-    """`du` must be 0 on planes 0."""
+    """Gradient of `up`'s x; `du` must be 0 on the front padding."""
     return _gather("gather_back", du, kernel, None, 1)[0]
 
 
 def up_kernel_gradient(x: Array, du: Array, k: int) -> Array:
-    """(k, k, k, c) float32; `du` must be 0 on planes 0."""
+    """Gradient of `up`'s kernel, (k, k, k, c) float32; `du` must be 0 on the front padding."""
     return _strided_gradient(du, x, k, 1)
 
 

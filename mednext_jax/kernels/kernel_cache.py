@@ -22,7 +22,8 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
     """Make jax-triton's `triton_lib` look in JAX's compilation cache folder before it compiles, and write there.
 
     Without such a folder, or with one that is not on a disk, nothing is kept. A kernel is known by Triton's hash of
-    its source and all that it calls, its constants and options, Triton's version and the GPU's generation.
+    its source and all that it calls, its constants and options, Triton's version and the GPU's generation. A file that
+    was damaged, or written by an earlier release without a checksum, is compiled and written again.
     """
     import triton
 
@@ -50,13 +51,13 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
         capability = options["compute_capability"] or calls.get_compute_capability(0)
         said = repr((triton.__version__, capability, kernel.cache_key, arguments, sorted(options.items())))
         path = Path(root) / "triton" / f"{hashlib.sha256(said.encode()).hexdigest()}.json"
-        try:
-            kept = json.loads(path.read_text())
-            machine_code = base64.b64decode(kept["machine_code"])
-            assembled = _Assembled.of(new_kernel(*kept["kernel"]), kept["kernel"], machine_code)
+        kept = read_kernel(path)
+        if kept is not None:
+            assembled = _Assembled.of(
+                new_kernel(*kept["kernel"]), kept["kernel"], base64.b64decode(kept["machine_code"])
+            )
             return assembled, {(i,): value for i, value in enumerate(kept["arguments"])}
-        except (OSError, ValueError, TypeError, KeyError):  # not there yet, or damaged
-            made.clear()
+        made.clear()
         with triton.knobs.compilation.scope():
             triton.knobs.compilation.disable_line_info = True  # three quarters of the machine code's size
             compiled, attributes = compile_kernel(new_backend, platform, kernel, *arguments, **options)
@@ -70,13 +71,36 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
             "arguments": list(attributes.values()),
             "machine_code": base64.b64encode(machine_code).decode(),
         }
-        # A full or read-only disk only costs the next start its time.
-        with contextlib.suppress(OSError), atomic_file(path) as new:
-            new.write_text(json.dumps(kept))
+        write_kernel(path, kept)
         return _Assembled.of(compiled, made[-1], machine_code), attributes
 
     calls.TritonKernel, calls.TritonKernelCall = noted_kernel, call_of
     triton_lib.get_or_create_triton_kernel = compile_once
+
+
+def write_kernel(path: Path, kept: dict[str, Any]) -> None:
+    """Write what `read_kernel` returns: a line with the SHA-256 of the rest, then JSON.
+
+    A full or read-only disk only costs the next start its time.
+    """
+    content = json.dumps(kept)
+    with contextlib.suppress(OSError), atomic_file(path) as new:
+        new.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
+
+
+def read_kernel(path: Path) -> dict[str, Any] | None:
+    """The compiled kernel in `path`; None where there is none, or not the content that was written.
+
+    A GPU would run whatever a damaged file holds.
+    """
+    try:
+        checksum, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != checksum:
+        return None
+    kept: dict[str, Any] = json.loads(content)
+    return kept
 
 
 @dataclasses.dataclass(frozen=True)

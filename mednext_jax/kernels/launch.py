@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax import Array
 
 from mednext_jax.kernels.kernel_cache import keep_compiled_kernels
-
-# Triton decides when a kernel is defined whether it will be compiled or run by its CPU interpreter.
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_INTERPRETER = threading.Lock()  # it keeps the running program's index in a global
 
 
 def launch(
@@ -37,8 +30,6 @@ def launch(
     """
     if min(grid) < 1:
         raise ValueError(f"{kernel} would run on an empty grid {grid}: its outputs would stay undefined")
-    if INTERPRETED:
-        return jax.pure_callback(_interpreter(kernel, outputs, grid, constants), list(outputs), *inputs)
     return _jax_triton().triton_call(
         *inputs,
         kernel=kernel,
@@ -63,38 +54,3 @@ def _jax_triton() -> Any:
         del os.environ["TRITON_CACHE_DIR"]
     keep_compiled_kernels(jax_triton.triton_lib)
     return jax_triton
-
-
-def _interpreter(
-    kernel: Any, outputs: Sequence[jax.ShapeDtypeStruct], grid: tuple[int, ...], constants: dict[str, int | float]
-) -> Callable[..., list[np.ndarray]]:
-    """The kernel on NumPy arrays in Triton's interpreter (float32 only; it works on PyTorch's tensors)."""
-
-    def run(*inputs: Array) -> list[np.ndarray]:
-        import torch
-
-        tensors = [torch.from_numpy(np.array(x)) for x in inputs]
-        # Memory that a kernel forgets to write must show in a test.
-        results = [np.full(math.prod(o.shape), np.nan, o.dtype).reshape(o.shape) for o in outputs]
-        with _INTERPRETER:
-            _let_scalars_be_indices()
-            kernel[grid](*tensors, *map(torch.from_numpy, results), **constants)
-        return results
-
-    return run
-
-
-def _let_scalars_be_indices() -> None:
-    """Triton 3.6's interpreter holds scalars as arrays of one element, which NumPy 2.4 no longer turns into an int."""
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-    if getattr(patch, "scalars_are_indices", False):
-        return
-
-    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    patch_lang_tensor.scalars_are_indices = True  # type: ignore[attr-defined]
-    interpreter._patch_lang_tensor = patch_lang_tensor

@@ -6,19 +6,17 @@ Per voxel, with the instance norm folded into a scale a and a shift b per sample
 
     t = a u + b      z = t w1 + b1      out = gelu(z) w2 + b2 + residual
 
-The hidden z, R wide, lives in registers only; backward recomputes it. Backward accumulates, per sample, G = u^T dz and
-s = sum dz (u itself, not t): the gradients of w1 and b1 follow from them, and so do the two sums that the norm's
-backward needs (`norms.backward`), so no other reduction over voxels is left.
+The hidden z, R wide, lives in registers only; backward recomputes it. Backward accumulates, per sample, the sums over
+voxels of u^T dz and of dz (u itself, not t): the gradients of w1 and b1 follow from them, and so do the two sums that
+the norm's backward needs (`norms.backward`), so no other reduction over voxels is left.
 
-With UP the grid is an up block's fine one, V = D H W. Its planes 0 are void: u is 0 there, the output too, and the
-gradient that arrives there counts nowhere. The residual (the transposed 1x1x1 convolution) lands on odd voxels. `skip`
-(the encoder's activation) is added everywhere.
+With UPSAMPLED the grid is an up block's fine one, V = D H W. The first plane of each axis is padding: u is 0 there, the
+output too, and the gradient that arrives there counts nowhere. The residual (the transposed 1x1x1 convolution) lands
+on odd voxels. `skip` (the encoder's activation) is added everywhere.
 """
 
 import triton
 import triton.language as tl
-
-from mednext_jax.kernels.launch import INTERPRETED
 
 # Phi(z) = 1/2 + tanh(z p(z^2)) / 2 with p fitted to the exact normal distribution: gelu is off by less than 3e-5. The
 # GPU's own tanh adds at most |z| 2^-12, a sixteenth of half a bfloat16's step at 1; its unit works beside the others.
@@ -26,18 +24,13 @@ _P0 = tl.constexpr(0.797507884)
 _P1 = tl.constexpr(0.0370056461)
 _P2 = tl.constexpr(-0.000351516808)
 _LARGEST = tl.constexpr(40.0)  # z^2 from which tanh is 1 and p would turn down
-_ON_GPU = tl.constexpr(not INTERPRETED)
 _HALF_LOG2E = tl.constexpr(0.7213475204444817)
 _DENSITY = tl.constexpr(0.3989422804014327)
 
 
 @triton.jit
 def tanh(x):
-    if _ON_GPU:
-        y = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
-    else:
-        y = 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0)
-    return y
+    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -76,10 +69,12 @@ def store_voxels(pointer, value, v, V: tl.constexpr, BV: tl.constexpr):
 
 
 @triton.jit
-def load_gradient(pointer, v, V: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BV: tl.constexpr, UP: tl.constexpr):
-    """The gradient at the output, 0 on void planes (by `where`: a mask along w would make the load scalar)."""
+def load_gradient(
+    pointer, v, V: tl.constexpr, H: tl.constexpr, W: tl.constexpr, BV: tl.constexpr, UPSAMPLED: tl.constexpr
+):
+    """The gradient at the output, 0 on the front padding (by `where`: a mask along w would make the load scalar)."""
     value = load_voxels(pointer, v, V, BV)
-    if UP:
+    if UPSAMPLED:
         d, h, w = coordinates(v, H, W)
         value = tl.where(((d > 0) & (h > 0) & (w > 0))[:, None], value, 0.0).to(value.dtype)
     return value
@@ -94,7 +89,7 @@ def forward_kernel(
     b1,  # (R,) float32
     w2,  # (R, CO)
     b2,  # (CO,) float32
-    residual,  # (n, CO, V), with UP (n, CO, V / 8); read if RESIDUAL
+    residual,  # (n, CO, V), with UPSAMPLED (n, CO, V / 8); read if RESIDUAL
     skip,  # (n, CO, V), read if SKIP
     out,  # (n, CO, V)
     V: tl.constexpr,
@@ -105,7 +100,7 @@ def forward_kernel(
     R: tl.constexpr,
     BV: tl.constexpr,
     BK: tl.constexpr,
-    UP: tl.constexpr,
+    UPSAMPLED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     SKIP: tl.constexpr,
 ):
@@ -126,7 +121,7 @@ def forward_kernel(
         acc = tl.dot(hidden, tl.load(w2 + k[:, None] * CO + co[None, :]), acc)
     acc += tl.load(b2 + co)[None, :]
     at = (n * CO + co)[None, :] * V + v[:, None]
-    if UP:
+    if UPSAMPLED:
         d, h, w = coordinates(v, H, W)
         if RESIDUAL:
             odd = (d % 2 == 1) & (h % 2 == 1) & (w % 2 == 1) & (v < V)
@@ -151,8 +146,8 @@ def backward_kernel(
     w2,  # (R, CO)
     g,  # (n, CO, V)
     dt,  # (n, CI, V)
-    big_g,  # (n, programs, CI, R) float32, as are the next three
-    s,  # (n, programs, R)
+    u_dz,  # (n, programs, CI, R) float32, as are the next three
+    sum_dz,  # (n, programs, R)
     dw2,  # (n, programs, R, CO)
     db2,  # (n, programs, CO)
     V: tl.constexpr,
@@ -163,7 +158,7 @@ def backward_kernel(
     R: tl.constexpr,
     BV: tl.constexpr,
     BK: tl.constexpr,
-    UP: tl.constexpr,
+    UPSAMPLED: tl.constexpr,
 ):
     """The whole backward in one pass; for small channel counts, as a program keeps (CI + CO) R sums in registers.
 
@@ -192,7 +187,7 @@ def backward_kernel(
     for tile in range(program, (V + BV - 1) // BV, programs):
         v = tile * BV + tl.arange(0, BV)
         uv = load_voxels(u + (n * CI + ci)[None, :] * V + v[:, None], v, V, BV)
-        gv = load_gradient(g + (n * CO + co)[None, :] * V + v[:, None], v, V, H, W, BV, UP)
+        gv = load_gradient(g + (n * CO + co)[None, :] * V + v[:, None], v, V, H, W, BV, UPSAMPLED)
         # Read again for every tile: held in registers they make others spill.
         scale = tl.load(a + n * CI + ci)[None, :]
         shift = tl.load(b + n * CI + ci)[None, :]
@@ -220,9 +215,9 @@ def backward_kernel(
     row = n * programs + program
     first = (tl.arange(0, 16) == 0)[:, None]
     for i in tl.static_range(R // BK):
-        tl.store(big_g + (row * CI + ci)[:, None] * R + (i * BK + k)[None, :], sum_g[i])
+        tl.store(u_dz + (row * CI + ci)[:, None] * R + (i * BK + k)[None, :], sum_g[i])
         tl.store(dw2 + (row * R + i * BK + k)[:, None] * CO + co[None, :], sum_w2[i])
-        tl.store(s + row * R + i * BK + k, tl.sum(tl.where(first, sum_s[i], 0.0), 0))
+        tl.store(sum_dz + row * R + i * BK + k, tl.sum(tl.where(first, sum_s[i], 0.0), 0))
     tl.store(db2 + row * CO + co, tl.sum(tl.where(first, sum_b2, 0.0), 0))
 
 
@@ -235,8 +230,8 @@ def weight_gradients_kernel(
     b1,
     w2,
     g,
-    big_g,  # inputs and outputs as of `backward_kernel`
-    s,
+    u_dz,  # inputs and outputs as of `backward_kernel`
+    sum_dz,
     dw2,
     V: tl.constexpr,
     H: tl.constexpr,
@@ -246,7 +241,7 @@ def weight_gradients_kernel(
     R: tl.constexpr,
     BV: tl.constexpr,
     BK: tl.constexpr,
-    UP: tl.constexpr,
+    UPSAMPLED: tl.constexpr,
 ):
     """The sums alone (but db2), for more channels: a program owns BK hidden units. Grid (R / BK, programs, n)."""
     program = tl.program_id(1)
@@ -265,7 +260,7 @@ def weight_gradients_kernel(
     for tile in range(program, (V + BV - 1) // BV, tl.num_programs(1)):
         v = tile * BV + tl.arange(0, BV)
         uv = load_voxels(u + (n * CI + ci)[None, :] * V + v[:, None], v, V, BV)
-        gv = load_gradient(g + (n * CO + co)[None, :] * V + v[:, None], v, V, H, W, BV, UP)
+        gv = load_gradient(g + (n * CO + co)[None, :] * V + v[:, None], v, V, H, W, BV, UPSAMPLED)
         t = (uv.to(tl.float32) * scale + shift).to(uv.dtype)
         z = tl.dot(t, expand) + bias
         dh = tl.dot(gv, compress)
@@ -276,9 +271,9 @@ def weight_gradients_kernel(
         sum_g = tl.dot(tl.trans(uv), dz.to(uv.dtype), sum_g)
         sum_s += tl.sum(dz, 0)
     row = n * tl.num_programs(1) + program
-    tl.store(big_g + (row * CI + ci)[:, None] * R + k[None, :], sum_g)
+    tl.store(u_dz + (row * CI + ci)[:, None] * R + k[None, :], sum_g)
     tl.store(dw2 + (row * R + k)[:, None] * CO + co[None, :], sum_w2)
-    tl.store(s + row * R + k, sum_s)
+    tl.store(sum_dz + row * R + k, sum_s)
 
 
 @triton.jit
@@ -301,9 +296,9 @@ def input_gradient_kernel(
     R: tl.constexpr,
     BV: tl.constexpr,
     BK: tl.constexpr,
-    UP: tl.constexpr,
+    UPSAMPLED: tl.constexpr,
 ):
-    """du = a dt + slope u + level, after `weight_gradients_kernel`; 0 on void planes. Grid (ceil(V / BV), n)."""
+    """du = a dt + slope u + level, after `weight_gradients_kernel`; 0 on the front padding. Grid (ceil(V / BV), n)."""
     n = tl.program_id(1)
     v = tl.program_id(0) * BV + tl.arange(0, BV)
     ci = tl.arange(0, CI)
@@ -312,7 +307,7 @@ def input_gradient_kernel(
     shift = tl.load(b + n * CI + ci)[None, :]
     at = (n * CI + ci)[None, :] * V + v[:, None]
     uv = load_voxels(u + at, v, V, BV)
-    gv = load_gradient(g + (n * CO + co)[None, :] * V + v[:, None], v, V, H, W, BV, UP)
+    gv = load_gradient(g + (n * CO + co)[None, :] * V + v[:, None], v, V, H, W, BV, UPSAMPLED)
     t = (uv.to(tl.float32) * scale + shift).to(uv.dtype)
     acc = tl.zeros((BV, CI), tl.float32)
     for i in range(R // BK):
@@ -324,7 +319,7 @@ def input_gradient_kernel(
         acc = tl.dot(dz, tl.trans(expand), acc)
     acc = acc * scale + uv.to(tl.float32) * tl.load(slope + n * CI + ci)[None, :]
     acc += tl.load(level + n * CI + ci)[None, :]
-    if UP:
+    if UPSAMPLED:
         d, h, w = coordinates(v, H, W)
         acc = tl.where(((d > 0) & (h > 0) & (w > 0))[:, None], acc, 0.0)
     store_voxels(du + at, acc, v, V, BV)

@@ -9,7 +9,8 @@ from jax import Array, ShapeDtypeStruct, lax
 
 from mednext_jax.kernels import moments
 from mednext_jax.kernels.launch import launch
-from mednext_jax.ops.norm import EPSILON, Split
+from mednext_jax.ops.norm import EPSILON
+from mednext_jax.ops.split import Split, sum_of_parts
 
 
 class Norm(NamedTuple):
@@ -25,17 +26,14 @@ class Norm(NamedTuple):
 class Sums(NamedTuple):
     """What the MLP's backward sums over voxels, float32. dz is the gradient at the hidden layer before GELU."""
 
-    big_g: Array  # u^T dz (n, c, r)
-    s: Array  # sum of dz (n, r)
+    u_dz: Array  # sums of u^T dz (n, c, r)
+    dz: Array  # sums of dz (n, r)
     compress_kernel: Array  # (r, e)
     compress_bias: Array  # (e,)
 
 
 def fold(partial: Array, scale: Array, bias: Array, split: Split) -> Norm:
-    """`partial` (n, c, programs, 3): count, mean and sum of squares about that mean of each program's voxels.
-
-    `split` as of `ops.norm`.
-    """
+    """The norm from `partial` (n, c, programs, 3): each program's count, mean and sum of squares about that mean."""
     for name in split:
         if name:
             partial = lax.all_gather(partial, name, axis=2, tiled=True)
@@ -65,25 +63,22 @@ class NormGradients(NamedTuple):
 
 
 def backward(sums: Sums, norm: Norm, expand_kernel: Array, split: Split) -> NormGradients:
-    """From dt = dz expand^T alone follow the sums over voxels of dt and of dt u that the norm's backward needs.
+    """The norm's backward from the MLP's sums.
+
+    From dt = dz expand^T alone follow the sums over voxels of dt and of dt u that it needs.
 
     Parameter gradients are this device's part of a split volume, `slope` and `level` those of the whole.
     """
     # TF32, a GPU's default for products of float32, would cost three digits.
-    part_dt = jnp.matmul(sums.s, expand_kernel.T, precision=lax.Precision.HIGHEST)  # (n, c)
-    part_dtu = (sums.big_g * expand_kernel).sum(-1)
-    total_dt, total_dtu = _over(part_dt, split), _over(part_dtu, split)
+    part_dt = jnp.matmul(sums.dz, expand_kernel.T, precision=lax.Precision.HIGHEST)  # (n, c)
+    part_dtu = (sums.u_dz * expand_kernel).sum(-1)
+    total_dt, total_dtu = sum_of_parts(part_dt, split), sum_of_parts(part_dtu, split)
     slope = -norm.scale * jnp.square(norm.deviation) * (total_dtu - norm.mean * total_dt) / norm.voxels
     return NormGradients(
-        expand_kernel=(norm.scale[..., None] * sums.big_g + norm.shift[..., None] * sums.s[:, None]).sum(0),
-        expand_bias=sums.s.sum(0),
+        expand_kernel=(norm.scale[..., None] * sums.u_dz + norm.shift[..., None] * sums.dz[:, None]).sum(0),
+        expand_bias=sums.dz.sum(0),
         norm_scale=((part_dtu - norm.mean * part_dt) * norm.deviation).sum(0),
         norm_bias=part_dt.sum(0),
         slope=slope,
         level=-norm.scale * total_dt / norm.voxels - slope * norm.mean,
     )
-
-
-def _over(x: Array, split: Split) -> Array:
-    names = tuple(name for name in split if name)
-    return lax.psum(x, names) if names else x

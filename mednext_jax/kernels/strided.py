@@ -10,8 +10,8 @@ Fine grids have twice the extents of coarse ones. With p = k // 2 and `OFFSET` 0
 The scheme is that of `depthwise`: slots are tiles of 8 coarse voxels along w, BH coarse rows and BD coarse planes, and
 a row of taps is a banded matrix, here 32 x 8 (gather) or 16 x 16 (scatter, both parities at once).
 
-An up block's fine planes 0 are void: scatter writes 0 there and keeps them out of the moments, and gather relies on the
-gradient being 0 there.
+An up block's fine grid has padding in front, the first plane of each axis: scatter writes 0 there and keeps it out of
+the moments, and gather relies on the gradient being 0 there.
 """
 
 import triton
@@ -149,7 +149,7 @@ def scatter_kernel(
     FORWARD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """FORWARD: planes 0 are void. Grid (ceil(slots / 16), C, n)."""
+    """FORWARD: the front padding is 0. Grid (ceil(slots / 16), C, n)."""
     P: tl.constexpr = K // 2
     # Coarse plane m meets the pairs of fine planes (2j, 2j + 1) with j from m - BEHIND to m + AHEAD.
     BEHIND: tl.constexpr = (P - OFFSET + 1) // 2
@@ -220,7 +220,7 @@ def scatter_kernel(
                 if FORWARD:
                     ok = in_out & ((d > 0) & (h > 0))[:, None] & (wo > 0)
                     value = tl.where(ok, value + offset, 0.0)
-                    # The last row of the pair: the first that is never void but along w.
+                    # The last row of the pair: the first that is never padding but along w.
                     if r == 0:
                         shift = tl.where(done == 0, ring[2 * ROWS - 1] + offset, shift)
                     apart = tl.where(ok, value - shift, 0.0)

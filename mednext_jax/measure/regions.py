@@ -6,6 +6,7 @@ A folder with one integer map a case, CASE.nii.gz, and `regions.json` that names
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
+from mednext_jax.io.label_values import value_problems
 from mednext_jax.io.nifti import read_labels
+from mednext_jax.io.nifti_names import files_in, is_nifti_name, stem
 from mednext_jax.io.raw_dataset import RawDataset
 
 NAMES = "regions.json"
@@ -52,13 +55,18 @@ class RegionMaps:
             raise InputError.of([self._missing(case)])
         image = read_labels(path)
         problems = grid_problems(image, like, "The region map", path, like.get_filename() or "the label map")
+        problems += value_problems(image, path)
         if any(problem.severity == "E" for problem in problems):
             raise InputError.of(problems)
         return only_named(np.asanyarray(image.dataobj), self.names)
 
     def path(self, case: str) -> Path | None:
-        """The file of a case's map, None if there is none."""
-        return next((p for p in (self.folder / f"{case}.nii.gz", self.folder / f"{case}.nii") if p.exists()), None)
+        """The file of a case's map, CASE.nii.gz or CASE.nii; None if there is none."""
+        return next((p for p in self._files if stem(p) == case), None)
+
+    @functools.cached_property
+    def _files(self) -> list[Path]:
+        return [path for path in files_in(self.folder) if is_nifti_name(path)]
 
     def added_to(self, raw: RawDataset) -> RawDataset:
         """The data set with each case's map; a case without one is among its problems."""
@@ -68,7 +76,7 @@ class RegionMaps:
         return dataclasses.replace(raw, cases=cases, regions=names, problems=(*raw.problems, *problems))
 
     def _missing(self, case: str) -> Problem:
-        what, hint = f"There is no region map for the case {case}.", "add the map, or leave the regions out"
+        what, hint = "A case has no region map.", "add the map, or leave the regions out"
         return Problem(what, str(self.folder), expected=f"{case}.nii.gz", hint=hint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -14,30 +15,30 @@ from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 
 
-def half_width(shape: tuple[int, ...], transposed: bool) -> float:
-    """PyTorch's default initialisation of a convolution is U(-b, b), kernel and bias; b for a kernel of `shape`.
-
-    b = 1 / sqrt(fan_in). For transposed convolutions PyTorch takes the output channels (a group) for fan_in's channels.
-    """
-    if len(shape) == 4:  # depthwise (k, k, k, c): one channel a group, transposed or not
-        return math.prod(shape[:3]) ** -0.5
-    return shape[1 if transposed else 0] ** -0.5
-
-
 class ConvWeights(nn.Module):
     """Kernel of `shape` and bias of one convolution, initialised as in PyTorch."""
 
     shape: tuple[int, ...]
     transposed: bool = False
 
+    @property
+    def half_width(self) -> float:
+        """Bound b of PyTorch's default initialisation U(-b, b), kernel and bias: 1 / sqrt(fan_in).
+
+        For transposed convolutions PyTorch takes the output channels of a group for fan_in's channels.
+        """
+        if len(self.shape) == 4:  # depthwise (k, k, k, c): one channel per group, transposed or not
+            return math.prod(self.shape[:3]) ** -0.5
+        return self.shape[1 if self.transposed else 0] ** -0.5
+
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
-        init = _uniform(half_width(self.shape, self.transposed))
+        init = _uniform(self.half_width)
         return self.param("kernel", init, self.shape), self.param("bias", init, self.shape[-1:])
 
 
 class NormWeights(nn.Module):
-    """Scale 1 and bias 0, a channel."""
+    """Scale and bias of a norm, per channel: 1 and 0 at first."""
 
     channels: int
 
@@ -48,7 +49,7 @@ class NormWeights(nn.Module):
 
 
 class _Block(nn.Module):
-    """What the three blocks share: fields and parameters. Hidden width is `expansion` times the *input* channels."""
+    """Fields and parameters that the three blocks share. Hidden width is `expansion` times the *input* channels."""
 
     in_channels: int
     out_channels: int
@@ -69,14 +70,17 @@ class _Block(nn.Module):
             *NormWeights(self.in_channels, name="norm")(),
             *ConvWeights((self.in_channels, hidden), name="conv2")(),
             *ConvWeights((hidden, self.out_channels), name="conv3")(),
+            norm=self.norm,
         )
         if not self.grn:
             return weights
         gamma = self.param("grn_gamma", nn.initializers.zeros, (hidden,))
-        return weights._replace(grn_gamma=gamma, grn_beta=self.param("grn_beta", nn.initializers.zeros, (hidden,)))
+        return dataclasses.replace(
+            weights, grn_gamma=gamma, grn_beta=self.param("grn_beta", nn.initializers.zeros, (hidden,))
+        )
 
     def residual_weights(self, *, transposed: bool) -> tuple[Array, Array] | None:
-        """Of the 1x1x1 convolution beside a block that changes the extents."""
+        """Weights of the 1x1x1 convolution beside a block that changes the extents."""
         if not self.residual:
             return None
         return ConvWeights((self.in_channels, self.out_channels), transposed=transposed, name="res_conv")()
@@ -87,7 +91,7 @@ class MedNeXtBlock(_Block):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return self.ops.block(x, self.depthwise_weights(), self.mlp_weights(), norm=self.norm, residual=self.residual)
+        return self.ops.block(x, self.depthwise_weights(), self.mlp_weights(), residual=self.residual)
 
 
 class MedNeXtDownBlock(_Block):
@@ -96,20 +100,20 @@ class MedNeXtDownBlock(_Block):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv1, weights = self.depthwise_weights(), self.mlp_weights()
-        return self.ops.down_block(x, conv1, weights, self.residual_weights(transposed=False), norm=self.norm)
+        return self.ops.down_block(x, conv1, weights, self.residual_weights(transposed=False))
 
 
 class MedNeXtUpBlock(_Block):
     """Doubles the extents n and adds `skip`, the encoder's activation of these; MIC-DKFZ `MedNeXtUpBlock`.
 
     PyTorch's transposed convolution yields 2n - 1 voxels an axis; norm and MLP see only these, and one plane of zeros
-    is put in front. So plane 0 of each axis of the result is exactly `skip`, and counts in no statistic.
+    is padded in front. So the first plane of each axis of the result is exactly `skip`, and counts in no statistic.
     """
 
     @nn.compact
     def __call__(self, x: Array, skip: Array) -> Array:
         conv1, weights = self.depthwise_weights(), self.mlp_weights()
-        return self.ops.up_block(x, conv1, weights, self.residual_weights(transposed=True), skip, norm=self.norm)
+        return self.ops.up_block(x, conv1, weights, self.residual_weights(transposed=True), skip)
 
 
 def _uniform(bound: float) -> Callable[[Array, tuple[int, ...]], Array]:

@@ -61,7 +61,7 @@ class MedNeXtConfig:
     decoder_kernel_size: int = 3
     # Five heads, full resolution first, instead of one.
     deep_supervision: bool = False
-    # "group": one group a channel, i.e. instance norm over space; "layer": over channels at each voxel.
+    # "group": one group per channel, i.e. instance norm over space; "layer": over channels at each voxel.
     norm: str = "group"
     # Global response normalisation between GELU and compression.
     grn: bool = False
@@ -95,7 +95,7 @@ class MedNeXtConfig:
             elif name in _STAGE_LIMITS:
                 items = _integers(value)
                 if items is None or len(items) != STAGES or not all(1 <= i <= _STAGE_LIMITS[name] for i in items):
-                    wrong(name, f"{STAGES} integers from 1 to {_STAGE_LIMITS[name]}, one a stage")
+                    wrong(name, f"{STAGES} integers from 1 to {_STAGE_LIMITS[name]}, one per stage")
                 else:
                     object.__setattr__(self, name, items)
             elif name.endswith("kernel_size"):

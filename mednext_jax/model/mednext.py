@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from mednext_jax.errors import InputError
-from mednext_jax.model.blocks import ConvWeights, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock, half_width
+from mednext_jax.model.blocks import ConvWeights, MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
 from mednext_jax.model.config import EXTENT_MULTIPLE, LEVELS, STAGES, MedNeXtConfig
 from mednext_jax.ops.local import LocalOps
 
@@ -82,10 +82,20 @@ class MedNeXt(nn.Module):
 
         Flax would draw each of the hundreds of arrays by itself, and compiling that takes half a minute.
         """
-        shapes = jax.eval_shape(functools.partial(super().init, **kwargs), rngs, *args)
+        bounds: dict[tuple[str, ...], float] = {}
+
+        def note_convolution(
+            method: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext
+        ) -> Any:
+            if isinstance(context.module, ConvWeights):
+                bounds[context.module.path] = context.module.half_width
+            return method(*arguments, **options)
+
+        with nn.intercept_methods(note_convolution):
+            shapes = jax.eval_shape(functools.partial(super().init, **kwargs), rngs, *args)
         leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
         key = rngs["params"] if isinstance(rngs, dict) else rngs
-        return jax.tree.unflatten(tree, _draw(key, [(_names(path), leaf.shape) for path, leaf in leaves]))
+        return jax.tree.unflatten(tree, _draw(key, [(_names(path), leaf.shape) for path, leaf in leaves], bounds))
 
 
 class Stage(nn.Module):
@@ -163,22 +173,22 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(part.key for part in path)
 
 
-def _draw(key: Array, leaves: list[tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Array]:
-    """Values of parameters given as (path, shape)."""
-    shapes = dict(leaves)
-    sizes = [math.prod(shape) for shape in shapes.values()]
+def _draw(
+    key: Array, leaves: list[tuple[tuple[str, ...], tuple[int, ...]]], bounds: dict[tuple[str, ...], float]
+) -> list[Array]:
+    """Values of parameters given as (path, shape); `bounds` is the half width of each convolution, by its path."""
+    sizes = [math.prod(shape) for _, shape in leaves]
     numbers: Any = jax.random.uniform(key, (sum(sizes),), jnp.float32, -1, 1)
     if not isinstance(numbers, jax.core.Tracer):
         numbers = np.asarray(numbers)  # cut on the host: nothing to compile
     values = []
     for (path, shape), part in zip(leaves, _cut(numbers, sizes), strict=True):
         *module, name = path
-        kernel = shapes.get((*module, "kernel"))
-        if kernel is None:
+        bound = bounds.get(tuple(module[1:]))
+        if bound is None:
             values.append(jnp.full(shape, 1.0 if name == "scale" else 0.0))
         else:
-            transposed = module[-1] == "conv_out" or (module[-1] == "res_conv" and module[-2].startswith("up_"))
-            values.append(jnp.asarray(part.reshape(shape) * np.float32(half_width(kernel, transposed))))
+            values.append(jnp.asarray(part.reshape(shape) * np.float32(bound)))
     return values
 
 

@@ -7,7 +7,7 @@ Which form is fast depends on the device, by a factor of ten to a hundred:
 
     blocks   (CPU) blocks of planes that stay in cache; the products of many taps fuse into one vectorised loop
     banded   (TPU) products with banded matrices (ops.banded); chosen by the compiler's estimates, not measured
-    grouped  (GPU) XLA's convolution with one group a channel
+    grouped  (GPU) XLA's convolution with one group per channel
 """
 
 from __future__ import annotations
@@ -45,14 +45,11 @@ def form_for(platform: str | None = None) -> Form:
 
 # Compiled functions, so that the many blocks of one shape are traced once.
 @functools.partial(jax.jit, static_argnames=("stride", "padding", "form"))
-def correlate(
-    x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding, form: Form | None = None
-) -> Array:
-    """`x` (n, d, h, w, c), `kernel` (kd, kh, kw, c), `bias` (c,) or none, `padding` (lo, hi) voxels an axis.
+def correlate(x: Array, kernel: Array, bias: Array | None, stride: int, padding: Padding, form: Form) -> Array:
+    """`x` (n, d, h, w, c), `kernel` (kd, kh, kw, c), `bias` (c,) or none, `padding` (lo, hi) voxels per axis.
 
     Returns (n, d', h', w', c) in x's type; sums are float32.
     """
-    form = form or form_for()
     if bias is None:
         bias = jnp.zeros(x.shape[-1:], kernel.dtype)
     if form == "banded":
@@ -68,11 +65,8 @@ def correlate(
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "stride", "padding", "form"))
-def kernel_gradient(
-    x: Array, g: Array, sizes: tuple[int, ...], stride: int, padding: Padding, form: Form | None = None
-) -> Array:
+def kernel_gradient(x: Array, g: Array, sizes: tuple[int, ...], stride: int, padding: Padding, form: Form) -> Array:
     """`x` (n, d, h, w, c), `g` (n, d', h', w', c), kernel `sizes` (3,) -> (kd, kh, kw, c) float32."""
-    form = form or form_for()
     if form == "banded":
         return banded.kernel_gradient_rows(x, g, sizes, stride, [lo for lo, _ in padding])
     padded = _pad(x, padding)

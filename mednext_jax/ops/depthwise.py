@@ -10,7 +10,7 @@ With p = k // 2 and zeros outside the volume:
 A part of a volume gives the part of y that belongs to it when it comes with a halo: along the axes where `halo` is
 true, x holds the `*_halo(k)` neighbouring voxels before and after, and no zeros are put there.
 
-`form` is that of `ops.correlate`; none is the one for JAX's default backend.
+`form` is that of `ops.correlate`.
 
 Plain autodiff of the fast CPU form costs ten times its forward, and of a dilated convolution gathers whole
 activations under a mesh; here every gradient is again one of the two sums of `ops.correlate`.
@@ -27,10 +27,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from mednext_jax.ops import banded
-from mednext_jax.ops.correlate import Form, Padding, correlate, form_for, kernel_gradient
+from mednext_jax.ops.correlate import Form, Padding, correlate, kernel_gradient
+from mednext_jax.ops.split import Halo
 
-Halo = tuple[bool, bool, bool]
-NO_HALO: Halo = (False, False, False)
 _Saved = tuple[Array, Array, Array]
 _operation = functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 
@@ -51,16 +50,16 @@ def up_halo(k: int) -> tuple[int, int]:
 
 
 @_operation
-def depthwise_conv(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO, form: Form | None = None) -> Array:
+def depthwise_conv(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form) -> Array:
     """Stride 1, 'same' extents: (n, d, h, w, c) -> (n, d, h, w, c)."""
     return correlate(x, kernel, bias, 1, _zeros(conv_halo(kernel.shape[0]), halo), form)
 
 
-def _conv_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form | None) -> tuple[Array, _Saved]:
+def _conv_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form) -> tuple[Array, _Saved]:
     return depthwise_conv(x, kernel, bias, halo, form), (x, kernel, bias)
 
 
-def _conv_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _Saved:
+def _conv_backward(halo: Halo, form: Form, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
     k = kernel.shape[0]
     padding = _zeros(conv_halo(k), halo)
@@ -73,16 +72,16 @@ depthwise_conv.defvjp(_conv_forward, _conv_backward)
 
 
 @_operation
-def depthwise_down(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO, form: Form | None = None) -> Array:
+def depthwise_down(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form) -> Array:
     """Stride 2: (n, 2d, 2h, 2w, c) -> (n, d, h, w, c)."""
     return correlate(x, kernel, bias, 2, _zeros(down_halo(kernel.shape[0]), halo), form)
 
 
-def _down_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form | None) -> tuple[Array, _Saved]:
+def _down_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form) -> tuple[Array, _Saved]:
     return depthwise_down(x, kernel, bias, halo, form), (x, kernel, bias)
 
 
-def _down_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _Saved:
+def _down_backward(halo: Halo, form: Form, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
     padding = _zeros(down_halo(kernel.shape[0]), halo)
     dx = _scatter(g, kernel, jnp.zeros_like(bias), [lo for lo, _ in padding], x.shape[1:4], form)
@@ -94,7 +93,7 @@ depthwise_down.defvjp(_down_forward, _down_backward)
 
 
 @_operation
-def depthwise_up(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO, form: Form | None = None) -> Array:
+def depthwise_up(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form) -> Array:
     """Transposed, stride 2: (n, d, h, w, c) -> (n, 2d, 2h, 2w, c).
 
     Planes 1 .. 2n-1 of an axis are PyTorch's ConvTranspose3d(padding=k//2), of extent 2n-1; plane 0, where PyTorch
@@ -104,11 +103,11 @@ def depthwise_up(x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO, for
     return _scatter(x, kernel, bias, origins, extents, form)
 
 
-def _up_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form | None) -> tuple[Array, _Saved]:
+def _up_forward(x: Array, kernel: Array, bias: Array, halo: Halo, form: Form) -> tuple[Array, _Saved]:
     return depthwise_up(x, kernel, bias, halo, form), (x, kernel, bias)
 
 
-def _up_backward(halo: Halo, form: Form | None, saved: _Saved, g: Array) -> _Saved:
+def _up_backward(halo: Halo, form: Form, saved: _Saved, g: Array) -> _Saved:
     x, kernel, bias = saved
     k = kernel.shape[0]
     origins, fine = _up_grid(x, k, halo)
@@ -140,14 +139,14 @@ def _scatter(
     bias: Array,
     origins: Sequence[int],
     extents: Sequence[int],
-    form: Form | None,
+    form: Form,
 ) -> Array:
     """fine[2i + t - origin] += coarse[i] w[t], on a fine grid of `extents`.
 
     By parity: fine[2m + q] only meets the taps t with t = q + origin (mod 2), so the fine grid is eight small
     stride-1 correlations, interleaved. No product with a dilation zero. (Interleaving costs a TPU more than zeros.)
     """
-    if (form or form_for()) == "banded":
+    if form == "banded":
         return banded.scatter_rows(coarse, kernel, bias, 2, origins, extents)
     k = kernel.shape[0]
     n, c = coarse.shape[0], coarse.shape[-1]

@@ -6,13 +6,15 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
-from mednext_jax.ops import blocks, depthwise, mlp, pointwise
-from mednext_jax.ops.blocks import Conv
+from mednext_jax.ops import depthwise, mlp, pointwise
 from mednext_jax.ops.correlate import Form, form_for
-from mednext_jax.ops.depthwise import NO_HALO, Halo
-from mednext_jax.ops.norm import WHOLE, Split
+from mednext_jax.ops.mlp import MLPWeights
+from mednext_jax.ops.split import WHOLE, Split, halo_of
+
+Conv = tuple[Array, Array]  # kernel and bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,37 +53,44 @@ class LocalOps:
         _, d, h, w, _ = x.shape
         return d, h, w
 
-    # The three blocks; what a class computes in fewer steps than these (fused kernels), it overrides.
+    # The three blocks as compositions of the operations below. A class that computes one in fewer steps (fused
+    # kernels) overrides it and falls back on this.
 
-    def block(
-        self,
-        x: Array,
-        conv1: Conv,
-        weights: mlp.MLPWeights,
-        *,
-        norm: str,
-        residual: bool,
-        halo: Halo = NO_HALO,
-        split: Split = WHOLE,
-    ) -> Array:
-        return blocks.block(self, x, conv1, weights, norm=norm, residual=residual, halo=halo, split=split)
+    def block(self, x: Array, conv1: Conv, weights: MLPWeights, *, residual: bool, split: Split = WHOLE) -> Array:
+        """The block at one resolution: `x`, with a halo of `conv_halo` along the axes of `split` -> the same without.
 
-    def down_block(self, x: Array, conv1: Conv, weights: mlp.MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
-        return blocks.down_block(self, x, conv1, weights, res_conv, norm=norm)
+        `x` is in the layout of activations, as everywhere below.
+        """
+        u = checkpoint_name(self.depthwise_conv(x, *conv1, split), "dw")
+        beside = None
+        if residual:
+            beside = x
+            for axis, here in zip(self.space_axes, halo_of(split), strict=True):
+                if here:
+                    edge = (x.shape[axis] - u.shape[axis]) // 2
+                    beside = lax.slice_in_dim(beside, edge, edge + u.shape[axis], axis=axis)
+        return self.norm_mlp(u, weights, residual=beside, split=split)
 
-    def up_block(
-        self, x: Array, conv1: Conv, weights: mlp.MLPWeights, res_conv: Conv | None, skip: Array, *, norm: str
-    ) -> Array:
-        return blocks.up_block(self, x, conv1, weights, res_conv, skip, norm=norm)
+    def down_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> Array:
+        """The down block, which halves the extents; with `res_conv` a strided 1x1x1 convolution beside."""
+        u = checkpoint_name(self.depthwise_down(x, *conv1), "dw")
+        beside = None if res_conv is None else self.pointwise_down(x, *res_conv)
+        return self.norm_mlp(u, weights, residual=beside)
 
-    def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return depthwise.depthwise_conv(x, kernel, bias, halo, self._form)
+    def up_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> Array:
+        """The up block, which doubles the extents, plus `skip`; on the first plane of each axis just `skip`."""
+        u = checkpoint_name(self.depthwise_up(x, *conv1), "dw")
+        beside = None if res_conv is None else self.pointwise_up(x, *res_conv)
+        return skip + self.norm_mlp(u, weights, residual=beside, front_padding=True)
 
-    def depthwise_down(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return depthwise.depthwise_down(x, kernel, bias, halo, self._form)
+    def depthwise_conv(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
+        return depthwise.depthwise_conv(x, kernel, bias, halo_of(split), self._form)
 
-    def depthwise_up(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
-        return depthwise.depthwise_up(x, kernel, bias, halo, self._form)
+    def depthwise_down(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
+        return depthwise.depthwise_down(x, kernel, bias, halo_of(split), self._form)
+
+    def depthwise_up(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
+        return depthwise.depthwise_up(x, kernel, bias, halo_of(split), self._form)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
         return pointwise.pointwise(x, kernel, bias, dtype=dtype)
@@ -95,19 +104,17 @@ class LocalOps:
     def norm_mlp(
         self,
         u: Array,
-        weights: mlp.MLPWeights,
+        weights: MLPWeights,
         *,
-        norm: str,
         residual: Array | None,
-        front_void: bool = False,
+        front_padding: bool = False,
         split: Split = WHOLE,
     ) -> Array:
         return mlp.norm_mlp(
             u,
             weights,
-            norm=norm,
             residual=residual,
-            front_void=front_void,
+            front_padding=front_padding,
             in_chunks=self._form == "blocks",
             split=split,
         )

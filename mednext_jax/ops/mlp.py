@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,28 @@ from jax import Array, lax
 
 from mednext_jax.ops.correlate import divisor_up_to
 from mednext_jax.ops.gelu import gelu
-from mednext_jax.ops.norm import (
-    WHOLE,
-    Split,
-    behind_front_planes,
-    global_response_norm,
-    layer_norm,
-    moments,
-    standardise,
-)
+from mednext_jax.ops.norm import global_response_norm, inside_front_padding, layer_norm, moments, standardise
 from mednext_jax.ops.pointwise import pointwise
+from mednext_jax.ops.split import WHOLE, Split
 
 # A chunk of the expanded tensor, as float32: stays in the caches of a CPU.
 _CHUNK_BYTES = 2**22
 
 
-class MLPWeights(NamedTuple):
-    """Float32 parameters of one block's second half; c -> r (expanded) -> e channels."""
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        *("norm_scale", "norm_bias", "expand_kernel", "expand_bias", "compress_kernel", "compress_bias"),
+        *("grn_gamma", "grn_beta"),
+    ],
+    meta_fields=["norm"],
+)
+@dataclasses.dataclass(frozen=True)
+class MLPWeights:
+    """Float32 parameters of one block's second half, c -> r (expanded) -> e channels, and which norm they belong to.
+
+    `norm` is `MedNeXtConfig.norm`; for JAX it is part of the structure, not a leaf.
+    """
 
     norm_scale: Array  # (c,)
     norm_bias: Array  # (c,)
@@ -38,29 +43,29 @@ class MLPWeights(NamedTuple):
     compress_bias: Array  # (e,)
     grn_gamma: Array | None = None  # (r,)
     grn_beta: Array | None = None  # (r,)
+    norm: str = "group"
 
 
 # Compiled, so that the many blocks of one shape are traced once.
-@functools.partial(jax.jit, static_argnames=("norm", "front_void", "in_chunks", "split"))
+@functools.partial(jax.jit, static_argnames=("front_padding", "in_chunks", "split"))
 def norm_mlp(
     u: Array,
     weights: MLPWeights,
     *,
-    norm: str,
     residual: Array | None,
-    front_void: bool,
+    front_padding: bool,
     in_chunks: bool,
     split: Split = WHOLE,
 ) -> Array:
     """`u` (n, d, h, w, c), the depthwise convolution's output -> (n, d, h, w, e), plus `residual` of that shape.
 
-    `front_void` (up blocks): plane 0 of each axis is outside the block; it counts in no statistic and comes out 0.
+    `front_padding` (up blocks): the first plane of each axis is padding; it counts in no statistic and comes out 0.
     `in_chunks`: some voxels at a time, so that the expanded tensor is never whole, in the backward pass neither: more
     than twice as fast on a CPU. Not with global response normalisation, which needs it whole.
     `split`: the mesh axes over which the volume is split, inside `shard_map`.
     """
-    keep = behind_front_planes(u, split) if front_void else None
-    statistics = moments(u, keep, split) if norm == "group" else None
+    keep = inside_front_padding(u, split) if front_padding else None
+    statistics = moments(u, keep, split) if weights.norm == "group" else None
     inside = residual if keep is None else None
     rows = math.prod(u.shape[1:4])
     chunk = divisor_up_to(rows, _CHUNK_BYTES // (4 * weights.expand_bias.size))

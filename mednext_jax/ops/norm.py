@@ -7,9 +7,7 @@ import math
 import jax.numpy as jnp
 from jax import Array, lax
 
-# The mesh axis that each of d, h and w is split over, inside `shard_map`. Statistics run over the whole volume.
-Split = tuple[str | None, str | None, str | None]
-WHOLE: Split = (None, None, None)
+from mednext_jax.ops.split import WHOLE, Split, sum_of_parts
 
 # PyTorch's GroupNorm and MIC-DKFZ's LayerNorm; Flax's default is 1e-6.
 EPSILON = 1e-5
@@ -17,8 +15,11 @@ GRN_EPSILON = 1e-6
 SPACE = (1, 2, 3)
 
 
-def behind_front_planes(x: Array, split: Split = WHOLE) -> Array:
-    """True but on plane 0 of each spatial axis of the volume; `x` (n, d, h, w, c) -> (1, d, h, w, 1)."""
+def inside_front_padding(x: Array, split: Split = WHOLE) -> Array:
+    """Mask of an up block's volume without the plane of zeros that PyTorch pads in front of each spatial axis.
+
+    `x` (n, d, h, w, c) -> (1, d, h, w, 1), false on the volume's first plane along d, h and w.
+    """
     keep = jnp.ones((1, 1, 1, 1, 1), bool)
     for axis, name in zip(SPACE, split, strict=True):
         index = lax.broadcasted_iota(jnp.int32, tuple(n if a == axis else 1 for a, n in enumerate(x.shape)), axis)
@@ -28,7 +29,10 @@ def behind_front_planes(x: Array, split: Split = WHOLE) -> Array:
 
 
 def moments(x: Array, keep: Array | None = None, split: Split = WHOLE) -> tuple[Array, Array]:
-    """Mean and biased variance over the voxels in `keep` (all); `x` (n, d, h, w, c) -> (n, 1, 1, 1, c) twice."""
+    """Mean and biased variance over the voxels in `keep` (all); `x` (n, d, h, w, c) -> (n, 1, 1, 1, c) twice.
+
+    They run over the whole volume, also of one that is split.
+    """
     x = _floats(x)
     extents = [n * (lax.axis_size(name) if name else 1) for n, name in zip(x.shape[1:4], split, strict=True)]
     count = math.prod(extents if keep is None else [extent - 1 for extent in extents])
@@ -38,7 +42,7 @@ def moments(x: Array, keep: Array | None = None, split: Split = WHOLE) -> tuple[
 
 
 def standardise(x: Array, mean: Array, variance: Array, scale: Array, bias: Array) -> Array:
-    """Norm by given moments, then affine: with `moments`, GroupNorm of one group a channel; float32."""
+    """Norm by given moments, then affine: with `moments`, GroupNorm of one group per channel; float32."""
     return (x - mean) * (lax.rsqrt(variance + EPSILON) * scale) + bias
 
 
@@ -61,9 +65,7 @@ def global_response_norm(h: Array, gamma: Array, beta: Array, keep: Array | None
 
 def _total(x: Array, split: Split) -> Array:
     """The sum over the whole volume of (n, d, h, w, c) -> (n, 1, 1, 1, c)."""
-    total = x.sum(SPACE, keepdims=True)
-    names = tuple(name for name in split if name)
-    return lax.psum(total, names) if names else total
+    return sum_of_parts(x.sum(SPACE, keepdims=True), split)
 
 
 def _masked(x: Array, keep: Array | None) -> Array:

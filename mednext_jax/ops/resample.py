@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -67,16 +67,40 @@ def resize(x: Array, shape: Sequence[int], order: int, thick_axis: int | None = 
     `find_thick_axis`) that axis is resampled with nearest neighbour after each slice across it has been resized.
     NumPy in, NumPy out; JAX in, JAX out (products at highest precision: TF32 would cost 1e-3).
     """
+    matrices = [
+        None if n == m else resize_matrix(n, m, 0 if axis == thick_axis else order)
+        for axis, (n, m) in enumerate(zip(x.shape[:3], shape, strict=True))
+    ]
+    return resample(x, matrices, thick_axis, clip=order == 3)
+
+
+def resample(
+    x: Array,
+    matrices: Sequence[np.ndarray | jax.Array | None],
+    thick_axis: int | None = None,
+    *,
+    clip: bool,
+    inside: Array | None = None,
+) -> Array:
+    """`x` (d, h, w) or (d, h, w, c) times one matrix (m, n) along each axis, the thick one last; None leaves an axis.
+
+    clip: to the range of each input channel; across a thick axis each slice by itself. inside: boolean, broadcasts
+    with `x`, where it holds the scan; the range is taken there. NumPy or JAX.
+    """
     library = jnp if isinstance(x, jax.Array) else np
-    flat_axes = tuple(axis for axis in range(3) if axis != thick_axis)
+    flat = tuple(axis for axis in range(3) if axis != thick_axis)
     y = x
-    for axis in flat_axes:
-        if x.shape[axis] != shape[axis]:
-            y = _along(y, resize_matrix(x.shape[axis], shape[axis], order), axis)
-    if order == 3 and y is not x:
-        y = library.clip(y, x.min(axis=flat_axes, keepdims=True), x.max(axis=flat_axes, keepdims=True))
-    if thick_axis is not None and x.shape[thick_axis] != shape[thick_axis]:
-        y = library.take(y, nearest_index(x.shape[thick_axis], shape[thick_axis]), axis=thick_axis)
+    for axis in flat:
+        y = y if matrices[axis] is None else _along(y, matrices[axis], axis)
+    if clip and y is not x:
+        where = True if inside is None else inside
+        lowest = x.min(axis=flat, keepdims=True, where=where, initial=np.inf)
+        highest = x.max(axis=flat, keepdims=True, where=where, initial=-np.inf)
+        y = library.clip(y, lowest, highest)
+    if thick_axis is not None and matrices[thick_axis] is not None:
+        if inside is not None:  # a slice outside has no range
+            y = library.where(library.isfinite(y), y, 0)
+        y = _along(y, matrices[thick_axis], thick_axis)
     return y
 
 
@@ -126,8 +150,9 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequ
     return d, h, w
 
 
-def _along(x: Array, matrix: np.ndarray, axis: int) -> Array:
+def _along(x: Array, matrix: Any, axis: int) -> Array:
     if isinstance(x, jax.Array):
+        # Highest precision: TF32 and bfloat16 products would cost 1e-3.
         product = jnp.tensordot(jnp.asarray(matrix, x.dtype), x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
         return jnp.moveaxis(product, 0, axis)
     return np.moveaxis(np.tensordot(matrix.astype(x.dtype), x, axes=(1, axis)), 0, axis)

@@ -10,11 +10,10 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from mednext_jax.ops.blocks import Conv
-from mednext_jax.ops.depthwise import NO_HALO, Halo, conv_halo, down_halo, up_halo
-from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.depthwise import conv_halo, down_halo, up_halo
+from mednext_jax.ops.local import Conv, LocalOps
 from mednext_jax.ops.mlp import MLPWeights
-from mednext_jax.ops.norm import WHOLE, Split
+from mednext_jax.ops.split import WHOLE, Split
 from mednext_jax.parallel.halo import all_parts, own_part, with_halo
 
 
@@ -74,47 +73,37 @@ class ShardedOps(LocalOps):
     def extents(self, x: Array) -> tuple[int, int, int]:
         return self.layout.extents
 
-    def block(
-        self,
-        x: Array,
-        conv1: Conv,
-        weights: MLPWeights,
-        *,
-        norm: str,
-        residual: bool,
-        halo: Halo = NO_HALO,
-        split: Split = WHOLE,
-    ) -> Array:
+    # Every `split` is this layout's own for the activation, whatever a caller gives.
+
+    def block(self, x: Array, conv1: Conv, weights: MLPWeights, *, residual: bool, split: Split = WHOLE) -> Array:
         split = self._split(x)
         x = self._with_halo(x, split, split, conv_halo(conv1[0].shape[0]))
-        return self.local.block(x, conv1, weights, norm=norm, residual=residual, halo=_where(split), split=split)
+        return self.local.block(x, conv1, weights, residual=residual, split=split)
 
-    def down_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, *, norm: str) -> Array:
+    def down_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> Array:
         if self._split(x) == WHOLE:
-            return self.local.down_block(x, conv1, weights, res_conv, norm=norm)
-        return super().down_block(x, conv1, weights, res_conv, norm=norm)
+            return self.local.down_block(x, conv1, weights, res_conv)
+        return super().down_block(x, conv1, weights, res_conv)
 
-    def up_block(
-        self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array, *, norm: str
-    ) -> Array:
+    def up_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> Array:
         if self.layout.split(self._level(x) - 1) == WHOLE:
-            return self.local.up_block(x, conv1, weights, res_conv, skip, norm=norm)
-        return super().up_block(x, conv1, weights, res_conv, skip, norm=norm)
+            return self.local.up_block(x, conv1, weights, res_conv, skip)
+        return super().up_block(x, conv1, weights, res_conv, skip)
 
-    def depthwise_conv(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+    def depthwise_conv(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
         split = self._split(x)
         x = self._with_halo(x, split, split, conv_halo(kernel.shape[0]))
-        return self.local.depthwise_conv(x, kernel, bias, _where(split))
+        return self.local.depthwise_conv(x, kernel, bias, split)
 
-    def depthwise_down(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+    def depthwise_down(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
         split = self._split(x)
         x = self._with_halo(x, split, split, down_halo(kernel.shape[0]))
-        return self._gathered(self.local.depthwise_down(x, kernel, bias, _where(split)), split)
+        return self._gathered(self.local.depthwise_down(x, kernel, bias, split), split)
 
-    def depthwise_up(self, x: Array, kernel: Array, bias: Array, halo: Halo = NO_HALO) -> Array:
+    def depthwise_up(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
         split = self.layout.split(self._level(x) - 1)
         x = self._with_halo(x, self._split(x), split, up_halo(kernel.shape[0]))
-        return self.local.depthwise_up(x, kernel, bias, _where(split))
+        return self.local.depthwise_up(x, kernel, bias, split)
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
         return self.local.pointwise(x, kernel, bias, dtype=dtype)
@@ -131,14 +120,11 @@ class ShardedOps(LocalOps):
         u: Array,
         weights: MLPWeights,
         *,
-        norm: str,
         residual: Array | None,
-        front_void: bool = False,
+        front_padding: bool = False,
         split: Split = WHOLE,
     ) -> Array:
-        return self.local.norm_mlp(
-            u, weights, norm=norm, residual=residual, front_void=front_void, split=self._split(u)
-        )
+        return self.local.norm_mlp(u, weights, residual=residual, front_padding=front_padding, split=self._split(u))
 
     def _level(self, x: Array) -> int:
         return self.layout.level(x.shape[self.local.space_axes[2]])
@@ -161,8 +147,3 @@ class ShardedOps(LocalOps):
             if here is not None and name is None:
                 x = all_parts(x, axis, here)
         return x
-
-
-def _where(split: Split) -> Halo:
-    d, h, w = (name is not None for name in split)
-    return d, h, w

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mednext_jax.ops.resample import ANISOTROPY
+from mednext_jax.preprocess.normalise import uses_mask
 
 # Below this median share of the scan, the non-zero box means skull-stripped images: z-score inside the mask.
 CROPPED_SHARE = 0.75
@@ -17,7 +18,7 @@ SEED = 1234
 
 def use_mask_for_norm(relative_sizes: Sequence[float], schemes: Sequence[str]) -> bool:
     """nnU-Net's rule: z-score inside the non-zero mask if cropping removes a quarter of the median scan."""
-    return "zscore" in schemes and float(np.median(relative_sizes)) < CROPPED_SHARE
+    return uses_mask(schemes) and float(np.median(relative_sizes)) < CROPPED_SHARE
 
 
 def median_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> tuple[float, float, float]:

@@ -34,8 +34,8 @@ from mednext_jax.measure.regions import NAMES, RegionMaps, only_named
 from mednext_jax.prepare.foreground import draw_foreground
 from mednext_jax.prepare.plan import draw_intensities, intensity_properties, median_spacing, use_mask_for_norm
 from mednext_jax.preprocess.clean import clean, packages
-from mednext_jax.preprocess.normalise import scheme_of
-from mednext_jax.preprocess.pipeline import Properties, preprocess_scan, to_prepared_grid
+from mednext_jax.preprocess.normalise import needs_intensities, scheme_of
+from mednext_jax.preprocess.trip import Properties, preprocess_scan, to_prepared_grid
 
 # Part of every case's key: raise it when the same files and settings would give other voxels.
 PIPELINE = 1
@@ -190,7 +190,7 @@ def _describe(
     if spacing == "median":
         spacing = median_spacing([r.spacing for r in reports], [r.box_shape for r in reports])
     properties = None
-    if "ct" in schemes:
+    if needs_intensities(schemes):
         drawn = _for_each(
             lambda case: draw_intensities(*_read_case(case, cleaning)[:2], len(raw.cases)), raw.cases, threads
         )
@@ -247,15 +247,7 @@ def _read_case(
 def _write(case: RawCase, meta: PreparedMeta, key: str, writer: CaseWriter) -> None:
     volume, label, spacing, where = _read_case(case, meta.cleaning)
     try:
-        done = preprocess_scan(
-            volume,
-            spacing,
-            target_spacing=meta.spacing,
-            normalisation=meta.normalisation,
-            use_mask_for_norm=meta.use_mask_for_norm,
-            label=label,
-            intensity_properties=meta.intensity_properties,
-        )
+        done = preprocess_scan(volume, spacing, meta.preprocessing, label)
     except InputError as error:
         raise InputError.of(
             dataclasses.replace(p, file=p.file or str(case.images[0])) for p in error.problems

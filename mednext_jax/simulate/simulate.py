@@ -23,7 +23,7 @@ from mednext_jax.simulate.subject import Subject, simulate_subject
 from mednext_jax.simulate.template import REGIONS, load_template
 
 
-def simulate_dataset(
+def simulate(
     out: str | os.PathLike,
     subjects: int,
     contrast: str = "T2w",

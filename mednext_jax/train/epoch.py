@@ -11,7 +11,6 @@ import numpy as np
 from mednext_jax.data.batches import batches, to_devices
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.parallel.mesh import over_samples
-from mednext_jax.parallel.processes import is_main_process, meet
 from mednext_jax.train.experiment import Experiment, to_host
 from mednext_jax.train.log import Stopwatch, Table
 from mednext_jax.train.state import TrainState
@@ -81,8 +80,7 @@ def validate_patches(experiment: Experiment, state: TrainState, epoch: int) -> t
 
 
 def _scan_dice(experiment: Experiment, state: TrainState, pictures: Path) -> float:
-    scores = experiment.validate_scans(to_host(state.result), pictures=pictures if is_main_process() else None)
-    meet("validated")
+    scores = experiment.validate_scans(to_host(state.result), pictures=pictures)
     whole = [regions[WHOLE]["dice"] for regions in scores.values()]
     defined = [dice for dice in whole if not math.isnan(dice)]
     return float(np.mean(defined)) if defined else math.nan

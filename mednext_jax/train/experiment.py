@@ -21,8 +21,7 @@ from mednext_jax.data.batches import PatchSampler
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cross_validation import Fold
-from mednext_jax.inference.predictor import network_of
-from mednext_jax.inference.sliding_window import Network
+from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.case_store import CaseStore
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
@@ -36,7 +35,7 @@ from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
-from mednext_jax.weights.directory import load_model
+from mednext_jax.weights.directory import Model, load_model
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
@@ -117,11 +116,7 @@ class Experiment:
                 labels=labels,
                 regions_class_order=None if regions is None else meta.regions_class_order,
                 patch_size=config.patch_size,
-                spacing=meta.spacing,
-                cleaning=meta.cleaning,
-                normalisation=meta.normalisation,
-                use_mask_for_norm=meta.use_mask_for_norm,
-                intensity_properties=meta.intensity_properties,
+                **vars(meta.preprocessing),
                 mirror_axes=config.augment.mirror_axes,
             ),
         )
@@ -144,10 +139,10 @@ class Experiment:
     def validate_scans(
         self, params: Any, folder: Path | None = None, pictures: Path | None = None
     ) -> dict[str, dict[str, Scores]]:
-        """`validate_scans` of the fold's validation cases with these weights (on the host)."""
-        one_head = dataclasses.replace(self.architecture, deep_supervision=False, remat="none")
-        network = Network(network_of(one_head), params)
-        return validate_scans(self.store, self.fold, network, self.recipe, folder, pictures)
+        """`validate_scans` of the fold's validation cases with these weights (on the host); all processes call it."""
+        one_head = dataclasses.replace(self.architecture, deep_supervision=False)
+        predictor = Predictor(Model(one_head, params, self.recipe))
+        return validate_scans(self.store, self.fold, predictor, folder, pictures)
 
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `init_from`."""

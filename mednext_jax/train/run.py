@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +74,21 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
             print(f"{saved}; the same command continues.")
         return None
     params = to_host(state.result)
+    validation = workdir / "validation"
+    if config.final_validation and not validation.exists():  # written whole by a run that was stopped after it
+        experiment.validate_scans(params, validation, pictures_of(workdir, done))
     if is_main_process():
-        _finish(experiment, state, params, workdir / "validation", model)
+        _finish(experiment, state, params, validation, model)
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
 
 
 def _finish(experiment: Experiment, state: TrainState, params: Any, validation: Path, model: Path) -> None:
-    """Score whole validation scans, if asked for, and write the model directory."""
+    """Print the scores of whole validation scans, if asked for, and write the model directory."""
     store = experiment.store
     by_case = None
     if experiment.config.final_validation:
-        if not validation.exists():  # written whole by a run that was stopped after it
-            experiment.validate_scans(params, validation, pictures_of(validation.parent, int(state.step)))
         scores = read_scores(validation)["cases"]
         print(f"{len(scores)} validation scans on the prepared grid\n{score_table(scores)}")
         by_case = {case: regions[WHOLE] for case, regions in scores.items()}
@@ -112,28 +114,31 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
-    """1. the newest whole checkpoint; 2. the weights of `init_from`; 3. fresh weights."""
-    step = checkpoints.latest
-    if step is None:
-        return experiment.first_state()
-    saved, asked = checkpoints.config(step), experiment.config.plain()
-    if saved.pop("data_set") != experiment.data_set:
+    """1. the newest sound checkpoint; 2. the weights of `init_from`; 3. fresh weights."""
+    state = checkpoints.restore_newest(experiment.state_like, lambda saved: _check_same_run(saved, experiment))
+    return experiment.first_state() if state is None else state
+
+
+def _check_same_run(saved: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raise InputError unless `experiment` continues the run that says `saved` of itself (see `_identity`)."""
+    if saved.get("data_set") != experiment.data_set:
         raise InputError(
             "The data set is not the one that this run started with.",
             file=experiment.store.path,
             hint="prepare it as it was, or start a new run in another --workdir",
         )
-    saved = TrainConfig.of(saved).plain()  # of an earlier release: with the fields that came later
-    changed = [name for name in asked if saved[name] != asked[name] and name not in FREE_ON_RESUME]
+    asked = experiment.config.plain()
+    # A checkpoint of an earlier release gets the fields that came later.
+    said = TrainConfig.of({name: value for name, value in saved.items() if name != "data_set"}).plain()
+    changed = [name for name in asked if said[name] != asked[name] and name not in FREE_ON_RESUME]
     if changed:
         name = changed[0]
         raise InputError(
             f"The run to continue has another config.{', config.'.join(changed)}.",
-            expected=f"{name} = {saved[name]}"[:500],
+            expected=f"{name} = {said[name]}"[:500],
             found=f"{name} = {asked[name]}"[:500],
             hint="use the run's own configuration, or another --workdir",
         )
-    return checkpoints.restore(step, experiment.state_like)
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,7 @@ def load_model(path: str | os.PathLike) -> Model:
     Nothing in the files is trusted: sizes are compared with the architecture before memory is taken, and the
     weights with their sha256. Raises InputError that names the part that is missing, unknown or damaged.
     """
-    path = Path(path)
+    path = _of_workdir(Path(path))
     if not (path / DESCRIPTION).is_file():
         members = _members(path)
         if members:
@@ -99,7 +101,7 @@ def load_model(path: str | os.PathLike) -> Model:
 
 def load_models(path: str | os.PathLike) -> list[Model]:
     """One model of a model directory, or all of an ensemble folder in the order of their names."""
-    path = Path(path)
+    path = _of_workdir(Path(path))
     if (path / DESCRIPTION).is_file() or not (members := _members(path)):
         return [load_model(path)]
     return [load_model(member) for member in members]
@@ -111,6 +113,12 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _of_workdir(path: Path) -> Path:
+    """The model of a training's workdir; any other path as it is."""
+    inside = path / "model"
+    return inside if (inside / DESCRIPTION).is_file() and not (path / DESCRIPTION).is_file() else path
+
+
 def _members(path: Path) -> list[Path]:
     return sorted(p.parent for p in path.glob(f"fold_*/{DESCRIPTION}")) if path.is_dir() else []
 
@@ -119,6 +127,14 @@ def _no_model(path: Path) -> InputError:
     hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
     if not path.exists():
         return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
+    if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        return InputError(
+            "The model is packed.",
+            file=path,
+            expected=f"a folder with {DESCRIPTION} and {WEIGHTS}",
+            found="an archive",
+            hint="unpack it (unzip, tar -xf) and name the folder in it",
+        )
     return InputError(
         "This is not a model directory.",
         file=path,

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.model.config import EXTENT_MULTIPLE, MedNeXtConfig
-from mednext_jax.preprocess.clean import STEPS
+from mednext_jax.preprocess.preprocessing import Preprocessing, is_number, is_three
 
-NORMALISATIONS = ("zscore", "none", "ct")
-INTENSITY_KEYS = ("mean", "std", "percentile_00_5", "percentile_99_5")
-
-
-# Fields that JSON holds as lists.
-_TUPLES = (
-    *("channel_names", "regions_class_order", "patch_size", "spacing", "cleaning", "normalisation"),
-    *("intensity_properties", "mirror_axes"),
-)
+MAX_LABELS = 256  # a mask is uint8
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Preprocessing, tiling and read-out of one model; axis order (d, h, w) throughout.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Preprocessing):
+    """How a model's scans are preprocessed and tiled, and how its output becomes labels; axis order (d, h, w).
 
     Raises InputError that names every field that is wrong.
     """
@@ -36,45 +27,29 @@ class Recipe:
     # For overlapping regions (sigmoid outputs): the label value that each writes, later over earlier; None: softmax.
     regions_class_order: tuple[int, ...] | None = None
     patch_size: tuple[int, int, int] = (128, 128, 128)  # voxels
-    spacing: tuple[float, float, float] | None = None  # mm; None keeps each scan's own
-    orientation: str | None = "RAS"  # None leaves the axes as they are stored (nnU-Net's way)
-    cleaning: tuple[str, ...] = ()  # steps of preprocess.clean, done before anything else
-    crop_to_nonzero: bool = True
-    normalisation: tuple[str, ...] = ("zscore",)  # one a channel
-    use_mask_for_norm: bool = False  # statistics from, and values only in, the non-zero mask
-    # One mapping a channel with INTENSITY_KEYS, from the training set's foreground; only "ct" needs it.
-    intensity_properties: tuple[Mapping[str, float], ...] | None = None
     mirror_axes: tuple[int, ...] = (0, 1, 2)  # of test-time augmentation
     average: str = "logits"  # what tiles, mirrors and models are averaged in: "logits" or "softmax"
     threshold: float = 0.5  # of the foreground probability
 
-    def __post_init__(self) -> None:
-        for name in _TUPLES:
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-        problems = [
-            Problem(f"The recipe's {name} is not valid.", expected=expected, found=repr(getattr(self, name))[:200])
-            for name, (valid, expected) in self._rules().items()
-            if not valid
-        ]
-        if problems:
-            raise InputError.of(problems)
+    owner: ClassVar[str] = "recipe"
 
     def _rules(self) -> dict[str, tuple[bool, str]]:
-        channels, labels, patch, spacing = self.channel_names, self.labels, self.patch_size, self.spacing
+        channels, labels, patch, norms = self.channel_names, self.labels, self.patch_size, self.normalisation
         named = isinstance(channels, tuple) and len(channels) > 0 and all(isinstance(c, str) for c in channels)
         count = len(channels) if named else -1
         values = len(labels) if isinstance(labels, Mapping) else 0
-        norms = self.normalisation if isinstance(self.normalisation, tuple) else ()
+        steps = super()._rules()
+        norms_valid, norms_expected = steps.pop("normalisation")
         return {
+            **steps,
+            "normalisation": (norms_valid and len(norms) == count, norms_expected),
             "channel_names": (named, "at least one name"),
             "labels": (
                 isinstance(labels, Mapping)
-                and len(labels) > 1
+                and 1 < len(labels) <= MAX_LABELS
                 and all(isinstance(name, str) and type(value) is int for name, value in labels.items())
                 and sorted(labels.values()) == list(range(len(labels))),
-                "names for the values 0, 1, 2, ..., each once; 0 is the background",
+                f"names for the values 0, 1, 2, ..., each once, at most {MAX_LABELS}; 0 is the background",
             ),
             "regions_class_order": (
                 self.regions_class_order is None
@@ -82,28 +57,8 @@ class Recipe:
                 "each label value but 0 once, or null",
             ),
             "patch_size": (
-                _three(patch) and all(type(p) is int and 0 < p <= 4096 and p % EXTENT_MULTIPLE == 0 for p in patch),
+                is_three(patch) and all(type(p) is int and 0 < p <= 4096 and p % EXTENT_MULTIPLE == 0 for p in patch),
                 f"three multiples of {EXTENT_MULTIPLE} (voxels)",
-            ),
-            "spacing": (
-                spacing is None or (_three(spacing) and all(_number(s) and 0 < s < 1000 for s in spacing)),
-                "three numbers (mm), or null",
-            ),
-            "orientation": (self.orientation in ("RAS", None), '"RAS" or null'),
-            "cleaning": (
-                isinstance(self.cleaning, tuple)
-                and self.cleaning == tuple(step for step in STEPS if step in self.cleaning),
-                f"some of {', '.join(STEPS)}, in this order",
-            ),
-            "crop_to_nonzero": (isinstance(self.crop_to_nonzero, bool), "true or false"),
-            "normalisation": (
-                len(norms) == count and all(isinstance(n, str) and n in NORMALISATIONS for n in norms),
-                f"one of {', '.join(NORMALISATIONS)} for each channel",
-            ),
-            "use_mask_for_norm": (isinstance(self.use_mask_for_norm, bool), "true or false"),
-            "intensity_properties": (
-                _intensities(self.intensity_properties, count, required="ct" in norms),
-                f"for each channel {', '.join(INTENSITY_KEYS)}; null if no channel is normalised as ct",
             ),
             "mirror_axes": (
                 isinstance(self.mirror_axes, tuple)
@@ -112,11 +67,11 @@ class Recipe:
                 "some of 0, 1, 2",
             ),
             "average": (self.average in ("logits", "softmax"), '"logits" or "softmax"'),
-            "threshold": (_number(self.threshold) and 0 < self.threshold < 1, "a number between 0 and 1"),
+            "threshold": (is_number(self.threshold) and 0 < self.threshold < 1, "a number between 0 and 1"),
         }
 
     @property
-    def read_out(self) -> float | None:
+    def decision_threshold(self) -> float | None:
         """The threshold by which foreground is told from background; None with three or more classes: the argmax."""
         return self.threshold if len(self.labels) == 2 or self.regions_class_order is not None else None
 
@@ -135,14 +90,6 @@ class Recipe:
                     found=f"{found}: {', '.join(getattr(self, name))}"[:200],
                 )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Every field as plain JSON values."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["labels"] = dict(self.labels)
-        if self.intensity_properties is not None:
-            values["intensity_properties"] = [dict(channel) for channel in self.intensity_properties]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe of `to_dict`'s result; absent fields take their default, unknown ones raise InputError."""
@@ -156,21 +103,3 @@ class Recipe:
         if problems:
             raise InputError.of(problems)
         return cls(**values)
-
-
-def _three(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 3
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _intensities(value: Any, channels: int, *, required: bool) -> bool:
-    if value is None:
-        return not required
-    return (
-        isinstance(value, tuple)
-        and len(value) == channels
-        and all(isinstance(c, Mapping) and all(_number(c.get(key)) for key in INTENSITY_KEYS) for c in value)
-    )

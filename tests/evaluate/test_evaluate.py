@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.evaluate.evaluate import case_of, evaluate
+from mednext_jax.evaluate.evaluate import case_of, evaluate, find_masks
 
 pytestmark = pytest.mark.core
 AFFINE = np.diag([0.5, 1.0, 2.0, 1.0])
@@ -139,3 +139,77 @@ def test_an_output_that_exists_is_refused(folders):
     with pytest.raises(InputError, match="not overwritten"):
         run(folders)
     assert [p.name for p in (folders / "out").iterdir()] == ["keep.txt"]
+
+
+def test_the_ignore_label_of_dataset_json_counts_in_neither_mask(folders, capsys):
+    prediction, reference = blobs((0, 0, 0), (8, 8, 6)), blobs((0, 0, 0), (4, 4, 4))
+    reference[6:] = 2  # not annotated: the second predicted cube lies there
+    labels = folders / "set" / "labelsTr"
+    save(labels / "a.nii.gz", reference)
+    save(folders / "p" / "a_mask.nii.gz", prediction)
+    (folders / "set" / "dataset.json").write_text('{"labels": {"background": 0, "pvs": 1, "ignore": 2}}')
+    summary = evaluate(folders / "p", labels, folders / "out")
+    scores = summary["cases"]["a"]["all"]
+    assert (scores["tp"], scores["fp"], scores["fn"], scores["dice"]) == (8, 0, 8, 2 * 8 / 24)
+    assert (scores["count"], scores["reference_count"], scores["cluster_fp"]) == (1, 2, 0)
+    assert scores["volume_mm3"] == 8 and scores["reference_volume_mm3"] == 16
+    assert summary["ignore_label"] == 2 and "ignore label 2" in capsys.readouterr().out
+
+    one = evaluate(folders / "p" / "a_mask.nii.gz", labels / "a.nii.gz", folders / "one")
+    assert one["cases"]["a"]["all"] == scores
+    (folders / "set" / "dataset.json").unlink()
+    assert evaluate(folders / "p", labels, folders / "all")["cases"]["a"]["all"]["fn"] > 8  # a label as any other
+    asked = evaluate(folders / "p", labels, folders / "asked", ignore_label=2)
+    assert asked["cases"]["a"]["all"] == scores
+
+
+def test_the_ignore_label_holds_in_regions(folders):
+    reference = blobs((0, 0, 0), (8, 8, 6))
+    reference[8:] = 2  # all of the basal ganglia
+    for case in "abcd":
+        save(folders / "references" / f"{case}.nii.gz", reference)
+    scores = run(folders, regions=folders / "regions", ignore_label=2)["cases"]["b"]
+    assert scores["basal ganglia"]["fp"] == scores["basal ganglia"]["reference_count"] == 0
+    assert scores["white matter"]["tp"] == scores["all"]["tp"] == 8
+
+
+def test_brain_masks_beside_the_label_maps_are_left_out(tmp_path):
+    anat = tmp_path / "pvs" / "sub-1" / "anat"
+    for name in ("label-pvs", "desc-brain", "label-head"):
+        save(anat / f"sub-1_{name}_mask.nii.gz", blobs((0, 0, 0)))
+    save(anat / "sub-1_brain_mask.nii.gz", blobs())
+    save(tmp_path / "p" / "sub-1_mask.nii.gz", blobs((0, 0, 0)))
+    assert find_masks(tmp_path / "pvs") == {"sub-1": anat / "sub-1_label-pvs_mask.nii.gz"}
+    assert evaluate(tmp_path / "p", tmp_path / "pvs", tmp_path / "out")["regions"]["all"]["dice"]["mean"] == 1
+
+
+def test_masks_behind_links_in_any_letters_and_hidden_ones(tmp_path, capsys):
+    save(tmp_path / "store" / "sub-1" / "sub-1_mask.nii.gz", blobs())
+    (tmp_path / "store" / "sub-1" / "sub-1_mask.nii.gz").rename(tmp_path / "store" / "sub-1" / "sub-1_mask.NII.GZ")
+    (tmp_path / "store" / "sub-1" / "._sub-1_mask.NII.GZ").write_bytes(b"Mac OS X")
+    (tmp_path / "store" / "sub-1" / "round").symlink_to(tmp_path / "store")  # a loop
+    (tmp_path / "masks" / ".git").mkdir(parents=True)
+    save(tmp_path / "masks" / ".git" / "x_mask.nii.gz", blobs())
+    (tmp_path / "masks" / "sub-1").symlink_to(tmp_path / "store" / "sub-1")
+    (tmp_path / "masks" / "sub-2.mgz").write_bytes(b"x")
+    found = find_masks(tmp_path / "masks")
+    assert list(found) == ["sub-1"] and found["sub-1"].name == "sub-1_mask.NII.GZ"
+    assert "sub-2.mgz" in capsys.readouterr().out
+
+
+def test_every_case_that_is_there_twice_is_named(tmp_path):
+    for case in "ab":
+        save(tmp_path / f"{case}_mask.nii.gz", blobs())
+        save(tmp_path / f"{case}_dseg_mask.nii.gz", blobs())
+    with pytest.raises(InputError) as error:
+        find_masks(tmp_path)
+    assert len(error.value.problems) == 2
+
+
+def test_labels_that_have_wrapped_are_refused(folders):
+    save(folders / "predictions" / "a_mask.nii.gz", -blobs((0, 0, 0)), dtype=np.int8)
+    save(folders / "references" / "b.nii.gz", -blobs((0, 0, 0)), dtype=np.int8)
+    with pytest.raises(InputError) as error:
+        run(folders)
+    assert [problem.what for problem in error.value.problems] == ["The label map has values below 0."] * 2
+    assert "255 becomes -1" in str(error.value)

@@ -146,6 +146,19 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
     assert not list((tmp_path / "out").glob("case1*"))
 
 
+def test_files_that_cannot_be_scans_do_not_stop_the_others(models, scans, tmp_path, capsys):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    (folder / "empty_0000.nii.gz").write_bytes(b"")
+    (folder / "lost_0001.nii.gz").symlink_to(tmp_path / "nowhere")
+    (folder / "other.mgz").write_bytes(b"x")
+    with pytest.raises(InputError) as error:
+        predict(folder, tmp_path / "out", models[0], tta=False)
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case1", "case2"]
+    assert "empty_0000.nii.gz" in str(error.value) and "lost_0001.nii.gz" in str(error.value)
+    said = capsys.readouterr().out
+    assert "other.mgz" in said and "come at the end: empty, lost" in said
+
+
 def test_nothing_is_written_for_a_single_bad_scan(models, save_scan, tmp_path):
     path = save_scan(tmp_path / "a.nii.gz")
     path.write_bytes(path.read_bytes()[:-200])  # a truncated gzip stream; its header is whole

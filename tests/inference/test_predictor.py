@@ -18,7 +18,7 @@ from mednext_jax.inference.tiles import gaussian_map, pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.preprocess.pipeline import preprocess_scan, restore
+from mednext_jax.preprocess.trip import preprocess_scan, restore
 from mednext_jax.weights.directory import load_model
 
 pytestmark = pytest.mark.core
@@ -39,15 +39,7 @@ def by_hand(models):
     def run(path, fields=None):
         recipe = dataclasses.replace(model.recipe, **(fields or {}))
         volume, voxel, grid = to_volume(read_scan(path))
-        case = preprocess_scan(
-            volume,
-            voxel,
-            target_spacing=recipe.spacing,
-            normalisation=recipe.normalisation,
-            use_mask_for_norm=recipe.use_mask_for_norm,
-            crop_to_nonzero=recipe.crop_to_nonzero,
-            intensity_properties=recipe.intensity_properties,
-        )
+        case = preprocess_scan(volume, voxel, recipe)
         pads = pad_to_patch(case.volume.shape[:3], recipe.patch_size)
         volume = np.pad(case.volume, [*pads, (0, 0)])
         total = np.zeros((*volume.shape[:3], 2))
@@ -134,7 +126,8 @@ def test_skipping_background(models, predictor, save_scan, tmp_path):
     array = np.asarray(image.dataobj).copy()
     array[12:44] = 0
     image = nib.Nifti1Image(array, image.affine)
-    full, part = predictor(image), Predictor(models[0], tta=False, skip_background=True)(image)
+    options = {"tta": False, "background": "compute"}
+    full, part = (Predictor(models[0], skip_background=skip, **options)(image) for skip in (False, True))
     full, part = (np.asarray(result.probability.dataobj) for result in (full, part))
     assert (part[24:32] < 1e-10).all() and (full[24:32] > 1e-3).any()
     np.testing.assert_allclose(part[:8], full[:8], atol=1e-5)

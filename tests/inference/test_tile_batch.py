@@ -51,17 +51,17 @@ def test_memory_that_runs_out_halves_the_tiles(monkeypatch, caplog):
     params = jax.jit(module.MedNeXt(config).init)(jax.random.key(0), np.zeros((1, 16, 16, 16, 1)))["params"]
     model = Model(config, params, Recipe(patch_size=(16, 16, 16), spacing=None), {}, None)
     tried = []
-    real = module.segment
+    real = module.compute_evidence
 
-    def full(boxed, networks, window, threshold, **options):
+    def full(scan, networks, window):
         tried.append(window.tile_batch)
         if window.tile_batch > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-        return real(boxed, networks, window, threshold, **options)
+        return real(scan, networks, window)
 
     scan = nib.Nifti1Image(np.random.default_rng(0).random((16, 18, 20), np.float32), np.eye(4))
     expected = Predictor(model, tta=False, tile_batch=1)(scan)
-    monkeypatch.setattr(module, "segment", full)
+    monkeypatch.setattr(module, "compute_evidence", full)
     predictor = Predictor(model, tta=False, tile_batch=8)
     found = predictor(scan)
     assert tried == [8, 4, 2]
@@ -73,6 +73,6 @@ def test_memory_that_runs_out_halves_the_tiles(monkeypatch, caplog):
     def broken(*args, **options):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(module, "segment", broken)
+    monkeypatch.setattr(module, "compute_evidence", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         predictor(scan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.io.bids import find_scans, is_bids, read_bids
+from mednext_jax.io.bids import bids_scans, is_bids, read_bids
 
 pytestmark = pytest.mark.core
 
@@ -38,7 +38,7 @@ def tree(tmp_path):
 def test_scans_with_and_without_sessions(tree):
     root = tree(SCANS + OTHER_FILES)
     assert is_bids(root) and not is_bids(root / "sub-01")
-    assert [(scan.id, scan.subject, scan.session) for scan in find_scans(root)] == [
+    assert [(scan.id, scan.subject, scan.session) for scan in bids_scans(root)] == [
         ("sub-01_ses-1", "sub-01", "1"),
         ("sub-01_ses-2_run-1", "sub-01", "2"),
         ("sub-01_ses-2_run-2", "sub-01", "2"),
@@ -49,15 +49,15 @@ def test_scans_with_and_without_sessions(tree):
 def test_several_contrasts_need_a_choice(tree):
     root = tree((*SCANS, "sub-02/anat/sub-02_T1w.nii.gz"))
     with pytest.raises(InputError, match="1 T1w, 4 T2w"):
-        find_scans(root)
-    assert [scan.id for scan in find_scans(root, "T1w")] == ["sub-02"]
+        bids_scans(root)
+    assert [scan.id for scan in bids_scans(root, "T1w")] == ["sub-02"]
     with pytest.raises(InputError, match="No scan was found"):
-        find_scans(root, "PDw")
+        bids_scans(root, "PDw")
 
 
 def test_a_scan_that_is_there_twice(tree):
     with pytest.raises(InputError, match="there twice"):
-        find_scans(tree(("sub-02/anat/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_T2w.nii")))
+        bids_scans(tree(("sub-02/anat/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_T2w.nii")))
 
 
 def test_label_maps_are_matched_by_their_entities(tree):

@@ -40,11 +40,27 @@ def case(seed):
     return image, (image[..., 0] > 2).astype(np.int16)
 
 
+RECORD = {
+    "properties": {
+        "shape": (44, 54, 37),
+        "box_start": (2, 2, 2),
+        "box_shape": (40, 50, 33),
+        "spacing": (0.8, 0.8, 0.8),
+        "resampled_shape": (40, 50, 33),
+        "resampled_spacing": (0.8, 0.8, 0.8),
+    },
+    "stored_shape": (37, 54, 44),
+    "affine": np.eye(4).tolist(),
+}
+
+
 def write(path):
     writer = CaseWriter(path)
     for seed, name in enumerate(META.cases):
         image, label = case(seed)
-        writer.write_case(name, image, label, {1: np.argwhere(label == 1), 2: np.empty((0, 3))}, {"key": f"k{seed}"})
+        writer.write_case(
+            name, image, label, {1: np.argwhere(label == 1), 2: np.empty((0, 3))}, {**RECORD, "key": f"k{seed}"}
+        )
     writer.finish(META, FOLDS)
     return writer
 
@@ -119,8 +135,7 @@ def test_flipped_bits_are_found(store, tmp_path):
 def test_a_missing_part_of_a_case_is_named(store, tmp_path, gone):
     (tmp_path / "prepared/cases/a" / gone).unlink()
     with pytest.raises(InputError, match=r"cannot be read: a(.|\n)*cases/a/" + gone.split("/")[0]):
-        store.foreground("a")
-        store.read("a")
+        CaseStore.open(tmp_path / "prepared")
 
 
 def test_another_array_in_its_place_is_refused(store, tmp_path):
@@ -129,7 +144,147 @@ def test_another_array_in_its_place_is_refused(store, tmp_path):
     content["shape"] = [2**20, 2**20, 2**20]
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="an array of shape"):
-        store.read("a")
+        CaseStore.open(tmp_path / "prepared")
+
+
+CASE = "cases/a/case.json"
+
+
+def change(path, **values):
+    """Replace fields of a JSON file; a name with a dot is of a group."""
+    content = json.loads(path.read_text())
+    for name, value in values.items():
+        group, _, field = name.rpartition("__")
+        (content[group] if group else content)[field] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["image/c/0/0/0/0", "label/c/0/0/0", "foreground/1/c/0/0"])
+@pytest.mark.parametrize("version", ["0.1.0", "now"])
+def test_a_missing_or_cut_file_of_values_is_found_at_once(tmp_path, name, version):
+    """TensorStore reads a missing one as zeros."""
+    write(tmp_path / "prepared")
+    path = tmp_path / "prepared/cases/a" / name
+    if version == "0.1.0":
+        forget_hashes(tmp_path / "prepared")
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:-1])
+        with pytest.raises(InputError, match=f"its file has {len(data) - 1} bytes, not {len(data)}"):
+            CaseStore.open(tmp_path / "prepared")
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read: a(.|\n)*the file with its values is missing"):
+        CaseStore.open(tmp_path / "prepared")
+
+
+def forget_hashes(path):
+    for file in path.glob("cases/*/case.json"):
+        record = json.loads(file.read_text())
+        record.pop("arrays", None)
+        file.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("where", ["", "file://"])
+def test_a_case_without_pvs_has_no_file_of_labels(tmp_path, where):
+    writer = CaseWriter(f"{where}{tmp_path}/prepared")
+    image, label = case(0)
+    writer.write_case("a", image, np.zeros_like(label), {}, {**RECORD, "key": "k"})
+    writer.finish(dataclasses.replace(META, cases=("a",)), [{"train": ["a"], "val": []}])
+    assert not (tmp_path / "prepared/cases/a/label/c").exists()
+    for _ in range(2):
+        assert not CaseStore.open(f"{where}{tmp_path}/prepared").read("a")[1].any()
+        forget_hashes(tmp_path / "prepared")
+
+
+def test_data_of_another_case_in_its_place_is_found_when_read(store, tmp_path):
+    """Its checksums are right, and where sizes are not known so is all that can be seen without reading it."""
+    for name in ("image/c/0/0/0/0", "label/c/0/0/0"):
+        data = (tmp_path / "prepared/cases/b" / name).read_bytes()
+        (tmp_path / "prepared/cases/a" / name).write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot be read: a(.|\n)*sha256 differs"):
+        CaseStore.open(f"file://{tmp_path}/prepared").read("a")
+
+
+@pytest.mark.parametrize("depth", [100_000, 500])
+def test_a_deeply_nested_description_of_an_array_does_not_reach_tensorstore(store, tmp_path, depth):
+    """It ends the process there."""
+    (tmp_path / "prepared/cases/a/image/zarr.json").write_text("[" * depth + "]" * depth)
+    with pytest.raises(InputError, match="cannot be read: a"):
+        CaseStore.open(tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"foreground": []}, "no counts"),
+        ({"foreground": {"1": [2]}}, "no counts"),
+        ({"foreground": {"9": 2}}, "foreground of classes 9"),
+        ({"foreground": {"x": 2}}, "foreground of classes x"),
+        ({"foreground": {"1": 2**30}}, "voxels of a case that has"),
+        ({"foreground": {"1": 1}}, "an array of shape"),
+        ({"properties": None}, "no properties"),
+        ({"properties__spacing": [0.8, 0.8]}, "properties.spacing"),
+        ({"properties__spacing": [0.8, 0.8, [0.8]]}, "properties.spacing"),
+        ({"properties__resampled_spacing": [0.8, 0.8, 0]}, "properties.resampled_spacing"),
+        ({"properties__shape": [44, 54, 37.5]}, "properties.shape"),
+        ({"properties__box_start": [2, 2, -1]}, "properties.box_start"),
+        ({"properties__box_start": [5, 2, 2]}, "beyond the scan"),
+        ({"properties__resampled_shape": [40, 50, 34]}, "an array of shape"),
+        ({"stored_shape": "44 54 37"}, "stored_shape"),
+        ({"affine": [1, 0, 0, 0]}, "affine"),
+        ({"affine": [[1, 0, 0, "0"]] * 4}, "affine"),
+        ({"arrays": {"image": 3}}, "arrays without"),
+        ({"arrays": {}}, "no hash"),
+    ],
+)
+def test_a_damaged_record_is_found_at_once(store, tmp_path, values, words):
+    change(tmp_path / "prepared" / CASE, **values)
+    with pytest.raises(InputError, match=rf"cannot be read: a(.|\n)*{words}"):
+        CaseStore.open(tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"data_type": "int16"}, {"fill_value": 7}, {"codecs": []}, {"chunk_grid": 3}, {"shape": [40, 50, "33", 2]}],
+)
+def test_a_description_of_another_array_is_refused(store, tmp_path, values):
+    change(tmp_path / "prepared/cases/a/image/zarr.json", **values)
+    with pytest.raises(InputError, match=r"cannot be read: a(.|\n)*zarr.json: an array"):
+        CaseStore.open(tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({}, "another kind"),
+        ([], "another kind"),
+        ([3], "fold 0 without lists"),
+        ([{"train": ["a"]}], "fold 0 without lists"),
+        ([{"train": ["a"], "val": [["b"]]}], "fold 0 without lists"),
+        ([{"train": ["a"], "val": ["c"]}], "fold 0 names 'c'"),
+        ([FOLDS[0], {"train": ["a"], "val": ["a"]}], "fold 1 names a case twice"),
+    ],
+)
+def test_damaged_splits_are_found_at_once(store, tmp_path, splits, words):
+    (tmp_path / "prepared/splits.json").write_text(json.dumps(splits))
+    with pytest.raises(InputError, match=words):
+        CaseStore.open(tmp_path / "prepared")
+
+
+def test_foreground_outside_of_the_scan_is_refused(tmp_path):
+    writer = write(tmp_path / "prepared")
+    image, label = case(0)
+    writer.write_case("a", image, label, {1: np.array([[0, 0, 40]])}, {**RECORD, "key": "k"})
+    with pytest.raises(InputError, match="voxels outside of the scan"):
+        CaseStore.open(tmp_path / "prepared").foreground("a")
+
+
+def test_the_problems_of_all_cases_are_reported_together(store, tmp_path):
+    for name in "ab":
+        (tmp_path / "prepared/cases" / name / "case.json").write_text("null")
+    with pytest.raises(InputError) as error:
+        CaseStore.open(tmp_path / "prepared")
+    assert len(error.value.problems) == 2
 
 
 def test_nothing_is_visible_before_finish(tmp_path):
@@ -138,11 +293,11 @@ def test_nothing_is_visible_before_finish(tmp_path):
     assert not (tmp_path / "new").exists()
     writer.begin()
     image, label = case(0)
-    writer.write_case("a", image, label, {ANNOTATED: np.argwhere(label == 0)[:7]}, {"key": "k"})
+    writer.write_case("a", image, label, {ANNOTATED: np.argwhere(label == 0)[:7]}, {**RECORD, "key": "k"})
     assert writer.started and writer.keys() == {"a": "k"}
     with pytest.raises(InputError, match="no complete prepared data set"):
         CaseStore.open(tmp_path / "new")
-    writer.finish(META, FOLDS)
+    writer.finish(dataclasses.replace(META, cases=("a",)), [{"train": ["a"], "val": []}])
     store = CaseStore.open(tmp_path / "new")
     assert store.annotated("a").shape == (7, 3) and store.foreground("a") == {}
     assert not (tmp_path / "new" / "unfinished.json").exists()

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.io.nnunet_raw import read_nnunet_raw
+from mednext_jax.io.nnunet_raw import read_ignore_label, read_nnunet_raw
 
 pytestmark = pytest.mark.core
 
@@ -49,9 +49,9 @@ def test_version_1(raw_dataset):
     assert dataset.channel_names == ("T2",) and dataset.labels == {"background": 0, "pvs": 1}
     assert len(dataset.cases) == 3 and not dataset.problems
     change(root, training=[{"image": "./imagesTr/sub-99.nii.gz"}])
-    assert [problem.what for problem in read_nnunet_raw(root).problems] == [
-        "Case sub-99 is listed in dataset.json but its files are not there."
-    ]
+    (problem,) = read_nnunet_raw(root).problems
+    assert problem.what == "A case is listed in dataset.json but its files are not there."
+    assert problem.expected == "sub-99_0000.nii.gz"
 
 
 def test_an_explicit_list_of_files(raw_dataset, monkeypatch):
@@ -63,9 +63,9 @@ def test_an_explicit_list_of_files(raw_dataset, monkeypatch):
     change(root, dataset={"A": entry, "B": broken, "C": {"images": []}}, numTraining=3)
     dataset = read_nnunet_raw(root)
     assert [case.id for case in dataset.cases] == ["A"] and dataset.cases[0].images[0].is_file()
-    assert [problem.what for problem in dataset.problems] == [
-        "A file of case B is missing.",
-        "Case 'C' of `dataset` is not understood.",
+    assert [(problem.what, (problem.expected, problem.found)) for problem in dataset.problems] == [
+        ("A file that dataset.json lists is missing.", ("a file of case B", None)),
+        ("A case of `dataset` is not understood.", ('{"images": [1 paths], "label": path}', "'C': {'images': []}")),
     ]
 
 
@@ -75,6 +75,61 @@ def test_ignore_label_and_regions(raw_dataset):
     assert dataset.labels == {"background": 0, "whole": (1, 2), "core": (2,)}
     assert dataset.ignore_label == 3 and dataset.regions_class_order == (1, 2)
     assert dataset.label_values == {0, 1, 2, 3}
+
+
+def test_one_value_in_a_list_and_numbers_written_as_text(raw_dataset):
+    labels = {"background": "0", "pvs": [1], "ignore": ["2"]}
+    dataset = read_nnunet_raw(raw_dataset(labels=labels, numTraining="3"))
+    assert dataset.labels == {"background": 0, "pvs": 1} and dataset.ignore_label == 2
+    assert dataset.regions_class_order is None and not dataset.problems
+
+
+@pytest.mark.parametrize("value", ["many", [3], 3.0, True, None])
+def test_a_number_of_cases_that_is_none_is_said(raw_dataset, value):
+    root = raw_dataset()
+    content = json.loads((root / "dataset.json").read_text()) | {"numTraining": value}
+    (root / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="numTraining is not a whole number"):
+        read_nnunet_raw(root)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"file_ending": [".nii.gz"]}, {"channel_names": ["T2w"]}, {"labels": {"0": 1, "²": 2}}]
+)
+def test_lists_and_odd_digits_are_refused(raw_dataset, keys):
+    with pytest.raises(InputError, match="dataset.json"):
+        read_nnunet_raw(raw_dataset(**keys))
+
+
+def test_a_list_of_cases_that_is_no_object(raw_dataset):
+    dataset = read_nnunet_raw(raw_dataset(dataset=[{"image": "a"}]))
+    assert "`dataset` does not list cases." in [problem.what for problem in dataset.problems]
+
+
+def test_hidden_files_and_endings_in_other_letters(raw_dataset):
+    root = raw_dataset()
+    for path in [*root.rglob("*.nii.gz")]:
+        (path.parent / f"._{path.name}").write_bytes(b"Mac OS X")
+    (root / "imagesTr" / "sub-00_0000.nii.gz").rename(root / "imagesTr" / "sub-00_0000.NII.GZ")
+    (root / "labelsTr" / "sub-01.nii.gz").rename(root / "labelsTr" / "sub-01.nii.GZ")
+    dataset = read_nnunet_raw(root)
+    assert [case.id for case in dataset.cases] == ["sub-00", "sub-01", "sub-02"] and not dataset.problems
+    shutil.copy(root / "labelsTr" / "sub-01.nii.GZ", root / "labelsTr" / "sub-01.nii.gz")
+    assert [problem.what for problem in read_nnunet_raw(root).problems] == ["Two files are of one case."]
+
+
+def test_the_ignore_label_of_a_folder_of_labels(raw_dataset):
+    root = raw_dataset(labels={"background": 0, "pvs": 1, "ignore": 2})
+    assert read_ignore_label(root / "labelsTr") == read_ignore_label(root) == 2
+    change(root, labels={"0": "background", "1": "pvs", "2": "ignore"})
+    assert read_ignore_label(root / "labelsTr") == 2
+    change(root, labels={"background": 0, "pvs": 1})
+    assert read_ignore_label(root / "labelsTr") is None
+    (root / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match="JSON"):
+        read_ignore_label(root / "labelsTr")
+    (root / "dataset.json").unlink()
+    assert read_ignore_label(root / "labelsTr") is None
 
 
 @pytest.mark.parametrize(
@@ -113,13 +168,20 @@ def test_every_problem_of_the_file_list_is_reported(raw_dataset):
     for channel in range(2):
         (root / "imagesTr" / f"c_000{channel}.nii.gz").unlink()
     (root / "imagesTr" / "notes.txt").write_text("")
+    (root / "labelsTr" / "d.nii").write_text("")
     dataset = read_nnunet_raw(root)
     assert [case.id for case in dataset.cases] == ["d"]
+    assert [problem.found for problem in dataset.problems if "channel" in problem.what] == ["a_0000.nii.gz"]
+    assert [problem.file.rsplit("/", 1)[1] for problem in dataset.problems if "no " in problem.what] == [
+        "b.nii.gz",
+        "c.nii.gz",
+    ]
     assert [(problem.severity, problem.what) for problem in dataset.problems] == [
         ("W", "A file in imagesTr is not a case and is left out."),
-        ("E", "Case a does not have every channel once."),
-        ("E", "Case b has no label map."),
-        ("E", "The label map of c has no image."),
+        ("W", "A file in labelsTr is not a label map and is left out."),
+        ("E", "A case does not have every channel once."),
+        ("E", "A case has no label map."),
+        ("E", "A label map has no image."),
         ("E", "The number of training cases is not the one in dataset.json."),
     ]
 

@@ -58,7 +58,7 @@ def test_all_problems_are_reported_together(raw_dataset):
         validate(read_nnunet_raw(root))
     assert found(error.value.problems, "E") == sorted(
         [
-            "Case c8 has no label map.",
+            "A case has no label map.",
             "The number of training cases is not the one in dataset.json.",
             "The file is not a NIfTI scan.",
             "The scan has voxels that are not finite.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,20 +11,16 @@ import numpy as np
 import pytest
 
 pytest.importorskip("triton")
-pytest.importorskip("jax_triton")
-pytest.importorskip("torch")  # the interpreter's tensors
 
 from mednext_jax.kernels import convolve, norm_mlp, norms
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
-from mednext_jax.kernels.launch import INTERPRETED, launch
+from mednext_jax.kernels.launch import launch
 from mednext_jax.kernels.table import TILES
-from mednext_jax.ops import blocks as composed
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
-from mednext_jax.ops.norm import WHOLE
+from mednext_jax.ops.split import WHOLE
 
-if not INTERPRETED:
-    pytest.skip("the kernels were imported before TRITON_INTERPRET was set", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 BATCH, C, R, E = 2, 2, 4, 4
 NORMAL = jax.random.normal
@@ -58,28 +55,30 @@ def arguments(kind: str, k: int, extents: tuple[int, int, int], res_conv: bool =
     return x, conv1, weights(keys[3], C, e), beside, *skip
 
 
-def with_gradients(kind: str, ops: LocalOps, fused: bool, arguments: tuple[Any, ...], **options: Any) -> Any:
+def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], **options: Any) -> Any:
     name = kind if kind == "block" else f"{kind}_block"
 
     def run(x: jax.Array, *rest: Any) -> jax.Array:
         x = ops.enter(x)
         if kind == "up":
             rest = (*rest[:-1], ops.enter(rest[-1]))
-        if fused:
-            return ops.leave(getattr(ops, name)(x, *rest, norm="group", **options))
-        return ops.leave(getattr(composed, name)(ops, x, *rest, norm="group", **options))
+        return ops.leave(getattr(ops, name)(x, *rest, **options))
 
-    @jax.jit
     def both(arguments: Any) -> Any:
         y, pull = jax.vjp(run, *arguments)
         return y, pull(NORMAL(jax.random.key(9), y.shape))
 
-    return both(arguments)
+    # Mesh axes of one device: a part that is the whole, with whatever halo it is given.
+    axes = tuple(name for name in options.get("split", WHOLE) if name)
+    if axes:
+        mesh = jax.make_mesh((1,) * len(axes), axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+        both = jax.shard_map(both, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
+    return jax.jit(both)(arguments)
 
 
 def check(kind: str, arguments: tuple[Any, ...], tolerance: float, **options: Any) -> None:
-    expected = with_gradients(kind, LocalOps(), False, arguments, **options)
-    found = with_gradients(kind, ChannelsFirstOps(), True, arguments, **options)
+    expected = with_gradients(kind, LocalOps(), arguments, **options)
+    found = with_gradients(kind, ChannelsFirstOps(), arguments, **options)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, want), got in zip(leaves, jax.tree.leaves(found), strict=True):
         name = jax.tree_util.keystr(path)
@@ -139,8 +138,8 @@ def test_fused_mlp_with_backward_in_one_pass(
 
 def test_block_on_a_part_with_its_halo() -> None:
     """Along an axis whose neighbours are there the convolution is 'valid', and gradients reach the halo."""
-    check("block", arguments("block", 3, (4, 5, 6)), EXACT, residual=True, halo=(True, True, False))
-    check("block", arguments("block", 3, (2, 2, 8)), EXACT, residual=True, halo=(False, False, True))
+    check("block", arguments("block", 3, (4, 5, 6)), EXACT, residual=True, split=("space", "height", None))
+    check("block", arguments("block", 3, (2, 2, 8)), EXACT, residual=True, split=(None, None, "width"))
 
 
 def test_block_under_remat_equals_block_without() -> None:
@@ -148,7 +147,7 @@ def test_block_under_remat_equals_block_without() -> None:
     x, conv1, w = arguments("block", 3, (2, 2, 4))
 
     def loss(w: MLPWeights) -> jax.Array:
-        return jnp.square(ops.block(ops.enter(x), conv1, w, norm="group", residual=True)).sum()
+        return jnp.square(ops.block(ops.enter(x), conv1, w, residual=True)).sum()
 
     policy = jax.checkpoint_policies.save_only_these_names("dw")
     plain, kept = jax.grad(loss)(w), jax.grad(jax.checkpoint(loss, policy=policy))(w)
@@ -173,16 +172,16 @@ def test_sums_of_the_backward_pass_in_memory_are_of_the_same_rounded_values() ->
     g = NORMAL(jax.random.key(0), (BATCH, E, 4, 4, 8), jnp.bfloat16)
     _, sums = norm_mlp.backward(u, norms.Norm(*given, jnp.float32(128)), weights(jax.random.key(1), C, E), g, False)
     # Of ones, u^T dz is the sum of dz: 128 float32 values of size 1 in another order.
-    np.testing.assert_allclose(sums.big_g, jnp.broadcast_to(sums.s[:, None], sums.big_g.shape), atol=128 * 1e-6)
+    np.testing.assert_allclose(sums.u_dz, jnp.broadcast_to(sums.dz[:, None], sums.u_dz.shape), atol=128 * 1e-6)
 
 
 def test_unsupported_blocks_run_as_xla_operations(caplog: pytest.LogCaptureFixture) -> None:
     x, conv1, w = arguments("block", 3, (2, 2, 4))
-    grn = w._replace(grn_gamma=jnp.ones(R), grn_beta=jnp.ones(R))
+    grn = dataclasses.replace(w, grn_gamma=jnp.ones(R), grn_beta=jnp.ones(R))
     ops = ChannelsFirstOps()
     for _ in range(2):
-        y = ops.leave(ops.block(ops.enter(x), conv1, grn, norm="group", residual=True))
-    expected = composed.block(LocalOps(), x, conv1, grn, norm="group", residual=True)
+        y = ops.leave(ops.block(ops.enter(x), conv1, grn, residual=True))
+    expected = LocalOps().block(x, conv1, grn, residual=True)
     np.testing.assert_allclose(y, expected, atol=1e-5)
     assert sum("global response" in message for message in caplog.messages) == 1
 

@@ -7,7 +7,6 @@ import pytest
 from tests.kernels.another_process import run_python
 
 pytest.importorskip("triton")
-pytest.importorskip("jax_triton")
 
 
 def report(*arguments: str) -> None:

@@ -7,17 +7,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("triton")
-pytest.importorskip("jax_triton")
-pytest.importorskip("torch")  # the interpreter's tensors
 
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
-from mednext_jax.kernels.launch import INTERPRETED
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
 
-if not INTERPRETED:
-    pytest.skip("the kernels were imported before TRITON_INTERPRET was set", allow_module_level=True)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interpreter")]
 
 CONFIG = MedNeXtConfig(base_channels=2, block_counts=(1,) * 9, deep_supervision=True)
 

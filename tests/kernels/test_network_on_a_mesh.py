@@ -7,19 +7,17 @@ import pytest
 from tests.kernels.another_process import run_python
 
 pytest.importorskip("triton")
-pytest.importorskip("jax_triton")
 pytest.importorskip("torch")  # the interpreter's tensors
 
 PROGRAM = """
 import jax, numpy as np
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.kernels import launch
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
 from mednext_jax.parallel.mesh import make_mesh
 from mednext_jax.parallel.network import spread
+from tests.kernels.interpreter import interpreted_kernels
 
-assert launch.INTERPRETED
 config = MedNeXtConfig(base_channels=2, block_counts=(1,) * 9, deep_supervision=True, remat="dw")
 x = jax.random.normal(jax.random.key(0), (1, 32, 16, 16, 1))
 params = jax.jit(MedNeXt(config).init)(jax.random.key(1), x)["params"]
@@ -27,7 +25,8 @@ params = jax.jit(MedNeXt(config).init)(jax.random.key(1), x)["params"]
 def loss_and_gradients(apply):
     return jax.jit(jax.value_and_grad(lambda params: sum((head**2).mean() for head in apply(params, x))))(params)
 
-loss, gradients = loss_and_gradients(spread(config, make_mesh(1, 2, 1), ChannelsFirstOps()))
+with interpreted_kernels():
+    loss, gradients = loss_and_gradients(spread(config, make_mesh(1, 2, 1), ChannelsFirstOps()))
 loss_1, gradients_1 = loss_and_gradients(lambda params, x: MedNeXt(config).apply({"params": params}, x))
 found, expected = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(g)]) for g in (gradients, gradients_1))
 print("loss", abs(float(loss / loss_1) - 1))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.ops import depthwise
+from mednext_jax.ops.split import NO_HALO
 
 pytestmark = pytest.mark.core
 
@@ -33,13 +34,13 @@ def test_part_with_halo_is_part_of_the_whole(name, k):
     weight = weight * jnp.asarray(rng.normal(size=weight.shape), jnp.float32)
 
     def of_whole(x, kernel, bias):
-        y = op(x, kernel, bias)
+        y = op(x, kernel, bias, NO_HALO, "blocks")
         return jnp.sum(y * weight), y[out]
 
     def of_part(x, kernel, bias):
         slab = jnp.pad(x, ((0, 0), (before, after), (0, 0), (before, after), (0, 0)))
         slab = slab[:, 4 : 12 + before + after, :, 8 : 14 + before + after]
-        y = op(slab, kernel, bias, HALO)
+        y = op(slab, kernel, bias, HALO, "blocks")
         return jnp.sum(y * weight[out]), y
 
     (_, whole), expected = jax.jit(jax.value_and_grad(of_whole, (0, 1, 2), has_aux=True))(x, kernel, bias)

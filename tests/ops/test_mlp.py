@@ -34,7 +34,7 @@ def test_gelu_under_shard_map():
 
 def test_moments_do_not_cancel():
     x = 3000 + np.random.default_rng(0).standard_normal((2, 6, 5, 4, 3)).astype(np.float32)
-    keep = norm.behind_front_planes(x)
+    keep = norm.inside_front_padding(x)
     for chosen, voxels in ((None, x), (keep, x[:, 1:, 1:, 1:])):
         mean, variance = norm.moments(x, chosen)
         exact = voxels.astype(np.float64)
@@ -51,22 +51,21 @@ def test_response_of_silent_channels_has_finite_gradients():
 
 
 @pytest.mark.parametrize(
-    ("kind", "front_void", "residual"), [("group", False, True), ("group", True, True), ("layer", False, False)]
+    ("kind", "front_padding", "residual"), [("group", False, True), ("group", True, True), ("layer", False, False)]
 )
-def test_chunks_change_nothing(kind, front_void, residual, monkeypatch):
+def test_chunks_change_nothing(kind, front_padding, residual, monkeypatch):
     monkeypatch.setattr(mlp, "_CHUNK_BYTES", 4 * 8 * 16)  # 16 of a sample's 96 voxels
     random = np.random.default_rng(0)
     u, beside, g = (random.standard_normal((2, 4, 4, 6, c)).astype(np.float32) for c in (4, 5, 5))
     shapes = ((4,), (4,), (4, 8), (8,), (8, 5), (5,))
-    weights = mlp.MLPWeights(*(random.standard_normal(shape).astype(np.float32) for shape in shapes))
+    weights = mlp.MLPWeights(*(random.standard_normal(shape).astype(np.float32) for shape in shapes), norm=kind)
 
     def value(u, weights, beside, in_chunks):
         y = mlp.norm_mlp(
             u,
             weights,
-            norm=kind,
             residual=beside if residual else None,
-            front_void=front_void,
+            front_padding=front_padding,
             in_chunks=in_chunks,
         )
         return jnp.sum(y * g), y
@@ -74,7 +73,7 @@ def test_chunks_change_nothing(kind, front_void, residual, monkeypatch):
     slopes = jax.jit(jax.value_and_grad(value, (0, 1, 2), has_aux=True), static_argnums=3)
     (_, y), gradients = slopes(u, weights, beside, True)
     (_, y_whole), gradients_whole = slopes(u, weights, beside, False)
-    if front_void:
+    if front_padding:
         assert not np.any(y[:, 0]) and not np.any(y[:, :, 0]) and not np.any(y[:, :, :, 0])
         assert np.all(np.any(y[:, 1:, 1:, 1:], axis=-1))
     # The same float32 arithmetic; sums over voxels in another order.

@@ -14,7 +14,8 @@ from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.nifti import label_volume, read_labels, read_scan, to_volume
 from mednext_jax.prepare.prepare import prepare
 from mednext_jax.preprocess.clean import clean
-from mednext_jax.preprocess.pipeline import Properties, preprocess_scan, restore
+from mednext_jax.preprocess.preprocessing import Preprocessing
+from mednext_jax.preprocess.trip import Properties, preprocess_scan, restore
 
 pytestmark = pytest.mark.core
 
@@ -37,10 +38,8 @@ def test_cases_are_preprocessed_scans(raw_dataset, tmp_path, capsys):
     expected = preprocess_scan(
         volume,
         spacing,
-        target_spacing=(0.8,) * 3,
-        normalisation=("zscore",) * 2,
-        use_mask_for_norm=True,
-        label=label,
+        Preprocessing(spacing=(0.8,) * 3, normalisation=("zscore",) * 2, use_mask_for_norm=True),
+        label,
     )
     stored_image, stored_label = store.read("sub-01")
     np.testing.assert_array_equal(stored_image, expected.volume)
@@ -224,10 +223,8 @@ def test_heavier_preprocessing_is_off_unless_asked_for(raw_dataset, brain_masks,
     expected = preprocess_scan(
         clean(volume, spacing, meta.cleaning, brain),
         spacing,
-        target_spacing=(0.8,) * 3,
-        normalisation=("zscore",),
-        use_mask_for_norm=True,  # decided by what the masks leave of the scans
-        label=label_volume(read_labels(root / "labelsTr" / "sub-00.nii.gz"), grid),
+        Preprocessing(spacing=(0.8,) * 3, use_mask_for_norm=True),  # decided by what the masks leave of the scans
+        label_volume(read_labels(root / "labelsTr" / "sub-00.nii.gz"), grid),
     )
     # ITK's threads add up the bias field in another order each time.
     np.testing.assert_allclose(store.read("sub-00")[0], expected.volume, atol=2e-3)

@@ -8,9 +8,10 @@ import pytest
 import scipy.ndimage
 
 from mednext_jax.errors import InputError
-from mednext_jax.preprocess.crop import nonzero_region
+from mednext_jax.preprocess.crop import find_region
 from mednext_jax.preprocess.normalise import normalise, scheme_of
-from mednext_jax.preprocess.pipeline import Properties, preprocess_scan, restore
+from mednext_jax.preprocess.preprocessing import Preprocessing
+from mednext_jax.preprocess.trip import Properties, preprocess_scan, restore
 
 pytestmark = pytest.mark.core
 
@@ -32,26 +33,26 @@ def scan():
 
 
 def run(volume, label=None, **changes):
-    options = {"target_spacing": None, "normalisation": ("zscore", "zscore"), "use_mask_for_norm": True} | changes
-    return preprocess_scan(volume, SPACING, label=label, **options)
+    how = {"normalisation": ("zscore", "zscore"), "use_mask_for_norm": True} | changes
+    return preprocess_scan(volume, SPACING, Preprocessing(**how), label)
 
 
 def test_the_box_is_tight_and_the_mask_has_no_holes(scan):
     volume, _ = scan
     volume[4, 6, 3, 0] = 0  # zero in one channel only
-    mask, box = nonzero_region(volume)
-    assert box == BOX and mask.all()
+    region = find_region(volume, fill=True)
+    assert region.box == BOX and region.mask.all()
 
 
 def test_hole_filling_is_scipys():
     volume = (np.random.default_rng(0).random((15, 16, 17, 1)) > 0.4).astype(np.float32)
-    mask, box = nonzero_region(volume)
-    np.testing.assert_array_equal(mask, scipy.ndimage.binary_fill_holes(volume[..., 0] > 0)[box])
+    region = find_region(volume, fill=True)
+    np.testing.assert_array_equal(region.mask, scipy.ndimage.binary_fill_holes(volume[..., 0] > 0)[region.box])
 
 
 def test_a_scan_of_zeros_is_an_error():
     with pytest.raises(InputError, match="zero everywhere"):
-        nonzero_region(np.zeros((4, 4, 4, 1), np.float32))
+        find_region(np.zeros((4, 4, 4, 1), np.float32))
 
 
 def test_the_label_marks_the_outside_but_keeps_what_is_labelled():
@@ -92,7 +93,7 @@ def test_channel_names_choose_the_scheme():
 
 def test_resampled_shape_spacing_and_way_back(scan):
     volume, label = scan
-    done = run(volume, label, target_spacing=(0.8, 0.8, 0.8))
+    done = run(volume, label, spacing=(0.8, 0.8, 0.8))
     assert done.volume.shape == (18, 20, 18, 2) and done.volume.dtype == np.float32
     assert done.properties.resampled_spacing == (0.8, 0.8, 0.8)
     back = restore((done.label == 1).astype(np.float32), done.properties)
@@ -126,10 +127,10 @@ def test_the_input_is_left_alone(scan):
 
 
 def test_properties_survive_json(scan):
-    properties = run(scan[0], target_spacing=(0.8, 0.8, 0.8)).properties
+    properties = run(scan[0], spacing=(0.8, 0.8, 0.8)).properties
     assert Properties.from_dict(properties.to_dict()) == properties
 
 
 def test_a_spacing_that_would_take_all_memory_is_refused(scan):
     with pytest.raises(InputError, match="too large"):
-        run(scan[0], target_spacing=(1e-3, 1e-3, 1e-3))
+        run(scan[0], spacing=(1e-3, 1e-3, 1e-3))

@@ -12,7 +12,7 @@ import pytest
 from mednext_jax.errors import InputError
 from mednext_jax.simulate.acquisition import draw_sites, tissue_signal
 from mednext_jax.simulate.placement import PvsDistribution
-from mednext_jax.simulate.simulate import simulate_dataset
+from mednext_jax.simulate.simulate import simulate
 from mednext_jax.simulate.subject import simulate_subject
 from mednext_jax.simulate.template import load_template
 
@@ -31,7 +31,7 @@ def table(path):
 def dataset(tmp_path_factory):
     """Three subjects from two sites; the calls of `progress`."""
     calls = []
-    out = simulate_dataset(
+    out = simulate(
         tmp_path_factory.mktemp("simulated") / "Dataset001_PVS",
         subjects=3,
         sites=2,
@@ -115,7 +115,7 @@ def test_truth_agrees_with_labels_and_participants(dataset):
 
 def test_a_subject_is_the_same_bytes_alone_or_among_others(dataset, tmp_path):
     out, _ = dataset
-    again = simulate_dataset(tmp_path / "again", subjects=1, sites=2, seed=7, voxel_size=VOXEL, pvs=ASKED, workers=1)
+    again = simulate(tmp_path / "again", subjects=1, sites=2, seed=7, voxel_size=VOXEL, pvs=ASKED, workers=1)
     for file in sorted(again.glob("*/*.nii.gz")):
         assert file.read_bytes() == (out / file.relative_to(again)).read_bytes(), file.name
     assert table(again / "truth.tsv") == [r for r in table(out / "truth.tsv") if r["case"] == "sub-001"]
@@ -204,14 +204,14 @@ def test_both_contrasts_show_the_same_brain_and_spaces(wide_tubes):
 )
 def test_wrong_arguments_are_named_and_write_nothing(tmp_path, wrong, match):
     with pytest.raises(InputError, match=match):
-        simulate_dataset(tmp_path / "out", **{"subjects": 1, **wrong})
+        simulate(tmp_path / "out", **{"subjects": 1, **wrong})
     assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_output_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="exists"):
-        simulate_dataset(tmp_path, subjects=1)
+        simulate(tmp_path, subjects=1)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -221,5 +221,5 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
 
     asked = PvsDistribution(white_matter=(1, 1), basal_ganglia=(0, 0))
     with pytest.raises(KeyboardInterrupt):
-        simulate_dataset(tmp_path / "out", subjects=2, voxel_size=3.0, pvs=asked, progress=stop)
+        simulate(tmp_path / "out", subjects=2, voxel_size=3.0, pvs=asked, progress=stop)
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 
 from mednext_jax.io.case_store import ANNOTATED, CaseWriter
 from mednext_jax.io.prepared import PreparedMeta
-from mednext_jax.preprocess.pipeline import Properties
+from mednext_jax.preprocess.trip import Properties
 
 
 def write_prepared(path, *, cases=4, shape=(40, 36, 44), poison=None, **described):

@@ -1,5 +1,6 @@
 """Checkpoints: which are kept, what comes back, and what a full or damaged disk does."""
 
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError
-from mednext_jax.train.checkpoint import Checkpoints
+from mednext_jax.train.checkpoint import Checkpoints, leaf_hashes
 from mednext_jax.train.state import new_state
 
 pytestmark = pytest.mark.core
@@ -41,6 +42,9 @@ def test_the_latest_and_the_best_are_kept_and_come_back(tmp_path):
     assert sorted(int(p.name) for p in tmp_path.iterdir()) == [2, 5, 6]
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.latest == 6 and checkpoints.config(2) == {"steps": 2}
+    checkpoints.save(7, state, {})
+    checkpoints.wait()
+    assert checkpoints.steps == [7, 6, 2]  # the best is still known
     restored = checkpoints.restore(6, shapes(state))
     assert type(restored) is type(state) and int(restored.step) == 6
     jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
@@ -58,6 +62,109 @@ def test_a_checkpoint_with_other_shapes_or_damage_is_named(tmp_path):
     with pytest.raises(InputError, match=str(tmp_path)):
         checkpoints.restore(1, shapes(state))
     checkpoints.close()
+
+
+def two_checkpoints(folder):
+    """Steps 1 and 2, whose states differ; returns them."""
+    checkpoints = Checkpoints(folder, keep=5)
+    states = {step: a_state()._replace(step=jnp.asarray(step, jnp.int32)) for step in (1, 2)}
+    for step, score in ((1, None), (2, 0.5)):
+        checkpoints.save(step, states[step], {"seed": 7}, score)
+    checkpoints.wait()
+    checkpoints.close()
+    return states
+
+
+def damage(folder, kind):
+    if kind == "values":  # zstd frames have no checksum here: only the hash of the leaf tells
+        hashes = folder / "hashes" / "metadata"
+        text = json.loads(hashes.read_text())
+        text["leaves"][".params['block']['kernel']"] = "0" * 16
+        hashes.write_text(json.dumps(text))
+    elif kind == "configuration":
+        (folder / "config" / "metadata").write_text('{"seed": 8}')
+    elif kind == "another step":
+        shutil.rmtree(folder)
+        shutil.copytree(folder.with_name("1"), folder)
+    elif kind == "data":
+        shutil.rmtree(folder / "state" / "d")
+        shutil.rmtree(folder / "state" / "ocdbt.process_0")
+    elif kind == "score":
+        (folder / "metrics" / "metrics").write_text('{"scorf": 0.5}')
+    else:
+        path = folder / kind
+        path.write_bytes(b"[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("values", "configuration", "another step", "data", "_CHECKPOINT_METADATA", "metrics/metrics", "score"),
+        *("state/_METADATA", "state/manifest.ocdbt", "config/metadata", "hashes/metadata"),
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(tmp_path, capsys, kind):
+    states = two_checkpoints(tmp_path)
+    damage(tmp_path / "2", kind)
+    checkpoints, seen = Checkpoints(tmp_path, keep=5), []
+    restored = checkpoints.restore_newest(shapes(states[1]), seen.append)
+    jax.tree.map(np.testing.assert_array_equal, restored, states[1])
+    assert seen[-1] == {"seed": 7} and checkpoints.steps == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2.damaged"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("The checkpoint of step 2 is damaged and set aside")
+    checkpoints.save(2, states[2], {"seed": 7})
+    checkpoints.wait()
+    checkpoints.close()
+    assert (tmp_path / "2").is_dir()
+
+
+def test_a_description_that_orbax_cannot_take_is_damage(tmp_path):
+    states = two_checkpoints(tmp_path)
+    path = tmp_path / "2" / "_CHECKPOINT_METADATA"
+    path.write_text(path.read_text().replace('"custom_metadata": {}', '"custom_metadata": 5'))
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    assert int(checkpoints.restore_newest(shapes(states[1]), lambda _: None).step) == 1
+    checkpoints.close()
+
+
+def test_where_no_checkpoint_is_sound_the_run_does_not_begin_again(tmp_path):
+    states = two_checkpoints(tmp_path)
+    for step in (1, 2):
+        damage(tmp_path / str(step), "values")
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    with pytest.raises(InputError, match="No checkpoint of this run is sound"):
+        checkpoints.restore_newest(shapes(states[1]), lambda _: None)
+    assert checkpoints.steps == [2, 1]  # nothing was moved
+    checkpoints.close()
+    for step in (1, 2):
+        damage(tmp_path / str(step), "_CHECKPOINT_METADATA")
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    with pytest.raises(InputError, match="No checkpoint of this run is sound"):
+        checkpoints.restore_newest(shapes(states[1]), lambda _: None)
+    checkpoints.close()
+
+
+def test_checkpoints_without_hashes_are_read(tmp_path):
+    """As version 0.1.0 wrote them."""
+    states = two_checkpoints(tmp_path)
+    shutil.rmtree(tmp_path / "2" / "hashes")
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    assert int(checkpoints.restore_newest(shapes(states[1]), lambda _: None).step) == 2
+    checkpoints.close()
+    empty = Checkpoints(tmp_path / "empty", keep=5)
+    assert empty.restore_newest(shapes(states[1]), lambda _: None) is None
+    empty.close()
+
+
+def test_a_hash_sees_one_bit_and_places():
+    values = np.random.default_rng(1).random((3, 5)).astype(np.float32)
+    flipped = values.copy()
+    flipped.view(np.uint32)[1, 2] ^= 1
+    exchanged = values[:, [1, 0, 2, 3, 4]]
+    found = [leaf_hashes({"w": jnp.asarray(x)})["['w']"] for x in (values, values.copy(), flipped, exchanged)]
+    assert found[0] == found[1] and len(set(found)) == 3
+    assert leaf_hashes({"n": jnp.asarray(1, jnp.int32)}) != leaf_hashes({"n": jnp.asarray(2, jnp.int32)})
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoints(tmp_path):

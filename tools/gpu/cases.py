@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mednext_jax.kernels import blocks
+from mednext_jax.kernels import fused_blocks
 from mednext_jax.model.config import LEVELS, STAGES, MedNeXtConfig
 from mednext_jax.ops.mlp import MLPWeights
-from mednext_jax.ops.norm import WHOLE
+from mednext_jax.ops.split import WHOLE
 
 Shape = jax.ShapeDtypeStruct
 
@@ -51,8 +51,8 @@ class Case:
     def forward(self, *arguments: Any) -> jax.Array:
         """The block through the kernels."""
         if self.kind == "block":
-            return blocks.block(*arguments, True, (False, False, False), WHOLE)
-        return (blocks.down_block if self.kind == "down" else blocks.up_block)(*arguments)
+            return fused_blocks.block(*arguments, True, WHOLE)
+        return (fused_blocks.down_block if self.kind == "down" else fused_blocks.up_block)(*arguments)
 
     @property
     def output(self) -> Any:

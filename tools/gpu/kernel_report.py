@@ -18,13 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import triton
+from jax.extend.core import Primitive
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from mednext_jax.kernels import launch as kernels_launch
 from mednext_jax.kernels import tiles
 from mednext_jax.kernels.gpus import SHARED_BYTES
 from mednext_jax.model.config import MedNeXtConfig
@@ -76,9 +81,20 @@ class Report:
 
 def launches(function: Any, *arguments: Any) -> list[Launch]:
     """The kernel launches of a JAX function for arguments of these shapes; nothing runs."""
-    equations = _equations(jax.make_jaxpr(function)(*arguments).jaxpr)
-    calls = [equation for equation in equations if equation.primitive.name == "triton_kernel_call"]
-    return [Launch.of(c.params["fn"], [v.aval for v in (*c.invars, *c.outvars)], c.params) for c in calls]
+    with mock.patch.object(kernels_launch, "_jax_triton", lambda: SimpleNamespace(triton_call=_noted_call)):
+        equations = _equations(jax.make_jaxpr(function)(*arguments).jaxpr)
+        return [equation.params["launch"] for equation in equations if equation.primitive is _LAUNCH]
+
+
+# In place of jax-triton's call, which exists only where JAX has a GPU's plugin: it notes its launch in the program.
+_LAUNCH = Primitive("noted_launch")
+_LAUNCH.multiple_results = True
+_LAUNCH.def_abstract_eval(lambda *_, outputs, launch: [jax.core.ShapedArray(*output) for output in outputs])
+
+
+def _noted_call(*inputs: Any, kernel: Any, out_shape: Any, **how: Any) -> Any:
+    outputs = tuple((tuple(shape.shape), jnp.dtype(shape.dtype)) for shape in out_shape)
+    return _LAUNCH.bind(*inputs, outputs=outputs, launch=Launch.of(kernel, (*inputs, *out_shape), how))
 
 
 def use_tiles_of(capability: int) -> None:

@@ -1,4 +1,7 @@
-"""One scan to what the network sees, and back; the same code for training cases and for inference.
+"""A scan's trip: to what the network sees, and back to its own grid.
+
+The steps are `find_region`, `scale` and `resample`, over an array and its matrices. `preprocess_scan` does them on
+the host for training cases, inference.on_device compiles the same for the predictor.
 
 nnU-Net's order: crop to non-zero, normalise, resample. Its formulas: cubic for images, per-label linear for labels,
 linear on the way back.
@@ -18,8 +21,9 @@ import numpy as np
 from mednext_jax.errors import InputError
 from mednext_jax.io.nifti_header import MAX_VOXELS
 from mednext_jax.ops.resample import find_thick_axis, resampled_shape, resize, resize_labels
-from mednext_jax.preprocess.crop import mark_outside, nonzero_region
+from mednext_jax.preprocess.crop import find_region, mark_outside
 from mednext_jax.preprocess.normalise import normalise
+from mednext_jax.preprocess.preprocessing import Preprocessing
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 Three = tuple[int, int, int]
@@ -56,35 +60,23 @@ class Preprocessed:
 
 
 def preprocess_scan(
-    volume: np.ndarray,
-    spacing: Sequence[float],
-    *,
-    target_spacing: Sequence[float] | None,
-    normalisation: Sequence[str],
-    use_mask_for_norm: bool,
-    crop_to_nonzero: bool = True,
-    label: np.ndarray | None = None,
-    intensity_properties: Sequence[Mapping[str, float]] | None = None,
+    volume: np.ndarray, spacing: Sequence[float], how: Preprocessing, label: np.ndarray | None = None
 ) -> Preprocessed:
-    """Crop, normalise and resample one scan.
+    """Crop, normalise and resample one scan on the host.
 
-    `volume` float32 (d, h, w, c); `spacing` and `target_spacing` in mm (d, h, w), None keeps the scan's own;
-    `normalisation` one scheme a channel; `label` integers (d, h, w), which become -1 where the scan is zero outside
-    the head and nothing is labelled. Raises InputError if the scan is zero or would become too large.
+    `volume` float32 (d, h, w, c), already cleaned; `spacing` in mm (d, h, w); `label` integers (d, h, w), which become
+    -1 where the scan is zero outside the head and nothing is labelled. Raises InputError if the scan is zero, would
+    become too large, or has intensities that cannot be normalised.
     """
-    shape = _three(volume.shape[:3])
-    mask, box = nonzero_region(volume)
-    if not crop_to_nonzero:
-        whole = np.zeros(shape, bool)
-        whole[box] = mask
-        mask, box = whole, (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    region = find_region(volume, crop=how.crop_to_nonzero, fill=label is not None or how.needs_filled_mask)
+    inside = region.mask
     if label is not None:
-        label = mark_outside(label[box], mask)
-    # The statistics are taken where a stored label is not -1: labelled voxels count even where the scan is 0.
-    inside = mask if label is None else label >= 0
-    cropped = normalise(volume[box], normalisation, inside, use_mask_for_norm, intensity_properties)
-
-    properties = place_scan(shape, box, spacing, target_spacing)
+        label = mark_outside(label[region.box], region.mask)
+        # The statistics are taken where a stored label is not -1: labelled voxels count even where the scan is 0.
+        inside = label >= 0
+    boxed = volume[region.box]
+    cropped = normalise(boxed, how.normalisation, inside, how.use_mask_for_norm, how.intensity_properties)
+    properties = place_scan(volume.shape[:3], region.box, spacing, how.spacing)
     thick_axis = find_thick_axis(properties.spacing, properties.resampled_spacing)
     resampled = np.ascontiguousarray(resize(cropped, properties.resampled_shape, 3, thick_axis))
     if label is not None:
@@ -113,7 +105,7 @@ def place_scan(
         raise InputError(
             "The scan would become too large at the target spacing.",
             expected=f"at most {MAX_VOXELS} voxels",
-            found=f"{' x '.join(map(str, new_shape))} voxels of {_mm(target)} from {_mm(spacing)}",
+            found=f"{' x '.join(map(str, reversed(new_shape)))} voxels of {_mm(target)} from {_mm(spacing)}",
             hint="choose a coarser spacing, or correct the voxel size of the scan",
         )
     return Properties(
@@ -153,4 +145,4 @@ def _mm_tuple(sizes: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _mm(sizes: Sequence[float]) -> str:
-    return " x ".join(f"{size:g}" for size in sizes) + " mm"
+    return " x ".join(f"{size:g}" for size in reversed(sizes)) + " mm"  # x, y, z, as every other program says it

@@ -6,6 +6,7 @@ computed anew inside the kernels.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,11 +16,9 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from mednext_jax.kernels import convolve, norm_mlp, norms
-from mednext_jax.ops.depthwise import Halo
+from mednext_jax.ops.local import Conv
 from mednext_jax.ops.mlp import MLPWeights
-from mednext_jax.ops.norm import WHOLE, Split
-
-Conv = tuple[Array, Array]  # kernel and bias
+from mednext_jax.ops.split import WHOLE, Split, halo_of
 
 
 def _named(u: Array, norm: norms.Norm) -> tuple[Array, norms.Norm]:
@@ -27,24 +26,25 @@ def _named(u: Array, norm: norms.Norm) -> tuple[Array, norms.Norm]:
     return checkpoint_name(u, "dw"), norms.Norm(*(checkpoint_name(x, "dw") for x in norm))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def block(x: Array, conv1: Conv, weights: MLPWeights, residual: bool, halo: Halo, split: Split) -> Array:
-    """(n, c, d, h, w) -> the same, with k // 2 more voxels in x along the axes of `halo`; as `LocalOps.block`."""
-    return _block_forward(x, conv1, weights, residual, halo, split)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def block(x: Array, conv1: Conv, weights: MLPWeights, residual: bool, split: Split) -> Array:
+    """The block at one resolution, as `LocalOps.block`: (n, c, d, h, w) -> the same.
+
+    x holds k // 2 more voxels on both sides along the axes of `split`.
+    """
+    return _block_forward(x, conv1, weights, residual, split)[0]
 
 
-def _block_forward(
-    x: Array, conv1: Conv, weights: MLPWeights, residual: bool, halo: Halo, split: Split
-) -> tuple[Array, Any]:
-    u, partial = convolve.conv(x, *conv1, halo)
+def _block_forward(x: Array, conv1: Conv, weights: MLPWeights, residual: bool, split: Split) -> tuple[Array, Any]:
+    u, partial = convolve.conv(x, *conv1, halo_of(split))
     u, norm = _named(u, norms.fold(partial, weights.norm_scale, weights.norm_bias, split))
     beside = _inner(x, u.shape[2:]) if residual else None
     return norm_mlp.forward(u, norm, weights, beside, False), (x, u, norm, conv1, weights)
 
 
-def _block_backward(residual: bool, halo: Halo, split: Split, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights]:
+def _block_backward(residual: bool, split: Split, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights]:
     x, u, norm, (kernel, bias), weights = saved
-    k = kernel.shape[0]
+    k, halo = kernel.shape[0], halo_of(split)
     dt, sums = norm_mlp.backward(u, norm, weights, g, False)
     gradients, slope, level = _through_norm(sums, norm, weights, u.dtype, split)
     if dt is None:
@@ -61,7 +61,7 @@ block.defvjp(_block_forward, _block_backward)
 
 @jax.custom_vjp
 def down_block(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> Array:
-    """(n, c, 2d, 2h, 2w) -> (n, e, d, h, w); as `LocalOps.down_block`."""
+    """The down block: (n, c, 2d, 2h, 2w) -> (n, e, d, h, w); as `LocalOps.down_block`."""
     return _down_forward(x, conv1, weights, res_conv)[0]
 
 
@@ -93,7 +93,7 @@ down_block.defvjp(_down_forward, _down_backward)
 
 @jax.custom_vjp
 def up_block(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> Array:
-    """(n, c, d, h, w) -> `skip` (n, e, 2d, 2h, 2w) plus what is 0 on planes 0; as `LocalOps.up_block`."""
+    """The up block: (n, c, d, h, w) -> (n, e, 2d, 2h, 2w), `skip` alone on front planes; as `LocalOps.up_block`."""
     return _up_forward(x, conv1, weights, res_conv, skip)[0]
 
 
@@ -104,7 +104,7 @@ def _up_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | Non
     if res_conv is not None:
         # The residual's bias lands on every voxel, as the MLP's own does.
         beside = _pointwise(x, res_conv[0]).astype(x.dtype)
-        whole = weights._replace(compress_bias=weights.compress_bias + res_conv[1])
+        whole = dataclasses.replace(weights, compress_bias=weights.compress_bias + res_conv[1])
     return norm_mlp.forward(u, norm, whole, beside, True, skip), (x, u, norm, conv1, weights, res_conv)
 
 
@@ -124,13 +124,15 @@ def _up_backward(saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | 
 up_block.defvjp(_up_forward, _up_backward)
 
 
-def _mlp_backward(u: Array, norm: norms.Norm, weights: MLPWeights, g: Array, up: bool) -> tuple[Array, MLPWeights]:
-    """du, the gradient at the convolution's output, and those of `weights`."""
-    dt, sums = norm_mlp.backward(u, norm, weights, g, up)
+def _mlp_backward(
+    u: Array, norm: norms.Norm, weights: MLPWeights, g: Array, upsampled: bool
+) -> tuple[Array, MLPWeights]:
+    """The gradient du at the convolution's output, and those of `weights`."""
+    dt, sums = norm_mlp.backward(u, norm, weights, g, upsampled)
     gradients, slope, level = _through_norm(sums, norm, weights, u.dtype, WHOLE)
     if dt is None:
-        return norm_mlp.input_gradient(u, norm, weights, g, slope, level, up), gradients
-    return norm_mlp.through_norm(dt, u, norm, slope, level, up), gradients
+        return norm_mlp.input_gradient(u, norm, weights, g, slope, level, upsampled), gradients
+    return norm_mlp.through_norm(dt, u, norm, slope, level, upsampled), gradients
 
 
 def _through_norm(
@@ -153,7 +155,7 @@ def _through_norm(
 
 
 def _inner(x: Array, extents: tuple[int, ...]) -> Array:
-    """x without its halo."""
+    """The inner voxels of x, which are without its halo."""
     before = [(n - m) // 2 for n, m in zip(x.shape[2:], extents, strict=True)]
     return lax.slice(x, (0, 0, *before), (*x.shape[:2], *(b + m for b, m in zip(before, extents, strict=True))))
 

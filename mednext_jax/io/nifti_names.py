@@ -1,0 +1,75 @@
+"""The NIfTI files of a folder by their names, and what else there looks like an image and is left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mednext_jax.errors import Problem
+from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+
+# Images of other formats, halves of a NIfTI pair and other compressions: people expect them to be read.
+OTHER_IMAGES = (
+    *(".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima", ".img", ".hdr"),
+    *(".img.gz", ".hdr.gz", ".nii.bz2", ".nii.zst", ".nii.xz", ".nii.zip"),
+)
+NAMED = 5  # files that a message names
+
+
+def is_nifti_name(path: Path) -> bool:
+    """Whether a file is called NAME.nii or NAME.nii.gz in any letters; hidden files (macOS's ._NAME) do not count."""
+    return path.name.lower().endswith(NIFTI_ENDINGS) and not path.name.startswith(".")
+
+
+def stem(path: Path) -> str:
+    """The name of a file without .nii or .nii.gz."""
+    ending = next((e for e in NIFTI_ENDINGS if path.name.lower().endswith(e)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, hidden names left out."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and of all below it, sorted; links to folders are followed, hidden names left out."""
+    return sorted(_walk(folder, frozenset()))
+
+
+def left_out(files: Iterable[Path], where: Path) -> list[Problem]:
+    """A warning that names the images among `files` that are not .nii or .nii.gz and are therefore not read."""
+    others = [p for p in files if p.name.lower().endswith(OTHER_IMAGES) and not p.name.startswith(".")]
+    if not others:
+        return []
+    return [
+        Problem(
+            f"{len(others)} image{'s' * (len(others) > 1)} of another format {'are' if len(others) > 1 else 'is'} "
+            "left out.",
+            str(where),
+            expected=" or ".join(NIFTI_ENDINGS),
+            found=few(sorted(p.name for p in others)),
+            hint="convert them, for example with mri_convert, or with nibabel's nib-convert for .img/.hdr pairs",
+            severity="W",
+        )
+    ]
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """`above`: the folders that the walk is inside of; a link back to one of them is not followed."""
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for path in files_in(folder):
+        if path.is_dir():
+            yield from _walk(path, above | {here})
+        else:
+            yield path
