@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from mednext_jax.errors import InputError, WorkError
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.atomic import atomic_file, refuse_existing
+from mednext_jax.io.case_store import CaseStore
+from mednext_jax.io.json_file import read_json
+from mednext_jax.io.lock import locked
 from mednext_jax.parallel.mesh import over_samples
 from mednext_jax.parallel.processes import (
     agree,
@@ -38,12 +41,12 @@ from mednext_jax.train.checkpoint import Checkpoints, plain
 from mednext_jax.train.config import check_config
 from mednext_jax.train.epoch import end_of_epoch
 from mednext_jax.train.events import Events
-from mednext_jax.train.experiment import Experiment, to_host
+from mednext_jax.train.experiment import Experiment, data_set_hash, to_host
 from mednext_jax.train.log import EPOCH_COLUMNS, STEP_COLUMNS, Progress, Stopwatch, Table, Trace
 from mednext_jax.train.picture import draw_progress
 from mednext_jax.train.state import TrainState
 from mednext_jax.train.validation import score_table
-from mednext_jax.weights.directory import save_model
+from mednext_jax.weights.directory import DESCRIPTION, save_model
 
 # A resumed run may change these; anything else would make it another run.
 FREE_ON_RESUME = (
@@ -51,6 +54,7 @@ FREE_ON_RESUME = (
     *("threads", "mesh", "checkpoint", "profile"),
 )
 SKIPS_TO_STOP = 3
+LOCK = ".lock"  # held in the work folder while a run works there
 
 
 def train(config: ConfigDict, workdir: str | Path) -> Path | None:
@@ -60,34 +64,68 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | None:
     matplotlib), events/ (with tensorboardX), at the end validation/ (masks and scores of the fold's validation scans)
     and model/, the model directory. Returns its path, or None if a signal (SIGTERM, Ctrl-C) stopped the run, after
     saving a checkpoint. Several processes (see `parallel.processes.initialise`) make one run; the first writes.
-    Raises InputError for a bad configuration, data set or work folder; WorkError when loss or gradient is not finite
-    three times in a row.
+    Raises InputError for a bad configuration, data set or work folder, and while another process trains there;
+    WorkError when loss or gradient is not finite three times in a row.
     """
     initialise()
     workdir = Path(workdir)
     model = workdir / "model"
-    if model.exists():
-        print(f"This run has finished: {model}")
-        return model
-    with checked_together():
-        check_config(config)
-        if not (workdir / "config.json").is_file():
-            refuse_existing(workdir)
-        experiment = Experiment.of(config)
-    agree("configuration", _identity(experiment))
-    agree("code version", code_version())
-    with leaving_at_once():
-        return _run(experiment, workdir, model)
+    finished = model.exists()
+    with contextlib.ExitStack() as held:
+        with checked_together():
+            check_config(config)
+            if finished:
+                _check_finished(config, model)
+            else:
+                if not (workdir / "config.json").is_file():
+                    _refuse_other_files(workdir)
+                experiment = Experiment.of(config)
+                if is_main_process():
+                    workdir.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
+        if finished:
+            print(f"This run has finished: {model}")
+            return model
+        agree("configuration", _identity(experiment))
+        agree("code version", code_version())
+        with leaving_at_once():
+            return _run(experiment, workdir, model)
+
+
+def _refuse_other_files(workdir: Path) -> None:
+    """Raise InputError if the folder holds more than the hidden files of a run that was killed at its start."""
+    if not workdir.is_dir() or any(not path.name.startswith(".") for path in workdir.iterdir()):
+        refuse_existing(workdir)
+
+
+def _check_finished(config: ConfigDict, model: Path) -> None:
+    """Raise InputError unless the model is of a run with this configuration and data set."""
+    description = read_json(model / DESCRIPTION)
+    provenance = description.get("provenance") if isinstance(description, dict) else None
+    saved = provenance.get("config") if isinstance(provenance, dict) else None
+    data_set = provenance.get("data_set") if isinstance(provenance, dict) else None
+    if not isinstance(saved, dict) or not isinstance(data_set, dict):
+        raise InputError(
+            "The model in this folder is not of a training run.",
+            file=model,
+            hint="name another --workdir, or move the model away",
+        )
+    asked = plain(config)
+    asked = {name: value for name, value in asked.items() if name in saved}  # a later version has more fields
+    asked["data_set"] = data_set_hash(CaseStore.open(config.data))
+    free = [name for name in FREE_ON_RESUME if name != "steps"]
+    hint = "use the run's own configuration, or another --workdir; to train on, remove its model and validation folders"
+    _check_same_run({**saved, "data_set": data_set.get("sha256")}, asked, config.data, free, hint)
 
 
 def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     config = experiment.config
-    workdir.mkdir(parents=True, exist_ok=True)
+    if is_main_process() and not (workdir / "config.json").is_file():  # from now on the folder is a run's
+        _write_config(config, workdir)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         state = _first_or_latest(experiment, checkpoints)
         if is_main_process():
-            with atomic_file(workdir / "config.json") as path:
-                path.write_text(config.to_json(indent=2) + "\n")
+            _write_config(config, workdir)
         state = _train(experiment, state, checkpoints, workdir)
     done = int(state.step)
     if done < config.steps:
@@ -101,6 +139,11 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
+
+
+def _write_config(config: ConfigDict, workdir: Path) -> None:
+    with atomic_file(workdir / "config.json") as path:
+        path.write_text(config.to_json(indent=2) + "\n")
 
 
 def _finish(experiment: Experiment, state: TrainState, params: Any, validation: Path, model: Path) -> None:
@@ -143,22 +186,28 @@ def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainS
     return experiment.first_state() if state is None else state
 
 
-def _check_same_run(saved: Mapping[str, Any], asked: Mapping[str, Any], data: str) -> None:
-    """Raise InputError unless `asked` continues the run that says `saved` of itself (see `_identity`)."""
+def _check_same_run(
+    saved: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    data: str,
+    free: Collection[str] = FREE_ON_RESUME,
+    hint: str = "use the run's own configuration, or another --workdir",
+) -> None:
+    """Raise InputError unless `asked` is of the run that says `saved` of itself (see `_identity`), but for `free`."""
     if saved.get("data_set") != asked["data_set"]:
         raise InputError(
             "The data set is not the one that this run started with.",
             file=data,
             hint="prepare it as it was, or start a new run in another --workdir",
         )
-    changed = [name for name in asked if saved.get(name) != asked[name] and name not in FREE_ON_RESUME]
+    changed = [name for name in asked if saved.get(name) != asked[name] and name not in free]
     if changed:
         name = changed[0]
         raise InputError(
-            f"The run to continue has another config.{', config.'.join(changed)}.",
+            f"The run in this folder has another config.{', config.'.join(changed)}.",
             expected=f"{name} = {saved.get(name)}"[:500],
             found=f"{name} = {asked[name]}"[:500],
-            hint="use the run's own configuration, or another --workdir",
+            hint=hint,
         )
 
 
@@ -224,8 +273,10 @@ def _train(experiment: Experiment, state: TrainState, checkpoints: Checkpoints, 
                 if done % config.steps_per_epoch == 0 or done == config.steps:
                     settle()
                     row = end_of_epoch(experiment, state, steps, epochs, waiting, _pictures(workdir, done))
-                    if row["dice_average"] > max((r["dice_average"] for r in epochs.rows), default=-math.inf):
-                        score = row["dice_average"]
+                    if row["patch_dice_average"] > max(
+                        (r["patch_dice_average"] for r in epochs.rows), default=-math.inf
+                    ):
+                        score = row["patch_dice_average"]
                     epochs.add(row)
                     events.add("epoch", row)
                     progress.epoch(row)
