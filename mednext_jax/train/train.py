@@ -80,14 +80,15 @@ def train(config: ConfigDict, workdir: str | Path) -> Path | None:
                 if not (workdir / "config.json").is_file():
                     _refuse_other_files(workdir)
                 experiment = Experiment.of(config)
-                if is_main_process():
-                    workdir.mkdir(parents=True, exist_ok=True)
-                    held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
         if finished:
             print(f"This run has finished: {model}")
             return model
         agree("configuration", _identity(experiment))
         agree("code version", code_version())
+        with checked_together():
+            if is_main_process():
+                workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
         with leaving_at_once():
             return _run(experiment, workdir, model)
 
