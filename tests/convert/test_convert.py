@@ -55,7 +55,14 @@ def test_info_says_what_a_file_and_a_model_are(tmp_path):
     convert(DATA / "checkpoint_final.pth", tmp_path / "model")
     for path in (DATA / "checkpoint_final.pth", tmp_path / "model"):
         text = info(path)
-        for words in ("1 channels", "background, PVS", "64 x 64 x 64", "0.8 x 0.8 x 1 mm (x, y, z)", "ct", "source_sha256"):
+        for words in (
+            "1 channels",
+            "background, PVS",
+            "64 x 64 x 64",
+            "0.8 x 0.8 x 1 mm (x, y, z)",
+            "ct",
+            "source_sha256",
+        ):
             assert words in text, (path, words)
 
 

@@ -92,13 +92,6 @@ def test_a_workdir_means_its_model(tmp_path, params):
     assert [model.path for model in load_models(tmp_path / "run")] == [tmp_path / "run" / "model"]
 
 
-@pytest.mark.parametrize("format", ["zip", "gztar"])
-def test_a_packed_model_wants_unpacking(model, tmp_path, format):
-    packed = shutil.make_archive(str(tmp_path / "packed"), format, model)
-    with pytest.raises(InputError, match="packed(.|\n)*unpack it"):
-        load_models(packed)
-
-
 def test_recipe_must_fit_the_network(tmp_path, params):
     with pytest.raises(InputError, match="labels"):
         save_model(tmp_path / "m", CONFIG, params, dataclasses.replace(RECIPE, labels={"background": 0, "PVS": 1}))
