@@ -9,8 +9,8 @@ import numpy as np
 from mednext_jax.evaluate.cluster import Overlaps, any_overlap, one_to_one, valdo
 from mednext_jax.evaluate.voxel import voxel_metrics
 from mednext_jax.measure.clusters import cluster_regions, label_clusters
+from mednext_jax.measure.regions import WHOLE
 
-WHOLE = "all"
 # mm3; SHIVA-PVS (Boutinaud 2021) finds PVS hard to detect below 10 mm3 and easy above 15.
 VOLUME_BINS = ((0, 5), (5, 10), (10, 15), (15, None))
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import InputError, Problem, shown
-from mednext_jax.evaluate.case import WHOLE, Scores
+from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.scores_file import SUMMARY, read_scores
 from mednext_jax.evaluate.table import write_csv
 from mednext_jax.io.atomic import atomic_file
+from mednext_jax.measure.regions import WHOLE
 
 VALIDATION = "validation"  # of a training run: masks and scores of its fold's validation scans
 TABLES = "cross_validation"

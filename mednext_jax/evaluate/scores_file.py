@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import InputError
-from mednext_jax.evaluate.case import WHOLE, Scores
+from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.table import COLUMNS, write_csv
 from mednext_jax.io.json_file import read_json
+from mednext_jax.measure.regions import WHOLE
 
 SUMMARY, CASES = "summary.json", "cases.csv"
 # Ten thousand scans with ten regions.

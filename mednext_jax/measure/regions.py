@@ -18,10 +18,11 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti import read_labels
-from mednext_jax.io.nifti_names import files_in, is_nifti_name, stem
+from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, stem
 from mednext_jax.io.raw_dataset import RawDataset
 
 NAMES = "regions.json"
+WHOLE = "all"  # what tables call the whole scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +39,11 @@ class RegionMaps:
         names = read_json(path)
         values = list(names.values()) if isinstance(names, dict) else []
         whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
-        if not values or not whole or len(set(values)) < len(values):
+        if not values or not whole or len(set(values)) < len(values) or WHOLE in names:
             raise InputError(
                 "The region names do not each have their own whole positive value.",
                 file=path,
-                expected='an object such as {"white matter": 1, "basal ganglia": 2}',
+                expected=f'an object such as {{"white matter": 1, "basal ganglia": 2}}, no region called "{WHOLE}"',
                 found=json.dumps(names)[:200],
             )
         return cls(Path(folder), {value: name for name, value in sorted(names.items(), key=lambda item: item[1])})
@@ -59,12 +60,16 @@ class RegionMaps:
         return only_named(np.asanyarray(image.dataobj), self.names)
 
     def path(self, case: str) -> Path | None:
-        """The file of a case's map, CASE.nii.gz or CASE.nii; None if there is none."""
-        return next((p for p in self._files if stem(p) == case), None)
+        """The file of a case's map, CASE.nii.gz or CASE.nii; None if there is none, or both."""
+        found = self._files.get(case, ())
+        return found[0] if len(found) == 1 else None
 
     @functools.cached_property
-    def _files(self) -> list[Path]:
-        return [path for path in files_in(self.folder) if is_nifti_name(path)]
+    def _files(self) -> dict[str, tuple[Path, ...]]:
+        files: dict[str, tuple[Path, ...]] = {}
+        for path in filter(is_nifti_name, files_in(self.folder)):
+            files[stem(path)] = (*files.get(stem(path), ()), path)
+        return files
 
     def added_to(self, raw: RawDataset) -> RawDataset:
         """The data set with each case's map; a case without one is among its problems."""
@@ -74,6 +79,9 @@ class RegionMaps:
         return dataclasses.replace(raw, cases=cases, regions=names, problems=(*raw.problems, *problems))
 
     def _missing(self, case: str) -> Problem:
+        if several := self._files.get(case, ()):
+            what, hint = "A case has several region maps.", "keep one of them"
+            return Problem(what, str(self.folder), f"{case}.nii.gz", few([path.name for path in several]), hint)
         what, hint = "A case has no region map.", "add the map, or leave the regions out"
         return Problem(what, str(self.folder), expected=f"{case}.nii.gz", hint=hint)
 

@@ -33,11 +33,23 @@ def test_read(tmp_path):
     np.testing.assert_array_equal(regions.read("sub-1", scan()), np.where(values == 3, 0, values))
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{}", '{"wm": 0}', '{"wm": 1.5}', '{"wm": true}', '{"a": 1, "b": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "[1, 2]", "{}", '{"wm": 0}', '{"wm": 1.5}', '{"wm": true}', '{"a": 1, "b": 1}', '{"all": 1}']
+)
 def test_names_that_do_not_fit(tmp_path, text):
     (tmp_path / "regions.json").write_text(text)
     with pytest.raises(InputError, match="regions.json"):
         RegionMaps.open(tmp_path)
+
+
+def test_endings_in_any_letters_hidden_files_and_doubles(tmp_path):
+    maps(tmp_path, {"wm": 1})
+    (tmp_path / "sub-1.nii.gz").rename(tmp_path / "sub-1.NII.GZ")
+    (tmp_path / "._sub-1.nii.gz").write_bytes(b"Mac OS X")
+    assert RegionMaps.open(tmp_path).path("sub-1") == tmp_path / "sub-1.NII.GZ"
+    (tmp_path / "sub-1.nii").touch()
+    with pytest.raises(InputError, match=r"several region maps[\s\S]*sub-1\.NII\.GZ, sub-1\.nii"):
+        RegionMaps.open(tmp_path).read("sub-1", scan())
 
 
 def test_missing_names_and_maps(tmp_path):
