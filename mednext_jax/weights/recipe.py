@@ -53,7 +53,11 @@ class Recipe(Preprocessing):
             ),
             "regions_class_order": (
                 self.regions_class_order is None
-                or (isinstance(self.regions_class_order, tuple) and {*self.regions_class_order} == {*range(1, values)}),
+                or (
+                    isinstance(self.regions_class_order, tuple)
+                    and all(type(value) is int for value in self.regions_class_order)
+                    and sorted(self.regions_class_order) == list(range(1, values))
+                ),
                 "each label value but 0 once, or null",
             ),
             "patch_size": (
