@@ -309,3 +309,14 @@ def test_a_folder_of_something_else_is_not_used(config, tmp_path):
     with pytest.raises(InputError, match="exists"):
         train(config, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_recipe_by_name_with_changes_goes_to_a_run_or_to_every_fold(config, tmp_path):
+    with pytest.raises(InputError, match="prepare"):
+        train("demo", tmp_path / "run", overrides={"data": "/nowhere"})
+    with pytest.raises(InputError, match="config.steps is not valid"):
+        train(config, tmp_path / "run", overrides=["--config.steps=0"])
+    assert config.steps == STEPS  # the caller's own is as it was
+    with pytest.raises(InputError, match="needs config.final_validation"):
+        train("demo", tmp_path / "folds", overrides={"data": config.data}, cv=True)
+    assert not list(tmp_path.iterdir())
