@@ -1,4 +1,4 @@
-"""The NumPy objects that loss histories and nnU-Net's plans hold, rebuilt from a pickle's plain data."""
+"""The NumPy objects that loss histories and nnU-Net's plans hold, rebuilt from plain data, and what stands for others."""
 
 from __future__ import annotations
 
