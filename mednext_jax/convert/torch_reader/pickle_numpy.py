@@ -1,4 +1,4 @@
-"""The NumPy objects that loss histories and nnU-Net's plans hold, rebuilt from a pickle's plain data."""
+"""NumPy objects of loss histories and nnU-Net's plans, rebuilt from plain data, and what stands for other objects."""
 
 from __future__ import annotations
 
