@@ -133,7 +133,13 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
     predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
     predict.add_argument("--skip-background", action="store_true", help="leave out tiles where the scan is all zero")
-    predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="for a model that needs them")
+    predict.add_argument(
+        "--background",
+        choices=("auto", "compute"),
+        default="auto",
+        help="auto: the zeros around an extracted brain are background; compute: ask the network, as nnU-Net does",
+    )
+    predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
 
     evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
@@ -256,6 +262,7 @@ def _predict(options: argparse.Namespace) -> None:
             part=options.part,
             suffix=options.suffix,
             skip_background=options.skip_background,
+            background=options.background,
             brain_masks=options.brain_masks,
         )
 
@@ -282,7 +289,7 @@ def _stopping_at_once() -> Iterator[None]:
         sys.stderr.flush()
         os._exit(status)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -1,18 +1,20 @@
-"""Fuzz the readers of strangers' files: torch zip files, pickled plans, safetensors.
+"""Fuzz the readers of strangers' models: torch zip files, pickled plans, plans.json, safetensors, model.json.
 
     python tools/fuzz_torch_reader.py [--inputs 100000] [--seed 0]
 
 Every input is a real file with random damage (bytes flipped, cut, copied, numbers replaced by extreme ones, opcodes
-spliced in) or a random sequence of pickle opcodes. Whatever happens, it must be InputError or a clean read, and the
-memory must stay within twice the input's size plus the allowance that small files have.
+or JSON spliced in) or a random sequence of pickle opcodes. Whatever happens, it must be InputError or a clean read,
+and the memory must stay within twice the input's size plus the allowance that small files have.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import json
 import pickle
 import random
+import re
 import struct
 import tempfile
 import time
@@ -25,9 +27,13 @@ from hypothesis import HealthCheck, given, seed, settings, strategies
 
 from mednext_jax.convert.architecture import recognise
 from mednext_jax.convert.containers import read_checkpoint
-from mednext_jax.convert.nnunet_plans import plan_of_v1
+from mednext_jax.convert.convert import info
+from mednext_jax.convert.nnunet_plans import plan_of_v1, plan_of_v2
+from mednext_jax.convert.sources import read_sources
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
+from mednext_jax.io.json_file import parse_json
+from mednext_jax.weights.directory import DESCRIPTION, save_model
 from mednext_jax.weights.names import expected_shapes
 
 DATA = Path(__file__).parent.parent / "tests/data/torch_files"
@@ -41,6 +47,11 @@ FRAGMENTS = [
     *(b"(lq\x00", b"h\x00", b"\x94", b"}", b"]", b"Q", b"b", b"R", b"r\xff\xff\xff\xff"),
     *(b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7f"),
 ]
+JSON_FRAGMENTS = [
+    *(b"null", b"true", b"[]", b"{}", b"[[1]]", b'{"a": {}}', b"-1", b"1e308", b"1e999", b"9" * 30),
+    *(b'""', b'"\\ud800"', b'"\\u001b[2J"', b"[" * 200, b'"' + b"x" * 5000 + b'"', b"0.5", b"7", b"16"),
+    *(b'["a"]', b"[0, 1, 2]", b"[16, 16, 16]", b"[true]", b'{"0": {}}', b"[[[[]]]]", b'"NibabelIOWithReorient"'),
+]
 OPCODES = bytes(range(0x28, 0x7E)) + bytes(range(0x80, 0x99))
 
 
@@ -51,7 +62,32 @@ def seeds() -> list[tuple[str, bytes]]:
     plans = (DATA / "model_final_checkpoint.model.pkl").read_bytes()
     found += [("pickle", plans)] + [("pickle", pickle.dumps(pickle.loads(plans), protocol)) for protocol in (2, 3, 5)]
     state = read_checkpoint(DATA / "checkpoint_final.pth").state
-    return [*found, ("safetensors", safetensors.numpy.save({key: x.copy() for key, x in state.items()}))]
+    found.append(("safetensors", safetensors.numpy.save({key: x.copy() for key, x in state.items()})))
+    found += [("model.json", model_description())] * 2
+    init = read_checkpoint(DATA / "checkpoint_final.pth").rest["init_args"]
+    return [*found, ("plans.json", json.dumps([init["plans"], init["dataset_json"]]).encode())]
+
+
+def model_description() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        convert_quietly(Path(folder) / "model")
+        return (Path(folder) / "model" / DESCRIPTION).read_bytes()
+
+
+def convert_quietly(target: Path) -> None:
+    source = read_sources(DATA / "checkpoint_final.pth")[""]
+    save_model(target, source.config, source.params, source.recipe, source.provenance)
+
+
+def damaged_json(rng: random.Random, data: bytes) -> bytes:
+    """Put one to four values where others stand; one time in eight damage the text itself as well."""
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        values = list(re.finditer(rb'"[^"]*"|-?[0-9][0-9.e+-]*|true|false|null|\[[^\[\]]*\]|\{[^{}]*\}', data))
+        if not values:
+            break
+        place = rng.choice(values)
+        data = data[: place.start()] + rng.choice(JSON_FRAGMENTS) + data[place.end() :]
+    return data if rng.randrange(8) else damaged(rng, data)
 
 
 def damaged(rng: random.Random, data: bytes) -> bytes:
@@ -107,6 +143,17 @@ def read(kind: str, data: bytes, path: Path) -> str:
         if kind == "pickle":
             plan_of_v1(read_pickle(memoryview(data), file="x.pkl"), file="x.pkl")
             return "plans"
+        if kind == "plans.json":
+            found = parse_json(data, "plans.json")
+            if not isinstance(found, list) or len(found) != 2:
+                return "no pair of plans and data set"
+            plans, dataset = found
+            plan_of_v2(plans, dataset, "3d_small", (0, 1), file="plans.json")
+            return "plans"
+        if kind == "model.json":
+            (path.parent / "model" / DESCRIPTION).write_bytes(data)
+            info(path.parent / "model").encode()
+            return "model directory"
         path.write_bytes(data)
         checkpoint = read_checkpoint(path)
         config = recognise(checkpoint.state).config
@@ -120,8 +167,10 @@ class Tally:
 
     def __init__(self, folder: Path):
         self.path = folder / "x"
+        convert_quietly(folder / "model")
         self.corpus = seeds()
         self.ends = collections.Counter[str]()
+        self.kinds = collections.Counter[str]()
         self.beyond = 0
 
     def one(self, rng: random.Random) -> None:
@@ -131,11 +180,14 @@ class Tally:
             data = damaged_zip(rng, real)
         elif kind == "pickle" and way < 3:
             data = random_opcodes(rng)
+        elif kind.endswith(".json"):
+            data = damaged_json(rng, real)
         else:
             data = damaged(rng, real)
         measured = self.ends.total() % 10 == 0  # tracing memory slows the readers several times
         if measured:
             tracemalloc.start()
+        self.kinds[kind] += 1
         self.ends[read(kind, data, self.path)] += 1
         if measured:
             peak = tracemalloc.get_traced_memory()[1]
@@ -163,6 +215,7 @@ def main() -> None:
         fuzz()
     for end, count in tally.ends.most_common():
         print(f"{count:8d}  {end}")
+    print(", ".join(f"{count} {kind}" for kind, count in sorted(tally.kinds.items())))
     seconds, beyond = time.perf_counter() - started, tally.beyond / 2**20
     print(f"{tally.ends.total()} inputs in {seconds:.0f} s, no crash; memory within twice the file + {beyond:.1f} MiB")
 

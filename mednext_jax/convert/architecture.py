@@ -69,7 +69,7 @@ def recognise(
     try:
         config = _read_config(kept, norm, residual)
     except (KeyError, ValueError, ZeroDivisionError, IndexError, InputError) as error:
-        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
+        detail = f"no {error}" if isinstance(error, KeyError) else str(error).replace("\n ", ";")
         raise _mixed(file, "a MedNeXt's tensors", detail) from None
     for key, shape in expected_shapes(config).items():
         if key != DUMMY and kept.get(key) != shape:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from mednext_jax.convert.torch_reader.pickle_numpy import Foreign
 from mednext_jax.convert.torch_reader.torch_file import LEGACY_MAGIC, ZIP_MAGIC, TorchFile
 from mednext_jax.errors import InputError
+from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.json_file import MIB
 from mednext_jax.weights.safetensors_file import read_tensors
 
@@ -41,8 +43,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     Raises InputError for what is neither, holds no state dict, or holds tensors that are not real numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError("The file does not exist.", file=path, expected="a PyTorch checkpoint or a safetensors file")
+    refuse_absent(path, "file", "a PyTorch checkpoint or a safetensors file")
     with path.open("rb") as file:
         head = file.read(16)
     rest: Mapping[str, Any]
@@ -81,10 +82,10 @@ def _locate(contents: Any, path: Path) -> tuple[str, Mapping[str, np.ndarray], M
             inner = contents.get(home)
             if isinstance(inner, dict) and _is_state(inner):
                 rest = {key: value for key, value in contents.items() if key != home}
-                return _kind(home, rest), _tensors(inner), rest
+                return _kind(home, rest), _tensors(inner, path), rest
         if _is_state(contents):
-            return "PyTorch state dict", _tensors(contents), {}
-    keys = ", ".join(ascii(key)[:40] for key in list(contents)[:8]) if isinstance(contents, dict) else "no dict"
+            return "PyTorch state dict", _tensors(contents, path), {}
+    keys = ", ".join(map(_entry, list(contents.items())[:8])) if isinstance(contents, dict) else "no dict"
     raise InputError(
         "The file holds no state dict.",
         file=path,
@@ -108,8 +109,24 @@ def _is_state(value: Mapping[Any, Any]) -> bool:
     return any(isinstance(x, np.ndarray) and isinstance(key, str) for key, x in value.items())
 
 
-def _tensors(value: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    return {key: x for key, x in value.items() if isinstance(key, str) and isinstance(x, np.ndarray)}
+def _entry(item: tuple[Any, Any]) -> str:
+    key, value = item
+    kind = f" (an object of {value.name[:80]})" if isinstance(value, Foreign) else ""
+    return ascii(key)[:40] + kind
+
+
+def _tensors(value: Mapping[Any, Any], path: Path) -> dict[str, np.ndarray]:
+    named = {key: x for key, x in value.items() if isinstance(key, str)}
+    for key, x in named.items():
+        if isinstance(x, Foreign):
+            raise InputError(
+                "An entry of the state dict is an object of a kind that is not read.",
+                file=path,
+                expected="tensors",
+                found=f"{key[:100]}: {x.name}",
+                hint="save model.state_dict() of plain tensors",
+            )
+    return {key: x for key, x in named.items() if isinstance(x, np.ndarray)}
 
 
 def _strip(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -121,7 +138,8 @@ def _strip(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list
         plain = [prefix for prefix in prefixes if set(prefix.split(".")[:-1]) <= _WRAPPERS]
         if plain:
             others = [prefix for prefix in prefixes if prefix != plain[0]]
-            notes.append(f"took the network under {plain[0]!r}; others are there under {', '.join(map(repr, others))}")
+            names = ", ".join(ascii(prefix[:80]) for prefix in others[:4]) + (", ..." if len(others) > 4 else "")
+            notes.append(f"took the network under {plain[0]!r}; others are there under {names}")
         prefixes = plain or prefixes
     if not prefixes:
         return state, notes

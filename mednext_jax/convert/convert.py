@@ -12,7 +12,7 @@ from mednext_jax.convert.architecture import describe
 from mednext_jax.convert.nnunet_export import write_v1, write_v2
 from mednext_jax.convert.sources import Source, count, read_sources
 from mednext_jax.convert.writers import to_torch
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, shown
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.weights.directory import save_model
 from mednext_jax.weights.upkern import upkern as enlarge
@@ -43,7 +43,7 @@ def convert(
         notes = write_v1(target, found) if to == "nnunet-v1" else write_v2(target, found)
     else:
         raise InputError("unknown target format", expected=", ".join(Target.__args__), found=repr(to))  # type: ignore[attr-defined]
-    print("\n".join([f"written  {target} ({to})", *(f"note     {note}" for note in notes)]))
+    print("\n".join([f"written  {shown(target)} ({to})", *(f"note     {shown(note)}" for note in notes)]))
 
 
 def info(path: str | os.PathLike) -> str:
@@ -52,19 +52,25 @@ def info(path: str | os.PathLike) -> str:
 
 
 def _describe(found: Mapping[str, Source]) -> str:
-    return "\n\n".join((f"[{fold}]\n" if fold else "") + _describe_one(source) for fold, source in found.items())
+    return "\n\n".join((f"[{shown(fold)}]\n" if fold else "") + _describe_one(source) for fold, source in found.items())
 
 
 def _describe_one(source: Source) -> str:
     config, recipe = source.config, source.recipe
-    spacing = "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in recipe.spacing) + " mm"
+    spacing = (
+        "each scan's own"
+        if recipe.spacing is None
+        else " x ".join(f"{s:g}" for s in reversed(recipe.spacing)) + " mm (x, y, z)"
+    )
     mask = ", inside the non-zero mask" if recipe.use_mask_for_norm else ""
+    order = recipe.regions_class_order
+    regions = "" if order is None else f", overlapping regions written as {', '.join(map(str, order))}"
     lines = {
         "source": f"{source.path} ({source.kind})",
         "network": source.name,
         "parameters": f"{count(source.params):,}",
         "channels": f"{config.in_channels} in ({', '.join(recipe.channel_names)})",
-        "classes": f"{config.num_classes} ({', '.join(recipe.labels)})",
+        "classes": f"{config.num_classes} ({', '.join(recipe.labels)})" + regions,
         "heads": "5 (deep supervision)" if config.deep_supervision else "1",
         "patch": " x ".join(map(str, recipe.patch_size)) + " voxels (d, h, w)",
         "spacing": spacing,
@@ -73,11 +79,10 @@ def _describe_one(source: Source) -> str:
         "orientation": recipe.orientation or "as stored",
         "averages": f"{recipe.average}, mirrored along axes {', '.join(map(str, recipe.mirror_axes)) or 'none'}",
     }
-    skip = ("notes",)
-    facts = {name: value for name, value in source.provenance.items() if name not in skip}
-    text = [f"{name:<12} {value}" for name, value in lines.items()]
-    text += [f"{'provenance':<12} {name}: {value}" for name, value in facts.items()]
-    text += [f"{'note':<12} {note}" for note in dict.fromkeys(source.notes)]
+    facts = {name: value for name, value in source.provenance.items() if name != "notes"}
+    text = [f"{name:<12} {shown(value)}" for name, value in lines.items()]
+    text += [f"{'provenance':<12} {shown(f'{name}: {value}')}" for name, value in facts.items()]
+    text += [f"{'note':<12} {shown(note)}" for note in dict.fromkeys(source.notes)]
     return "\n".join(text)
 
 

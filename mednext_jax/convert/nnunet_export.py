@@ -47,6 +47,8 @@ def write_v1(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str
                 notes.append("the trainer builds five heads: the four missing ones are written as zeros (unused)")
             if source.recipe.orientation:
                 notes.append("nnU-Net v1 does not reorient: give it scans stored in RAS order")
+            if tuple(source.recipe.mirror_axes) != (0, 1, 2):
+                notes.append("nnU-Net v1 mirrors all three axes unless told --disable_tta; this model does not")
             fold = folder / f"fold_{number}"
             fold.mkdir()
             checkpoint = {
@@ -117,9 +119,16 @@ def _check_recipes(folds: Mapping[str, Source]) -> list[str]:
     recipe = next(iter(folds.values())).recipe
     if recipe.regions_class_order is not None:
         raise InputError("A model of overlapping regions cannot be written for nnU-Net.", hint="use --to mic")
-    if not recipe.cleaning:
-        return []
-    return [f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting"]
+    notes = []
+    if recipe.cleaning:
+        notes.append(
+            f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting"
+        )
+    if not recipe.crop_to_nonzero:
+        notes.append("nnU-Net crops to what is not zero, this model did not: z-scores of empty borders differ")
+    if recipe.threshold != 0.5:
+        notes.append(f"nnU-Net decides by the largest probability, not by this model's threshold {recipe.threshold:g}")
+    return notes
 
 
 _EXTRA_HEADS = [f"out_{i}." for i in range(1, LEVELS + 1)]

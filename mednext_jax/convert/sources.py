@@ -19,9 +19,10 @@ from mednext_jax.convert.containers import Checkpoint, read_checkpoint
 from mednext_jax.convert.nnunet_plans import Plan, plan_of_v1, plan_of_v2, to_image_axes
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
+from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.json_file import MIB, read_json
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.weights.directory import DESCRIPTION, load_model, sha256
+from mednext_jax.weights.directory import DESCRIPTION, load_model, of_workdir, sha256
 from mednext_jax.weights.names import Params, from_torch_names
 from mednext_jax.weights.recipe import Recipe
 
@@ -51,9 +52,10 @@ def read_sources(path: str | os.PathLike) -> dict[str, Source]:
     """All networks at `path`, by fold name; a single one has the name "".
 
     `path`: a checkpoint file, a model directory, an ensemble of them, an nnU-Net fold, or an nnU-Net model folder
-    with fold_0, fold_1, ... Raises InputError if nothing is found or something is wrong with what is.
+    with fold_0, fold_1, ..., or a training's workdir, which stands for its model.
+    Raises InputError if nothing is found or something is wrong with what is.
     """
-    path = Path(path)
+    path = of_workdir(Path(path))
     if not path.is_dir():
         return {"": _read_file(path)}
     if (path / DESCRIPTION).is_file():
@@ -92,17 +94,6 @@ def from_torch(
     return architecture.config, _params(checkpoint, architecture)
 
 
-def non_finite(params: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Paths of the parameters that hold NaN or Inf."""
-    found = []
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            found += non_finite(value, f"{prefix}{name}/")
-        elif not np.isfinite(value).all():
-            found.append(prefix + name)
-    return found
-
-
 def count(params: Mapping[str, Any]) -> int:
     """Number of parameters."""
     return sum(count(value) if isinstance(value, Mapping) else value.size for value in params.values())
@@ -118,14 +109,14 @@ def _read_file(path: Path) -> Source:
     plan = _plan(checkpoint)
     if plan is None:
         recipe = _unknown_recipe(config)
-        notes.append("no plans found: patch, spacing and normalisation in model.json are defaults, set them to yours")
+        notes.append(_assumed(recipe))
     else:
         recipe = plan.recipe
         recipe.check_fits(config, file=path)
+        notes += plan.notes
         if plan.transpose != (0, 1, 2):
             params = _turn(params, plan.transpose)
             notes.append(f"nnU-Net's axis order {plan.transpose} was turned back in the kernels")
-    notes += _warn_non_finite(params)
     provenance = {
         "source": path.name,
         "source_sha256": sha256(path),
@@ -141,19 +132,15 @@ def _read_file(path: Path) -> Source:
 
 def _read_model(path: Path) -> Source:
     model = load_model(path)
-    notes = tuple(_warn_non_finite(model.params))
+    told = model.provenance.get("notes")
+    notes = tuple(str(note) for note in told[:100]) if isinstance(told, list) else ()
     kind, name = "mednext-jax model directory", describe(model.config)
     return Source(path, kind, name, model.config, model.params, model.recipe, model.provenance, notes)
 
 
 def _params(checkpoint: Checkpoint, architecture: Architecture) -> Params:
     state = {key: x for key, x in checkpoint.state.items() if key not in architecture.unused}
-    return from_torch_names(architecture.config, state, architecture.flavour)
-
-
-def _warn_non_finite(params: Params) -> list[str]:
-    bad = non_finite(params)
-    return [f"WARNING: {len(bad)} tensors hold NaN or Inf, the first {bad[0]}"] if bad else []
+    return from_torch_names(architecture.config, state, architecture.flavour, file=checkpoint.path)
 
 
 def _checkpoint_in(folder: Path) -> Path | None:
@@ -169,11 +156,25 @@ def _unknown_recipe(config: MedNeXtConfig) -> Recipe:
     )
 
 
+def _assumed(recipe: Recipe) -> str:
+    """What a model without plans is given, as a note."""
+    patch = " x ".join(map(str, recipe.patch_size))
+    mirrors = " ".join(map(str, recipe.mirror_axes))
+    return (
+        "no plans found, so these are assumed; set them to yours in model.json: "
+        f"patch {patch}, each scan's own voxel size, axes as the scan is stored (orientation), "
+        f"crop to what is not zero, z-score of each channel, {recipe.average} averaged over tiles and mirrors of axes "
+        f"{mirrors}, threshold {recipe.threshold:g}, and the names of channels and labels"
+    )
+
+
 def _plan(checkpoint: Checkpoint) -> Plan | None:
     path, rest = checkpoint.path, checkpoint.rest
     pickled = path.with_name(path.name + ".pkl")
-    if pickled.is_file():
+    if pickled.is_symlink() or pickled.exists():
         return plan_of_v1(_read_pickled_plans(pickled), file=pickled)
+    if checkpoint.kind == "nnU-Net v1 checkpoint" and (plan := _plan_beside_folds(path)) is not None:
+        return plan
     init = rest.get("init_args")
     if not isinstance(init, dict) or "configuration" not in init:
         return None
@@ -185,12 +186,28 @@ def _plan(checkpoint: Checkpoint) -> Plan | None:
         plans, dataset = init["plans"], init["dataset_json"]
     else:
         return None
-    return plan_of_v2(
-        plans, dataset, str(init["configuration"]), rest.get("inference_allowed_mirroring_axes"), file=path
-    )
+    axes = rest.get("inference_allowed_mirroring_axes")
+    return plan_of_v2(plans, dataset, init["configuration"], axes, file=path)
+
+
+def _plan_beside_folds(path: Path) -> Plan | None:
+    """The plans.pkl of nnU-Net v1's model folder, one above the fold, for a .model whose own .pkl is missing."""
+    folder = path.absolute().parent.parent
+    pickled = folder / "plans.pkl"
+    if not (pickled.is_symlink() or pickled.exists()):
+        return None
+    lowest = "3d_lowres" in folder.parts
+    info = {"plans": _read_pickled_plans(pickled), "name": folder.name}
+    if lowest:
+        info["init"] = (None,) * 5 + (0,)
+    plan = plan_of_v1(info, file=pickled)
+    stage = "the first stage (3d_lowres)" if lowest else "the stage of full resolution"
+    note = f"{path.name}.pkl is missing: read {pickled.name} one folder up instead, and assumed {stage}"
+    return dataclasses.replace(plan, notes=(note, *plan.notes))
 
 
 def _read_pickled_plans(path: Path) -> Any:
+    refuse_absent(path, "file", "nnU-Net's plans, a pickle")
     size = path.stat().st_size
     if not 0 < size <= _PLANS_LIMIT:
         raise InputError("The plans have an impossible size.", file=path, expected="1 byte to 64 MiB", found=f"{size}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, WorkError
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.model.config import LEVELS, MedNeXtConfig
 from mednext_jax.weights.names import Flavour, to_torch_names
@@ -60,7 +60,14 @@ def torch_save() -> Any:
             return type(value)((key, tensors(item)) for key, item in value.items())
         return value
 
-    return lambda value, path: torch.save(tensors(value), Path(path))
+    def save(value: Any, path: str | os.PathLike) -> None:
+        try:
+            torch.save(tensors(value), Path(path))
+        except RuntimeError as error:  # how torch reports what the system says of a full disk
+            reason = str(error).splitlines()[0]
+            raise WorkError(f"The PyTorch file could not be written (is the disk full?): {reason}") from None
+
+    return save
 
 
 def _why_not_mic(config: MedNeXtConfig) -> str | None:

@@ -10,6 +10,7 @@ from scipy.ndimage import uniform_filter
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_file
+from mednext_jax.io.nifti import read_labels, read_scan
 from mednext_jax.measure.clusters import label_clusters
 
 BOTH, MISSED, EXTRA = "#3ddc84", "#ffb000", "#ff3b6b"
@@ -32,7 +33,9 @@ def draw_comparison(scan: Path, truth: Path, prediction: Path, out: Path) -> Non
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch, Rectangle
 
-    images = [nib.as_closest_canonical(nib.load(path)) for path in (scan, truth, prediction)]
+    images = [
+        nib.as_closest_canonical(image) for image in (read_scan(scan), read_labels(truth), read_labels(prediction))
+    ]
     if len({image.shape for image in images}) != 1:
         raise InputError("The images are not on one grid.", expected=images[0].shape, found=[i.shape for i in images])
     intensity = np.asarray(images[0].dataobj, np.float32)

@@ -215,6 +215,7 @@ def describe_run(
         "step": predictor.window.step,
         "skip_background": predictor.skip_background,
         "brain_masks": None if brain_masks is None else Path(brain_masks).resolve().as_posix(),
+        "background": predictor.background,
         "part": list(part),
         "software": {"mednext_jax": mednext_jax.__version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,

@@ -12,22 +12,22 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
-import nibabel as nib
 import numpy as np
 
-from mednext_jax.errors import InputError, Problem, WorkError, in_groups
+from mednext_jax.errors import InputError, Problem, WorkError, in_groups, shown
 from mednext_jax.inference.on_device import LoadedScan
 from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.geometry import scan_warnings
+from mednext_jax.io.geometry import grid_warnings
 from mednext_jax.io.nifti import grid_of
-from mednext_jax.io.nifti_header import NIFTI_ENDINGS, READ_ERRORS
+from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
+from mednext_jax.io.voxels import open_voxels
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 from mednext_jax.weights.recipe import Recipe
 
@@ -51,6 +51,7 @@ def predict(
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
+    background: str = "auto",
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
@@ -60,7 +61,7 @@ def predict(
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
-    brain_masks: a folder (io.brain_masks), for a model whose training scans were brain-extracted.
+    brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
@@ -92,6 +93,7 @@ def predict(
                 step=step,
                 tile_batch=tile_batch,
                 skip_background=skip_background,
+                background=background,
             )
             scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
             brains, without = _brain_masks(brain_masks, predictor, scans)
@@ -118,9 +120,9 @@ def predict(
 def _brain_masks(
     folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]
 ) -> tuple[dict[str, Path], list[tuple[str, Problem]]]:
-    """Case -> its brain mask for a model that needs them, and (case, problem) for scans without one.
+    """Case -> its brain mask, if there are any, and (case, problem) for scans without one.
 
-    Raises InputError if the folder or all masks are missing, or if they are not wanted.
+    Raises InputError if the folder or all masks are missing, or if the model needs them and none were named.
     """
     needed = "brain" in predictor.recipe.cleaning
     if needed and folder is None:
@@ -131,12 +133,6 @@ def _brain_masks(
         )
     if folder is None:
         return {}, []
-    if not needed:
-        raise InputError(
-            "The model was trained on whole scans and takes no brain masks.",
-            file=predictor.paths[0],
-            hint="leave --brain-masks out",
-        )
     found, without = BrainMasks.open(folder).paths([scan.case for scan in scans])
     if not found:
         raise InputError.of(problem for _, problem in without)
@@ -153,11 +149,12 @@ def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
 
 def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
     try:
-        image = cast(nib.Nifti1Image, nib.load(file))
+        header = open_voxels(file)
+        image = header.image(np.broadcast_to(np.uint8(0), header.shape))
         spacing = grid_of(image, recipe.orientation).spacing
-    except (InputError, *READ_ERRORS):  # told when the voxels are read
+    except InputError:  # told when the voxels are read
         return []
-    problems = scan_warnings(image, file)
+    problems = grid_warnings(image, file)
     if recipe.spacing is not None:
         times = np.array(spacing) / recipe.spacing
         if max(times.max(), 1 / times.min()) > FAR_SPACING:
@@ -295,7 +292,7 @@ class _Log:
         )
         if bad:
             cases = sorted({case for case, _ in bad})
-            print(f"left out, for reasons that come at the end: {_shown(few(cases))}", flush=True)
+            print(f"left out, for reasons that come at the end: {shown(few(cases))}", flush=True)
 
     def take(self, scan: Scan, outcome: _Done | _Failed) -> None:
         self.done += 1
@@ -306,7 +303,7 @@ class _Log:
             self.written += 1
             self.busy += outcome.device_seconds
             text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.row)
-        print(f"[{self.done}/{self.count}] {_shown(scan.case)}: {text}{self._rest()}", flush=True)
+        print(f"[{self.done}/{self.count}] {shown(scan.case)}: {text}{self._rest()}", flush=True)
 
     def _rest(self) -> str:
         """How long the rest will take at the pace since the first written scan."""
@@ -332,8 +329,3 @@ class _Log:
             raise InputError.of(problems)
         if problems:
             raise WorkError("\n".join(map(str, problems)))
-
-
-def _shown(text: str) -> str:
-    """`text` for a terminal: what is not printable (escape sequences, bytes that are not UTF-8) as an escape."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

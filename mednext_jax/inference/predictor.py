@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mednext_jax.errors import InputError, is_out_of_memory
+from mednext_jax.errors import InputError, Problem, is_out_of_memory
 from mednext_jax.inference.on_device import (
     BACKGROUNDS,
     LoadedScan,
@@ -33,9 +33,10 @@ from mednext_jax.io.voxels import Source
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.preprocess.clean import clean, packages
-from mednext_jax.preprocess.crop import find_region
+from mednext_jax.preprocess.clean import STEPS, clean, packages
+from mednext_jax.preprocess.crop import Region, find_region
 from mednext_jax.preprocess.normalise import find_scaling
+from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.preprocess.trip import Properties, place_scan
 from mednext_jax.weights.directory import Model, load_models
 from mednext_jax.weights.recipe import Recipe
@@ -146,7 +147,7 @@ class Predictor:
     def __call__(self, scan: Source | Sequence[Source], brain_mask: str | os.PathLike | None = None) -> Segmentation:
         """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one a channel.
 
-        brain_mask: the file of its brain mask, for a model whose training scans were brain-extracted by one.
+        brain_mask: the file of its brain mask; all else is set to 0. A model trained with such masks needs it.
         Raises InputError for a scan that cannot be read or has another number of channels than the model.
         """
         return self.finish(self.infer(self.load(scan, brain_mask)))
@@ -155,11 +156,12 @@ class Predictor:
         """The host's first part: read, turn, clean, find the non-zero box and the intensity scaling, store the box."""
         start = time.perf_counter()
         channels = list(scan) if isinstance(scan, Iterable) and not isinstance(scan, Source) else [scan]
+        files = ", ".join(str(c) for c in channels if isinstance(c, str | os.PathLike)) or None
         names = self.recipe.channel_names
         if len(channels) != len(names):
             raise InputError(
                 "The scan has another number of channels than the model.",
-                file=", ".join(str(c) for c in channels if isinstance(c, str | os.PathLike)) or None,
+                file=files,
                 expected=f"{len(names)}: {', '.join(names)}",
                 found=len(channels),
                 hint="give one file for each channel, in this order",
@@ -167,9 +169,15 @@ class Predictor:
         images = [read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
         read = time.perf_counter()
-        brain = None if brain_mask is None else read_brain(brain_mask, images[0], grid)
-        volume = clean(volume, spacing, self.recipe.cleaning, brain)
-        loaded = self._place(volume, spacing)
+        steps = self.recipe.cleaning
+        brain = None
+        if brain_mask is not None:
+            brain = read_brain(brain_mask, images[0], grid)
+            steps = tuple(step for step in STEPS if step in steps or step == "brain")
+        try:
+            loaded = self._place(clean(volume, spacing, steps, brain), spacing, files)
+        except InputError as error:
+            raise InputError.of(dataclasses.replace(p, file=p.file or files) for p in error.problems) from None
         seconds = {"read": read - start, "prepare": time.perf_counter() - read}
         return dataclasses.replace(loaded, grid=grid, seconds=seconds)
 
@@ -204,10 +212,12 @@ class Predictor:
         """`decide_box` with the predictor's threshold."""
         return decide_box(loaded, evidence, self.window, self.threshold)
 
-    def _place(self, volume: np.ndarray, spacing: Sequence[float]) -> LoadedScan:
-        """Crop, find the intensity scaling, and store the box."""
+    def _place(self, volume: np.ndarray, spacing: Sequence[float], files: str | None) -> LoadedScan:
+        """Crop, find the intensity scaling, and store the box; warns of a scan that is unlike the training scans."""
         recipe = self.recipe
         region = find_region(volume, crop=recipe.crop_to_nonzero, fill=recipe.needs_filled_mask)
+        if (warning := unlike_training(recipe, region, files)) is not None:
+            _LOG.warning("%s", warning)
         boxed = volume[region.box]
         scaling = find_scaling(
             boxed, recipe.normalisation, region.mask, recipe.use_mask_for_norm, recipe.intensity_properties
@@ -222,6 +232,22 @@ class Predictor:
             background=self.background,
             skip_background=self.skip_background,
         )
+
+
+def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> Problem | None:
+    """The warning that a scan's brain was extracted and the training scans' was not, or the other way round.
+
+    A recipe that does not say so, but normalises inside the non-zero mask, is taken to be of extracted brains.
+    """
+    expected = recipe.brain_extracted
+    if expected is None and recipe.needs_filled_mask:
+        expected = True
+    if expected is None or expected == region.brain_extracted:
+        return None
+    words = {True: "zeros around an extracted brain", False: "a whole head"}
+    hint = "extract the brain first, or give its mask: --brain-masks MASKS" if expected else "give the whole head"
+    what = "The scan does not look like those that the model was trained on; its result may be meaningless."
+    return Problem(what, file, words[expected], words[region.brain_extracted], hint, "W")
 
 
 @functools.cache

@@ -55,8 +55,22 @@ def grid_problems(
 def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
     """What is odd about one scan of `read_scan`, as warnings; `file` names it. For every command that reads scans.
 
-    Its grid: sform and qform that disagree, no codes, a unit other than mm, voxel sizes that differ from the affine's,
-    shear, thick slices, few voxels. Its intensities: voxels so far beyond all others that these look alike.
+    Its grid: `grid_warnings`. Its intensities: voxels so far beyond all others that these look alike.
+    """
+    found = grid_warnings(image, file)
+    if (far := _far_voxels(np.asanyarray(image.dataobj))) is not None:
+        hint = "correct these voxels: normalisation leaves little contrast beside them"
+        _warner(found, file)(
+            "Some voxels are far beyond all others.", f"at most about {far[0]:.4g}", f"up to {far[1]:.4g}", hint
+        )
+    return found
+
+
+def grid_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
+    """What is odd about the grid of a scan, as warnings; its voxels are not looked at.
+
+    Sform and qform that disagree, no codes, a unit other than mm, voxel sizes that differ from the affine's, shear,
+    thick slices, few voxels.
     """
     found: list[Problem] = []
     header = image.header
@@ -99,9 +113,6 @@ def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
         warn("The slices are thick.", f"voxels at most {THICK_SLICES:g} times as long as wide", _mm(sizes), None)
     if min(image.shape) < FEW_VOXELS:
         warn("The scan is small.", f"at least {FEW_VOXELS} voxels along each axis", image.shape, None)
-    if (far := _far_voxels(np.asanyarray(image.dataobj))) is not None:
-        hint = "correct these voxels: normalisation leaves little contrast beside them"
-        warn("Some voxels are far beyond all others.", f"at most about {far[0]:.4g}", f"up to {far[1]:.4g}", hint)
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mednext_jax.errors import InputError
 
 GIB = 2**30
-_CGROUPS = Path("/sys/fs/cgroup")
+_MACHINE, _OWN_GROUP, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def free_memory() -> float:
@@ -31,7 +31,7 @@ def refuse_beyond_memory(needed: int, file: object, found: str) -> None:
 
 def _of_machine() -> float:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = _MACHINE.read_text().splitlines()
         return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return math.inf
@@ -40,12 +40,12 @@ def _of_machine() -> float:
 def _of_control_groups() -> float:
     """The least that a control group (version 2) of this process or one above it leaves; its file cache is free."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _OWN_GROUP.read_text().splitlines()
         own = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
     except (OSError, StopIteration):
         return math.inf
     left = math.inf
-    for group in (_CGROUPS / own, *(_CGROUPS / own).parents):
+    for group in (_GROUPS / own, *(_GROUPS / own).parents):
         try:
             limit = (group / "memory.max").read_text().strip()
             if limit != "max":

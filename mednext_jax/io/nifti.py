@@ -228,7 +228,8 @@ def from_volume(array: np.ndarray, grid: Grid) -> np.ndarray:
 def image_like(array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing.DTypeLike) -> nib.Nifti1Image:
     """An image of `array` (x, y, z) stored as `dtype` without scaling, on the grid of `like`.
 
-    Affine, sform and qform with their codes, and units are those of the input, bit for bit.
+    Affine, sform and qform with their codes, and units are those of the input, bit for bit. Raises ValueError for
+    values that an integer `dtype` does not hold: a cast would wrap them.
     """
     source, affine = (like.header, like.affine)
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
@@ -237,6 +238,10 @@ def image_like(array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing
     header.set_slope_inter(1, 0)
     if array.shape != tuple(like.shape[:3]):
         raise ValueError(f"array of shape {array.shape} for a grid of {tuple(like.shape[:3])}")
+    if np.issubdtype(dtype, np.integer) and not np.can_cast(array.dtype, dtype) and array.size:
+        low, high = array.min(), array.max()
+        if not (low >= np.iinfo(dtype).min and high <= np.iinfo(dtype).max):
+            raise ValueError(f"values from {low:g} to {high:g} do not fit into {np.dtype(dtype)}")
     return kind(np.asarray(array, dtype), affine, header)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mednext_jax.ops.resample import ANISOTROPY
+from mednext_jax.preprocess.crop import EXTRACTED_SHARE
 from mednext_jax.preprocess.normalise import uses_mask
 
 # Below this median share of the scan, the non-zero box means skull-stripped images: z-score inside the mask.
@@ -19,6 +20,15 @@ SEED = 1234
 def use_mask_for_norm(relative_sizes: Sequence[float], schemes: Sequence[str]) -> bool:
     """nnU-Net's rule: z-score inside the non-zero mask if cropping removes a quarter of the median scan."""
     return uses_mask(schemes) and float(np.median(relative_sizes)) < CROPPED_SHARE
+
+
+def brain_extracted(zero_fractions: Sequence[float], relative_sizes: Sequence[float]) -> bool:
+    """Whether the training scans are of extracted brains: the median share of zeros in the box that is not all zero.
+
+    `zero_fractions`: zeros over all voxels of each scan. `relative_sizes`: voxels of the box over all.
+    """
+    inside = 1 - np.asarray(zero_fractions), np.asarray(relative_sizes)
+    return bool(1 - np.median(inside[0] / inside[1]) >= EXTRACTED_SHARE)
 
 
 def median_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> tuple[float, float, float]:

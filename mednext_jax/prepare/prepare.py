@@ -32,9 +32,15 @@ from mednext_jax.io.raw_dataset import RawCase, RawDataset
 from mednext_jax.io.validate import CaseReport, validate
 from mednext_jax.measure.regions import NAMES, RegionMaps, only_named
 from mednext_jax.prepare.foreground import draw_foreground
-from mednext_jax.prepare.plan import draw_intensities, intensity_properties, median_spacing, use_mask_for_norm
+from mednext_jax.prepare.plan import (
+    brain_extracted,
+    draw_intensities,
+    intensity_properties,
+    median_spacing,
+    use_mask_for_norm,
+)
 from mednext_jax.preprocess.clean import clean, packages
-from mednext_jax.preprocess.normalise import needs_intensities, scheme_of
+from mednext_jax.preprocess.normalise import needs_intensities, scheme_of, uses_mask
 from mednext_jax.preprocess.trip import Properties, preprocess_scan, to_prepared_grid
 
 # Part of every case's key: raise it when the same files and settings would give other voxels.
@@ -206,6 +212,7 @@ def _describe(
         normalisation=schemes,
         use_mask_for_norm=use_mask_for_norm([report.relative_size for report in reports], schemes),
         intensity_properties=properties,
+        brain_extracted=brain_extracted([r.zero_fraction for r in reports], [r.relative_size for r in reports]),
         cases=tuple(case.id for case in raw.cases),
         subjects=raw.subjects,
         sources={report.id: _relative(report.sources, raw.root) for report in reports},
@@ -311,6 +318,12 @@ def _version(package: str) -> str:
     return version(package)
 
 
+def _convention(meta: PreparedMeta) -> str:
+    """Over which voxels the data set's z-scores are taken, and what its scans look like; both go into the model."""
+    over = "inside the non-zero mask" if meta.use_mask_for_norm else "over the whole non-zero box"
+    return f"z-score {over} ({'extracted brains' if meta.brain_extracted else 'whole heads'})"
+
+
 def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: int) -> str:
     names = [name for name in meta.labels if meta.labels[name] not in (0, (0,))]
     spacing = (
@@ -319,10 +332,11 @@ def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: in
         else " x ".join(f"{s:g}" for s in reversed(meta.spacing)) + " mm"  # x, y, z, as files have it
     )
     schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
+    where = f", {_convention(meta)}" if uses_mask(meta.normalisation) else ""
     cleaned = f" cleaned by {', '.join(meta.cleaning)};" if meta.cleaning else ""
     return (
         f"prepared {meta.name}: {len(meta.cases)} cases of {len(set(meta.subjects.values()))} subjects in {out} "
         f"({written} written, {len(meta.cases) - written} kept)\n"
-        f"  channels {schemes}{' inside the non-zero mask' if meta.use_mask_for_norm else ''};{cleaned} {spacing}; "
+        f"  channels {schemes}{where};{cleaned} {spacing}; "
         f"labels {', '.join(names)}; {folds} folds"
     )

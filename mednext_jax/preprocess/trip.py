@@ -105,7 +105,7 @@ def place_scan(
         raise InputError(
             "The scan would become too large at the target spacing.",
             expected=f"at most {MAX_VOXELS} voxels",
-            found=f"{' x '.join(map(str, reversed(new_shape)))} voxels of {_mm(target)} from {_mm(spacing)}",
+            found=f"{' x '.join(map(str, reversed(new_shape)))} voxels (x, y, z) of {_mm(target)} from {_mm(spacing)}",
             hint="choose a coarser spacing, or correct the voxel size of the scan",
         )
     return Properties(

@@ -31,7 +31,9 @@ def model_card(
     scores: Mapping[str, Scores] | None,
 ) -> str:
     """Markdown: data, recipe, scores on the validation scans (None: not scored), limits."""
-    spacing = "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in recipe.spacing) + " mm"
+    spacing = (
+        "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in reversed(recipe.spacing)) + " mm"
+    )
     cleaned = [f"- cleaned by {', '.join(recipe.cleaning)}"] if recipe.cleaning else []
     subjects = len({meta.subjects.get(case, case) for case in training_cases})
     lines = [
@@ -42,7 +44,7 @@ def model_card(
         "## Data",
         "",
         f"- {meta.name}: {len(training_cases)} scans of {subjects} subjects",
-        f"- channels: {', '.join(recipe.channel_names)}; voxel size (d, h, w): {spacing}; orientation RAS",
+        f"- channels: {', '.join(recipe.channel_names)}; voxel size (x, y, z): {spacing}; orientation RAS",
         *cleaned,
         f"- normalisation: {', '.join(recipe.normalisation)}",
         "",

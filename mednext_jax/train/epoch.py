@@ -1,4 +1,4 @@
-"""The end of an epoch: pseudo Dice on validation patches, now and then whole scans, and a row of metrics."""
+"""The end of an epoch: patch Dice on validation patches, now and then whole scans, and a row of metrics."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def end_of_epoch(
     rows = [row for row in steps.rows if row["step"] > epoch * config.steps_per_epoch]
     training_seconds, wait = waiting.total, waiting.share
     loss, dice = validate_patches(experiment, state, epoch)
-    before = epochs.rows[-1]["dice_average"] if epochs.rows else math.nan
-    # nnU-Net's exponential average of the pseudo Dice, by which the best epoch is chosen.
+    before = epochs.rows[-1]["patch_dice_average"] if epochs.rows else math.nan
+    # nnU-Net's exponential average of the patch Dice, by which the best epoch is chosen.
     average = dice if math.isnan(before) else before if math.isnan(dice) else 0.9 * before + 0.1 * dice
     every = config.scan_validation_epochs
     return {
@@ -37,8 +37,8 @@ def end_of_epoch(
         "epoch": epoch + 1,
         "train_loss": float(np.mean([row["loss"] for row in rows])),
         "validation_loss": loss,
-        "dice": dice,
-        "dice_average": average,
+        "patch_dice": dice,
+        "patch_dice_average": average,
         "scan_dice": _scan_dice(experiment, state, pictures) if every and (epoch + 1) % every == 0 else math.nan,
         "learning_rate": rows[-1]["learning_rate"],
         "skipped": rows[-1]["skipped"],
@@ -49,10 +49,11 @@ def end_of_epoch(
 
 
 def validate_patches(experiment: Experiment, state: TrainState, epoch: int) -> tuple[float, float]:
-    """Mean loss and pseudo Dice over this epoch's validation patches.
+    """Mean loss and patch Dice over this epoch's validation patches.
 
-    The pseudo Dice adds up voxels over all patches before dividing, and averages over the classes that occur
-    (nnU-Net). NaN without validation patches or foreground.
+    The patch Dice (nnU-Net's pseudo Dice) adds up voxels over all patches before dividing, and averages over the
+    classes that occur. A third of the patches or more lies around foreground, so it says which epoch is better, not
+    how well whole scans are segmented. NaN without validation patches or foreground.
     """
     config = experiment.config
     first = epoch * config.validation_steps

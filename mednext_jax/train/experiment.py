@@ -40,6 +40,7 @@ from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
 TRAINING, VALIDATION = 0, 1  # streams of random numbers
+VALIDATION_FOREGROUND = 0.33  # at most so many validation patches must contain foreground (nnU-Net)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,8 @@ class Experiment:
 
     @property
     def data_set(self) -> str:
-        """A hash of what the prepared data set says about itself: sources, settings, splits."""
-        text = self.store.meta.to_json() + json.dumps(self.store.splits)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """See `data_set_hash`."""
+        return data_set_hash(self.store)
 
     @classmethod
     def of(cls, config: TrainConfig) -> Experiment:
@@ -109,7 +109,14 @@ class Experiment:
                 make_validation_step(config, apply, mesh, state.params, ignore_label=meta.ignore_label, regions=regions)
             ),
             training=sampler,
-            validation=dataclasses.replace(sampler, ids=validation_ids, read_size=config.patch_size, stream=VALIDATION),
+            validation=dataclasses.replace(
+                sampler,
+                ids=validation_ids,
+                read_size=config.patch_size,
+                # Background is validated on, too, where all training patches are drawn around foreground.
+                foreground_fraction=min(config.foreground_fraction, VALIDATION_FOREGROUND),
+                stream=VALIDATION,
+            ),
             reads=rows_of_process(mesh, jax.process_index()),
             recipe=Recipe(
                 channel_names=meta.channel_names,
@@ -152,6 +159,12 @@ class Experiment:
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         init = functools.partial(initial_state, config, self.architecture)
         return jax.jit(init, out_shardings=shardings_of(self.state_like), compiler_options=options)(start)
+
+
+def data_set_hash(store: CaseStore) -> str:
+    """A hash of what a prepared data set says about itself: sources, settings, splits."""
+    text = store.meta.to_json() + json.dumps(store.splits)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def initial_state(config: TrainConfig, architecture: MedNeXtConfig, params: Any = None) -> TrainState:

@@ -17,9 +17,12 @@ from mednext_jax.parallel.processes import is_main_process
 
 STEP_COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "skipped")
 EPOCH_COLUMNS = (
-    *("step", "epoch", "train_loss", "validation_loss", "dice", "dice_average", "scan_dice", "learning_rate"),
-    *("skipped", "seconds", "samples_per_second", "data_wait"),
+    *("step", "epoch", "train_loss", "validation_loss", "patch_dice", "patch_dice_average"),
+    *("scan_dice", "learning_rate", "skipped", "seconds", "samples_per_second", "data_wait"),
 )
+# Columns as version 0.1.0 named them.
+FORMER_NAMES = {"dice": "patch_dice", "dice_average": "patch_dice_average"}
+MOST_BYTES = 2**30  # of a table that is read
 
 
 class Table:
@@ -31,10 +34,7 @@ class Table:
 
     def __init__(self, path: Path, columns: Sequence[str], step: int):
         self.columns = tuple(columns)
-        self.rows: list[dict[str, float]] = []
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.rows = [row for row in map(_numbers, csv.DictReader(file)) if row["step"] <= step]
+        self.rows = _rows_until(path, self.columns, step)
         self._file = None
         if is_main_process():
             with atomic_file(path) as new, new.open("w", newline="") as file:
@@ -55,12 +55,32 @@ class Table:
             self._file.close()
 
 
-def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    # A line cut off by a kill has columns missing; it counts as later than any step.
+def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[dict[str, float]]:
+    """The rows of a table up to `step`; what is damaged is left out and said, for it is only a log."""
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        return []
+    header, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    names = [FORMER_NAMES.get(name, name) for name in header.strip().split(",")]
+    rows: list[dict[str, float]] = []
+    damaged = 0 if sorted(names) == sorted(columns) else len(lines)
+    for number, line in enumerate([] if damaged else lines):
+        row = _numbers(names, line.strip().split(","))
+        last = rows[-1]["step"] if rows else 0
+        if row is None or not last < row["step"]:
+            damaged += number < len(lines) - 1  # the last is empty, or was cut off by a kill
+        elif row["step"] <= step:
+            rows.append(row)
+    if damaged and is_main_process():
+        print(f"{path}: {damaged} damaged lines are left out; the run does not depend on them.", file=sys.stderr)
+    return rows
+
+
+def _numbers(names: Sequence[str], values: Sequence[str]) -> dict[str, float] | None:
+    """A row, None for a line that is none."""
     try:
-        return {name: float(value) for name, value in row.items()}
-    except (TypeError, ValueError):
-        return {"step": math.inf}
+        return {name: float(value) for name, value in zip(names, values, strict=True)}
+    except ValueError:
+        return None
 
 
 def _text(value: float) -> str:
@@ -93,7 +113,7 @@ class Progress:
         epoch = (step - 1) // self._per_epoch + 1
         speed = self._batch_size * (self._bar.format_dict["rate"] or 0)  # before the first step there is none
         self._bar.set_description_str(
-            f"epoch {epoch}/{self._epochs} loss {loss:.4f} Dice {self._dice:.3f} "
+            f"epoch {epoch}/{self._epochs} loss {loss:.4f} patch Dice {self._dice:.3f} "
             f"{speed:.2f} samples/s data wait {wait:.0%}",
             refresh=False,
         )
@@ -101,7 +121,7 @@ class Progress:
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """A line of the epoch that ended."""
-        self._dice = row["dice"]
+        self._dice = row["patch_dice"]
         done = int(row["step"])
         epochs_left = (self._last - done) / self._per_epoch
         if not self._speaks:
@@ -109,8 +129,8 @@ class Progress:
         self._bar.clear()
         print(
             f"epoch {int(row['epoch'])}/{self._epochs}  loss {row['train_loss']:.4f}  "
-            f"validation {row['validation_loss']:.4f}  Dice {row['dice']:.3f} "
-            f"(average {row['dice_average']:.3f})  {self._batch_size / row['samples_per_second']:.3g} s/step  "
+            f"validation {row['validation_loss']:.4f}  patch Dice {row['patch_dice']:.3f} "
+            f"(average {row['patch_dice_average']:.3f})  {self._batch_size / row['samples_per_second']:.3g} s/step  "
             f"{row['samples_per_second']:.2f} samples/s  "
             f"data wait {row['data_wait']:.0%}  {_duration(row['seconds'])}, "
             f"ETA {_duration(row['seconds'] * epochs_left)}",

@@ -26,7 +26,7 @@ def run_steps(
     read = batches(experiment.training, first, config.steps, part=experiment.reads, threads=config.threads)
     ready = to_devices(read, over_samples(experiment.mesh))
     last_save = time.monotonic()
-    with contextlib.closing(Records(workdir, first, config)) as records, stop_signal() as stopped:
+    with stop_signal() as stopped, contextlib.closing(Records(workdir, first, config)) as records:
         late = LateMetrics(records.add_step, experiment.training.ids)
         try:
             for done in range(first + 1, config.steps + 1):

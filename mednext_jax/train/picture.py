@@ -11,7 +11,7 @@ from mednext_jax.io.atomic import atomic_file
 
 
 def draw_progress(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
-    """Draw losses and pseudo Dice, seconds an epoch and learning rate of the rows of metrics.csv.
+    """Draw losses and patch Dice, seconds an epoch and learning rate of the rows of metrics.csv.
 
     Returns False, without a picture, where matplotlib (the `demo` extra) is not installed.
     """
@@ -29,11 +29,11 @@ def draw_progress(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     dice = losses.twinx()
     lines = line(losses, "train_loss", "training loss", color="b")
     lines += line(losses, "validation_loss", "validation loss", color="r")
-    lines += line(dice, "dice", "pseudo Dice", color="g", linestyle="dotted")
-    lines += line(dice, "dice_average", "pseudo Dice, moving average", color="g")
+    lines += line(dice, "patch_dice", "patch Dice", color="g", linestyle="dotted")
+    lines += line(dice, "patch_dice_average", "patch Dice, moving average", color="g")
     losses.legend(handles=lines)
     losses.set_ylabel("loss")
-    dice.set_ylabel("pseudo Dice")
+    dice.set_ylabel("patch Dice")
     line(seconds, "seconds", "seconds an epoch", color="b")
     seconds.set_ylabel("seconds an epoch")
     seconds.set_ylim(bottom=0)

@@ -35,15 +35,16 @@ class Records:
         self._progress.step(int(row["step"]), row["loss"], self.waiting.share)
 
     def add_epoch(self, row: Mapping[str, float]) -> float | None:
-        """The metrics of an epoch; its average validation Dice if that is the best so far, else None."""
-        best = row["dice_average"] > max((before["dice_average"] for before in self.epochs.rows), default=-math.inf)
+        """The metrics of an epoch; its average Dice of validation patches if that is the best so far, else None."""
+        score = row["patch_dice_average"]
+        best = score > max((before["patch_dice_average"] for before in self.epochs.rows), default=-math.inf)
         self.epochs.add(row)
         self._events.add("epoch", row)
         self._progress.epoch(row)
         if is_main_process():
             draw_progress(self.epochs.rows, self._picture)
         self.waiting.reset()
-        return row["dice_average"] if best else None
+        return score if best else None
 
     def close(self) -> None:
         """Close every file and end the line and the trace."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.atomic import atomic_file, refuse_existing
+from mednext_jax.io.case_store import CaseStore
+from mednext_jax.io.json_file import read_json
+from mednext_jax.io.lock import locked
 from mednext_jax.parallel.processes import (
     agree,
     checked_together,
@@ -27,45 +30,83 @@ from mednext_jax.parallel.processes import (
 from mednext_jax.train.card import model_card
 from mednext_jax.train.checkpoint import Checkpoints
 from mednext_jax.train.configuration import TrainConfig
-from mednext_jax.train.experiment import Experiment, to_host
+from mednext_jax.train.experiment import Experiment, data_set_hash, to_host
 from mednext_jax.train.loop import pictures_of, run_steps
 from mednext_jax.train.state import TrainState
 from mednext_jax.train.validation import score_table
-from mednext_jax.weights.directory import save_model
+from mednext_jax.weights.directory import DESCRIPTION, save_model
 
 # A resumed run may change these; anything else would make it another run.
 FREE_ON_RESUME = (
     *("data", "steps", "validation_steps", "scan_validation_epochs", "final_validation"),
     *("threads", "mesh", "checkpoint", "profile"),
 )
+LOCK = ".lock"  # held in the work folder while a run works there
 
 
 def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
     """Train one fold as `config` says, in `workdir`, or continue there: `train.train` without `cv`."""
     initialise()
     model = workdir / "model"
-    if model.exists():
-        print(f"This run has finished: {model}")
-        return model
-    with checked_together():
-        checked = TrainConfig.of(config)
-        if not (workdir / "config.json").is_file():
-            refuse_existing(workdir)
-        experiment = Experiment.of(checked)
-    agree("configuration", _identity(experiment))
-    agree("code version", code_version())
-    with leaving_at_once():
-        return _run(experiment, workdir, model)
+    finished = model.exists()
+    with contextlib.ExitStack() as held:
+        with checked_together():
+            checked = TrainConfig.of(config)
+            if finished:
+                _check_finished(checked, model)
+            else:
+                if not (workdir / "config.json").is_file():
+                    _refuse_other_files(workdir)
+                experiment = Experiment.of(checked)
+        if finished:
+            print(f"This run has finished: {model}")
+            return model
+        agree("configuration", _identity(experiment))
+        agree("code version", code_version())
+        with checked_together():
+            if is_main_process():
+                workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
+        with leaving_at_once():
+            return _run(experiment, workdir, model)
+
+
+def _refuse_other_files(workdir: Path) -> None:
+    """Raise InputError if the folder holds more than the hidden files of a run that was killed at its start."""
+    if not workdir.is_dir() or any(not path.name.startswith(".") for path in workdir.iterdir()):
+        refuse_existing(workdir)
+
+
+def _check_finished(config: TrainConfig, model: Path) -> None:
+    """Raise InputError unless the model is of a run with this configuration and data set."""
+    description = read_json(model / DESCRIPTION)
+    provenance = description.get("provenance") if isinstance(description, dict) else None
+    saved = provenance.get("config") if isinstance(provenance, dict) else None
+    data_set = provenance.get("data_set") if isinstance(provenance, dict) else None
+    if not isinstance(saved, dict) or not isinstance(data_set, dict):
+        raise InputError(
+            "The model in this folder is not of a training run.",
+            file=model,
+            hint="name another --workdir, or move the model away",
+        )
+    _check_same_run(
+        {**saved, "data_set": data_set.get("sha256")},
+        config,
+        CaseStore.open(config.data),
+        free=[name for name in FREE_ON_RESUME if name != "steps"],
+        hint="use the run's own configuration, or another --workdir; to train on, remove its model and validation "
+        "folders",
+    )
 
 
 def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     config = experiment.config
-    workdir.mkdir(parents=True, exist_ok=True)
+    if is_main_process() and not (workdir / "config.json").is_file():  # from now on the folder is a run's
+        _write_config(config, workdir)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         state = _first_or_latest(experiment, checkpoints)
         if is_main_process():
-            with atomic_file(workdir / "config.json") as path:
-                path.write_text(json.dumps(config.plain(), indent=2) + "\n")
+            _write_config(config, workdir)
         state = run_steps(experiment, state, checkpoints, _identity(experiment), workdir)
     done = int(state.step)
     if done < config.steps:
@@ -82,6 +123,11 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
+
+
+def _write_config(config: TrainConfig, workdir: Path) -> None:
+    with atomic_file(workdir / "config.json") as path:
+        path.write_text(json.dumps(config.plain(), indent=2) + "\n")
 
 
 def _finish(experiment: Experiment, state: TrainState, params: Any, validation: Path, model: Path) -> None:
@@ -115,29 +161,40 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:
     """1. the newest sound checkpoint; 2. the weights of `init_from`; 3. fresh weights."""
-    state = checkpoints.restore_newest(experiment.state_like, lambda saved: _check_same_run(saved, experiment))
+    state = checkpoints.restore_newest(
+        experiment.state_like, lambda saved: _check_same_run(saved, experiment.config, experiment.store)
+    )
     return experiment.first_state() if state is None else state
 
 
-def _check_same_run(saved: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raise InputError unless `experiment` continues the run that says `saved` of itself (see `_identity`)."""
-    if saved.get("data_set") != experiment.data_set:
+def _check_same_run(
+    saved: Mapping[str, Any],
+    config: TrainConfig,
+    store: CaseStore,
+    free: Collection[str] = FREE_ON_RESUME,
+    hint: str = "use the run's own configuration, or another --workdir",
+) -> None:
+    """Raise InputError unless the run that says `saved` of itself (see `_identity`) has this configuration and data.
+
+    `free`: the fields that may differ.
+    """
+    if saved.get("data_set") != data_set_hash(store):
         raise InputError(
             "The data set is not the one that this run started with.",
-            file=experiment.store.path,
+            file=store.path,
             hint="prepare it as it was, or start a new run in another --workdir",
         )
-    asked = experiment.config.plain()
-    # A checkpoint of an earlier release gets the fields that came later.
+    asked = config.plain()
+    # A run of an earlier release gets the fields that came later.
     said = TrainConfig.of({name: value for name, value in saved.items() if name != "data_set"}).plain()
-    changed = [name for name in asked if said[name] != asked[name] and name not in FREE_ON_RESUME]
+    changed = [name for name in asked if said[name] != asked[name] and name not in free]
     if changed:
         name = changed[0]
         raise InputError(
-            f"The run to continue has another config.{', config.'.join(changed)}.",
+            f"The run in this folder has another config.{', config.'.join(changed)}.",
             expected=f"{name} = {said[name]}"[:500],
             found=f"{name} = {asked[name]}"[:500],
-            hint="use the run's own configuration, or another --workdir",
+            hint=hint,
         )
 
 

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from mednext_jax.parallel.mesh import over_samples, replicated
+from mednext_jax.parallel.network import Apply
 from mednext_jax.parallel.parameters import shardings_of
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.loss import Regions, foreground, segmentation_loss
@@ -18,7 +19,6 @@ from mednext_jax.train.optimiser import make_optimiser, make_schedule
 from mednext_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
-Apply = Callable[[Any, jax.Array], Any]
 Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
+from safetensors import SafetensorError
 
-from mednext_jax.errors import InputError, Problem
+from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
@@ -55,13 +57,17 @@ def save_model(
     """Write a model directory at `path`, whole or not at all.
 
     `provenance`: JSON values that say where the weights come from.
-    Raises InputError if `path` exists or the parts do not fit one another.
+    Raises InputError if `path` exists, the parts do not fit one another, or weights are not finite, and WorkError if
+    the disk is full.
     """
     recipe.check_fits(config)
     state = to_torch_names(config, params)
     with atomic_directory(path) as folder:
         weights = folder / WEIGHTS
-        safetensors.numpy.save_file(state, weights, metadata={"format": "pt"})
+        try:
+            safetensors.numpy.save_file(state, weights, metadata={"format": "pt"})
+        except SafetensorError as error:  # how the package reports what the system says of a full disk
+            raise WorkError(f"The weights could not be written to {path}: {error}") from None
         description = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -77,10 +83,11 @@ def save_model(
 def load_model(path: str | os.PathLike) -> Model:
     """The model in a model directory.
 
-    Nothing in the files is trusted: sizes are compared with the architecture before memory is taken, and the
-    weights with their sha256. Raises InputError that names the part that is missing, unknown or damaged.
+    `path`: the directory, or a training's workdir, which stands for its model. Nothing in the files is trusted: sizes
+    are compared with the architecture before memory is taken, and the weights with their sha256.
+    Raises InputError that names the part that is missing, unknown or damaged, or the weights that are not finite.
     """
-    path = _of_workdir(Path(path))
+    path = of_workdir(Path(path))
     if not (path / DESCRIPTION).is_file():
         members = _members(path)
         if members:
@@ -101,7 +108,7 @@ def load_model(path: str | os.PathLike) -> Model:
 
 def load_models(path: str | os.PathLike) -> list[Model]:
     """One model of a model directory, or all of an ensemble folder in the order of their names."""
-    path = _of_workdir(Path(path))
+    path = of_workdir(Path(path))
     if (path / DESCRIPTION).is_file() or not (members := _members(path)):
         return [load_model(path)]
     return [load_model(member) for member in members]
@@ -113,10 +120,11 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_workdir(path: Path) -> Path:
-    """The model of a training's workdir; any other path as it is."""
+def of_workdir(path: Path) -> Path:
+    """The model, or the ensemble of all folds, of a training's workdir; any other path as it is."""
     inside = path / "model"
-    return inside if (inside / DESCRIPTION).is_file() and not (path / DESCRIPTION).is_file() else path
+    holds = (inside / DESCRIPTION).is_file() or bool(_members(inside))
+    return inside if holds and not (path / DESCRIPTION).is_file() else path
 
 
 def _members(path: Path) -> list[Path]:
@@ -124,6 +132,8 @@ def _members(path: Path) -> list[Path]:
 
 
 def _no_model(path: Path) -> InputError:
+    if (path / DESCRIPTION).is_symlink():
+        refuse_absent(path / DESCRIPTION, "file", f"the model's {DESCRIPTION}")
     hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
     if not path.exists():
         return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
@@ -206,4 +216,4 @@ def _read_weights(file: Path, claim: dict[str, Any], config: MedNeXtConfig) -> P
             expected=str(claim.get("sha256"))[:80],
             hint=f"copy the model directory again, or {_RECONVERT}",
         )
-    return from_torch_names(config, {name: tensors[name] for name in shapes if name != DUMMY})
+    return from_torch_names(config, {name: tensors[name] for name in shapes if name != DUMMY}, file=file)

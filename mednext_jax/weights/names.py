@@ -17,6 +17,8 @@ from mednext_jax.model.config import LEVELS, MedNeXtConfig
 Flavour = Literal["mic", "monai"]
 Params = dict[str, Any]
 
+# Far beyond any trained weight; the square of a larger one overflows float32 in a few additions.
+LARGEST_WEIGHT = 1e15
 # The first key of every MIC state dict: a constant that PyTorch's activation checkpointing needed.
 DUMMY = "dummy_tensor"
 
@@ -77,7 +79,7 @@ def expected_shapes(config: MedNeXtConfig, flavour: Flavour = "mic") -> dict[str
 def to_torch_names(config: MedNeXtConfig, params: Mapping[str, Any], flavour: Flavour = "mic") -> dict[str, np.ndarray]:
     """Parameters -> PyTorch state dict of contiguous float32 arrays in state_dict() order.
 
-    Raises InputError if `params` do not fit `config`.
+    Raises InputError if `params` do not fit `config`, or hold NaN, Inf or a number above `LARGEST_WEIGHT`.
     """
     flat = dict(_flatten(params))
     found = leaves(config)
@@ -86,14 +88,18 @@ def to_torch_names(config: MedNeXtConfig, params: Mapping[str, Any], flavour: Fl
         raise InputError.of(problems)
     key = {leaf.path: getattr(leaf, flavour) for leaf in found}
     state = {key[leaf.path]: leaf.to_torch(np.asarray(flat[leaf.path], np.float32)) for leaf in found}
+    _refuse_senseless(state, None)
     state[DUMMY] = np.ones(1, np.float32)
     return {name: state[name] for name in expected_shapes(config, flavour)}
 
 
-def from_torch_names(config: MedNeXtConfig, state_dict: Mapping[str, np.ndarray], flavour: Flavour = "mic") -> Params:
+def from_torch_names(
+    config: MedNeXtConfig, state_dict: Mapping[str, np.ndarray], flavour: Flavour = "mic", *, file: object = None
+) -> Params:
     """PyTorch state dict -> nested dict of contiguous float32 arrays; dummy_tensor may be there or not.
 
-    Raises InputError that lists missing, unexpected and misshapen keys.
+    `file`: where it was read from, for errors. Raises InputError that lists missing, unexpected and misshapen keys,
+    or names tensors that hold NaN, Inf or a number above `LARGEST_WEIGHT`.
     """
     found = leaves(config)
     given = {key: value for key, value in state_dict.items() if key != DUMMY}
@@ -101,6 +107,7 @@ def from_torch_names(config: MedNeXtConfig, state_dict: Mapping[str, np.ndarray]
     if problems:
         raise InputError.of(problems)
     params: Params = {}
+    copied: dict[str, np.ndarray] = {}
     for leaf in found:
         *parents, name = leaf.path
         node = params
@@ -108,8 +115,28 @@ def from_torch_names(config: MedNeXtConfig, state_dict: Mapping[str, np.ndarray]
             node = node.setdefault(parent, {})
         value = leaf.to_ours(np.asarray(given[getattr(leaf, flavour)]))
         # a copy in any case: the state dict may be a window on a memory-mapped file
-        node[name] = np.array(value, np.float32, order="C")
+        with np.errstate(over="ignore"):  # of float64; the Inf is refused below
+            copied[getattr(leaf, flavour)] = node[name] = np.array(value, np.float32, order="C")
+    _refuse_senseless(copied, file)
     return params
+
+
+def _refuse_senseless(state: Mapping[str, np.ndarray], file: object) -> None:
+    """Raise InputError that names the tensors no network can compute with."""
+    bad = []
+    for key, x in state.items():
+        low, high = float(x.min()), float(x.max())  # NaN if any is
+        if np.isnan(low) or max(-low, high) > LARGEST_WEIGHT:
+            found = "NaN" if np.isnan(x).any() else f"{max(low, high, key=abs):g}"
+            bad.append(f"{key} ({found})")
+    if bad:
+        raise InputError(
+            "The weights hold NaN, Inf or numbers that no trained network has.",
+            file=file,
+            expected=f"finite numbers of at most {LARGEST_WEIGHT:g}",
+            found=f"{len(bad)} tensors: {', '.join(bad[:3])}" + (", ..." if len(bad) > 3 else ""),
+            hint="take a checkpoint from before the training diverged, or copy the file again",
+        )
 
 
 class _Block(NamedTuple):

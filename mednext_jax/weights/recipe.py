@@ -37,7 +37,7 @@ class Recipe(Preprocessing):
         channels, labels, patch, norms = self.channel_names, self.labels, self.patch_size, self.normalisation
         named = isinstance(channels, tuple) and len(channels) > 0 and all(isinstance(c, str) for c in channels)
         count = len(channels) if named else -1
-        values = len(labels) if isinstance(labels, Mapping) else 0
+        values, order = len(labels) if isinstance(labels, Mapping) else 0, self.regions_class_order
         steps = super()._rules()
         norms_valid, norms_expected = steps.pop("normalisation")
         return {
@@ -52,8 +52,12 @@ class Recipe(Preprocessing):
                 f"names for the values 0, 1, 2, ..., each once, at most {MAX_LABELS}; 0 is the background",
             ),
             "regions_class_order": (
-                self.regions_class_order is None
-                or (isinstance(self.regions_class_order, tuple) and {*self.regions_class_order} == {*range(1, values)}),
+                order is None
+                or (
+                    isinstance(order, tuple)
+                    and all(type(value) is int for value in order)
+                    and sorted(order) == list(range(1, values))
+                ),
                 "each label value but 0 once, or null",
             ),
             "patch_size": (

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.json_file import MIB, parse_json
 
 _DTYPES: dict[str, Any] = {
@@ -41,8 +42,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     def refuse(found: str) -> InputError:
         return InputError("The file is not a valid safetensors file.", file=path, found=found)
 
-    if not path.is_file():
-        raise InputError("A file is missing.", file=path, expected="a safetensors file")
+    refuse_absent(path, "file", "a safetensors file")
     size = path.stat().st_size
     if size < 8:
         raise refuse(f"only {size} bytes")

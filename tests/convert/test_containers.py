@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mednext_jax.convert.sources import read_sources
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.names import expected_shapes, to_torch_names
-from tests.convert.torch_archive import DATA
+from tests.convert.torch_archive import DATA, zipped
 
 pytestmark = pytest.mark.core
 
@@ -92,13 +93,94 @@ def test_weights_that_are_no_real_numbers_are_refused(tmp_path):
         read_checkpoint(save(tmp_path / "x", state))
 
 
-def test_nan_and_infinity_are_said_not_hidden(tmp_path):
+@pytest.mark.parametrize(
+    ("value", "said"), [(np.nan, "NaN"), (np.inf, "inf"), (-np.inf, "-inf"), (1e38, "1e\\+38"), (-2e15, "-2e\\+15")]
+)
+def test_senseless_weights_are_refused_with_tensor_and_file(tmp_path, value, said):
     state = written(1)
-    state["up_2.conv1.weight"][0, 0, 0, 0, 0] = np.nan
-    state["stem.bias"][0] = np.inf
-    source = read_sources(save(tmp_path / "x", state))[""]
-    assert "2 tensors hold NaN or Inf" in " ".join(source.notes)
-    assert source.provenance["notes"] == list(source.notes)
+    state["up_2.conv1.weight"][0, 0, 0, 0, 0] = value
+    path = save(tmp_path / "x", state)
+    for read in (read_sources, from_torch):
+        with pytest.raises(InputError, match=rf"(?s)/x\n.*up_2\.conv1\.weight \({said}\)"):
+            read(path)
+    state["up_2.conv1.weight"][0, 0, 0, 0, 0] = 1e6
+    from_torch(save(tmp_path / "y", state))
+
+
+def test_a_number_that_float32_cannot_hold_is_refused(tmp_path):
+    state = {key: x.astype(np.float64) for key, x in written(1).items()}
+    state["stem.bias"][0] = 1e300
+    with pytest.raises(InputError, match=r"stem\.bias \(inf\)"):
+        from_torch(save(tmp_path / "x", state))
+
+
+def lightning(hyper_parameters, **entries):
+    torch = pytest.importorskip("torch")
+    state = {f"net.{key}": torch.from_numpy(x) for key, x in written(1).items()}
+    return {"pytorch-lightning_version": "2.5.0", "state_dict": state | entries, "hyper_parameters": hyper_parameters}
+
+
+def foreign_values():
+    import argparse
+    import collections
+    import datetime
+    import decimal
+    import functools
+    import pathlib
+    import re
+    import signal
+    import uuid
+
+    import torch
+
+    return {
+        "path": pathlib.Path("/data"),
+        "namespace": argparse.Namespace(lr=1, inner=argparse.Namespace(a=[1])),
+        "partial": functools.partial(torch.optim.AdamW, lr=1e-3),
+        "class": torch.nn.GELU,
+        "function": torch.nn.functional.gelu,
+        "module": torch.nn.CrossEntropyLoss(weight=torch.ones(2)),
+        "enum": [signal.Signals.SIGINT, re.IGNORECASE],
+        "time": [datetime.datetime(2026, 1, 2), datetime.timedelta(1), datetime.date(2026, 1, 2)],
+        "numpy": [np.float32(1), np.datetime64("2020-01-01"), np.array([{}], object), np.random.default_rng(0)],
+        "torch": [torch.float16, torch.device("cuda:1"), torch.Size([1, 2]), torch.strided, torch.qint8],
+        "containers": [
+            collections.OrderedDict(a=1),
+            collections.defaultdict(list, a=[1]),
+            collections.Counter("aab"),
+            collections.deque([1]),
+            {pathlib.Path("/a"): 1},
+            {pathlib.Path("/a")},
+        ],
+        "others": [range(3), slice(1), 1j, decimal.Decimal(1), uuid.UUID(int=1), Ellipsis, bytearray(b"x")],
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["path", "namespace", "partial", "class", "function", "module", "enum"]
+    + ["time", "numpy", "torch", "containers", "others"],
+)
+def test_hyper_parameters_of_any_kind_do_not_hide_the_weights(tmp_path, name):
+    torch = pytest.importorskip("torch")
+    value = foreign_values()[name]
+    for number, hyper in enumerate(({"x": value}, {"x": {"y": [value, 3]}, "lr": 1e-3})):
+        path = tmp_path / f"{number}.ckpt"
+        torch.save(lightning(hyper), path)
+        checkpoint = read_checkpoint(path)
+        assert checkpoint.kind == "Lightning checkpoint"
+        np.testing.assert_array_equal(checkpoint.state["stem.weight"], written(1)["stem.weight"])
+    assert checkpoint.rest["hyper_parameters"]["lr"] == 1e-3
+
+
+def test_an_object_among_the_weights_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(lightning({}, **{"net.stem.weight": torch.nn.GELU()}), tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"net\.stem\.weight: torch\.nn\.modules\.activation\.GELU"):
+        read_checkpoint(tmp_path / "x.ckpt")
+    torch.save({"model": torch.nn.GELU()}, tmp_path / "y.pth")
+    with pytest.raises(InputError, match=r"'model' \(an object of torch\.nn\.modules\.activation\.GELU"):
+        read_checkpoint(tmp_path / "y.pth")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +189,8 @@ def test_nan_and_infinity_are_said_not_hidden(tmp_path):
         (b"", "an empty file"),
         (b"\x80\x04]\x94.", "a pickle that torch.save did not write"),
         (b"\x1f\x8b" + bytes(20), "gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "(?s)Git LFS.*git lfs pull"),
+        (b"/annex/objects/MD5E-s1--0.pth\n", "(?s)git-annex.*datalad get"),
         (b"hello world, this is text", "begins with"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "begins with"),
     ],
@@ -127,5 +211,16 @@ def test_a_torch_file_without_a_state_dict_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="missing"):
         read_checkpoint(tmp_path / "x.pth")
+    (tmp_path / "link.pth").symlink_to(".git/annex/objects/aa/x.pth")
+    with pytest.raises(InputError, match="datalad get"):
+        read_checkpoint(tmp_path / "link.pth")
+
+
+@pytest.mark.parametrize("name", ["model.json", "model/model.safetensors", "fold_0/checkpoint_final.pth", "plans.pkl"])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zipped_folder_wants_unpacking(tmp_path, name, method):
+    (tmp_path / "x.zip").write_bytes(zipped([("a/readme", b"x" * 100), (name, b"y" * 100)], method))
+    with pytest.raises(InputError, match="unpack it"):
+        read_checkpoint(tmp_path / "x.zip")

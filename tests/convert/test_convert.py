@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -53,7 +55,14 @@ def test_info_says_what_a_file_and_a_model_are(tmp_path):
     convert(DATA / "checkpoint_final.pth", tmp_path / "model")
     for path in (DATA / "checkpoint_final.pth", tmp_path / "model"):
         text = info(path)
-        for words in ("1 channels", "background, PVS", "64 x 64 x 64", "1 x 0.8 x 0.8 mm", "ct", "source_sha256"):
+        for words in (
+            "1 channels",
+            "background, PVS",
+            "64 x 64 x 64",
+            "0.8 x 0.8 x 1 mm (x, y, z)",
+            "ct",
+            "source_sha256",
+        ):
             assert words in text, (path, words)
 
 
@@ -176,6 +185,73 @@ def test_what_nnunet_cannot_express_is_refused(tmp_path):
     with pytest.raises(InputError, match="target spacing"):
         convert(tmp_path / "model", tmp_path / "v2", to="nnunet-v2")
     assert not (tmp_path / "v1").exists() and not (tmp_path / "v2").exists()
+
+
+def test_a_model_that_turns_scans_to_ras_comes_back_from_nnunet_v2_as_one(tmp_path):
+    pytest.importorskip("torch")
+    for orientation, reader in (("RAS", "NibabelIOWithReorient"), (None, "SimpleITKIO")):
+        folder = tmp_path / str(orientation)
+        folder.mkdir()
+        convert(published(folder / "model", orientation=orientation), folder / "v2", to="nnunet-v2")
+        assert json.loads((folder / "v2/plans.json").read_text())["image_reader_writer"] == reader
+        assert read_sources(folder / "v2")["fold_0"].recipe.orientation == orientation
+
+
+def test_what_nnunet_does_otherwise_is_said(tmp_path, capsys):
+    pytest.importorskip("torch")
+    recipe = {"threshold": 0.3, "crop_to_nonzero": False, "mirror_axes": (0,), "cleaning": ("n4",)}
+    convert(published(tmp_path / "model", **recipe), tmp_path / "v1", to="nnunet-v1")
+    printed = capsys.readouterr().out
+    for words in ("threshold 0.3", "crops", "mirrors all three axes", "does not repeat", "RAS order"):
+        assert words in printed
+
+
+@pytest.mark.core
+def test_a_workdir_stands_for_its_model(tmp_path):
+    convert(V1, tmp_path / "run/model")
+    convert(v1_folder(tmp_path / "in", 2), tmp_path / "cv/model")
+    assert load_model(tmp_path / "run").path == tmp_path / "run/model"
+    assert [m.path.name for m in load_models(tmp_path / "cv")] == ["fold_0", "fold_1"]
+    assert info(tmp_path / "run") == info(tmp_path / "run/model")
+    assert list(read_sources(tmp_path / "cv")) == ["fold_0", "fold_1"]
+
+
+@pytest.mark.core
+def test_info_tells_what_was_assumed_when_the_model_was_converted(tmp_path):
+    convert(DATA / "lightning.ckpt", tmp_path / "model")
+    assert "axes as the scan is stored (orientation)" in info(tmp_path / "model")
+
+
+@pytest.mark.core
+def test_info_escapes_what_a_stranger_wrote(tmp_path):
+    convert(V1, tmp_path / "model")
+    file = tmp_path / "model/model.json"
+    description = json.loads(file.read_text())
+    description["recipe"]["channel_names"] = ["\x1b]0;owned\x07\ud800"]
+    description["provenance"] |= {"\x1b[2J": {"\ud800": "\x9b2J"}, "notes": ["\x1b[31mred", "\ud800", 3]}
+    file.write_text(json.dumps(description))
+    text = info(tmp_path / "model")
+    text.encode()  # no lone surrogate
+    assert "\x1b" not in text and "\x9b" not in text and "\\x1b[31mred" in text
+
+
+@pytest.mark.parametrize("to", ["mednext-jax", "mic", "nnunet-v2"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, to):
+    if to != "mednext-jax":
+        pytest.importorskip("torch")
+    program = (
+        "import resource, sys; from mednext_jax.main import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); sys.exit(main(sys.argv[1:]))"
+    )
+    source = DATA / "checkpoint_final.pth"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program, "convert", source, tmp_path / "out", "--to", to],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("mednext-jax convert: ") and len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_written_plans_are_read_by_our_own_reader(tmp_path):

@@ -117,7 +117,7 @@ def theirs(folder, scan, monkeypatch, *, precise: bool) -> tuple[np.ndarray, np.
 @pytest.fixture(scope="module")
 def ours(model, scan):
     """Mask and foreground probability, (z, y, x)."""
-    result = Predictor(model)(scan)
+    result = Predictor(model, background="compute")(scan)
     return tuple(np.asarray(image.dataobj).transpose(2, 1, 0) for image in (result.mask, result.probability))
 
 

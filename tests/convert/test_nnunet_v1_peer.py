@@ -69,7 +69,7 @@ def test_the_fork_predicts_from_our_folder_what_we_predict(model, tmp_path, monk
 
     convert(tmp_path / "v1", tmp_path / "back")
     for ours in (model, tmp_path / "back/fold_0"):
-        result = Predictor(ours)(scan)
+        result = Predictor(ours, background="compute")(scan)
         probability = np.asarray(result.probability.dataobj).transpose(2, 1, 0)[BOX]
         mask = np.asarray(result.mask.dataobj).transpose(2, 1, 0)[BOX]
         assert 0.1 < mask.mean() < 0.9  # there is something to agree on

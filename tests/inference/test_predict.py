@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+from pathlib import Path
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference import predict as cohort
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
+from mednext_jax.inference.scans import Scan
 from mednext_jax.measure.clusters import label_clusters
 
 pytestmark = pytest.mark.core
@@ -62,19 +66,19 @@ def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, sca
     with pytest.raises(InputError, match="--brain-masks MASKS"):
         predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False)
     (tmp_path / "masks" / "sub").mkdir(parents=True)
-    with pytest.raises(InputError, match="no brain mask for case0"):
+    with pytest.raises(InputError, match="no brain mask"):
         predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False, brain_masks=tmp_path / "masks")
     scan = nib.load(scans / "case0_0000.nii.gz")
     brain = np.zeros(scan.shape, np.uint8)
     brain[3:20, 4:20, 2:17] = 1
     nib.save(nib.Nifti1Image(brain, scan.affine), tmp_path / "masks" / "sub" / "case0_desc-brain_mask.nii.gz")
-    with pytest.raises(InputError, match="leave --brain-masks out"):
-        predict(scans / "case0_0000.nii.gz", tmp_path / "out", models[0], brain_masks=tmp_path / "masks")
     predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False, brain_masks=tmp_path / "masks")
     nib.save(nib.Nifti1Image(np.asarray(scan.dataobj) * brain, scan.affine), tmp_path / "by_hand.nii.gz")
     expected = Predictor(models[0], tta=False)(tmp_path / "by_hand.nii.gz").probability
-    found = nib.load(tmp_path / "out" / "case0_probability.nii.gz")
-    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+    predict(scans / "case0_0000.nii.gz", tmp_path / "any", models[0], tta=False, brain_masks=tmp_path / "masks")
+    for out in ("out", "any"):  # a model that was not trained with masks takes them too
+        found = nib.load(tmp_path / out / "case0_probability.nii.gz")
+        np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
 
 
 def test_one_scan_with_an_ensemble(models, scans, tmp_path):
@@ -91,8 +95,8 @@ def test_parts_share_the_scans_and_the_folder(models, scans, tmp_path):
     names = [[row["scan"] for row in table(tmp_path / "out" / f"volumes_part-{k}-of-2.tsv")] for k in (1, 2)]
     assert names == [["case0", "case2"], ["case1"]]
     assert len(list((tmp_path / "out").glob("*_mask.nii.gz"))) == 3
-    with pytest.raises(InputError, match="not overwritten"):
-        predict(scans, tmp_path / "out", models[0], tta=False, part=(2, 2))
+    with pytest.raises(InputError, match=r"not overwritten.* \(mirror_axes\)"):
+        predict(scans, tmp_path / "out", models[0], part=(2, 2))
 
 
 def test_bids_derivative(models, scans, tmp_path):
@@ -144,6 +148,71 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
     assert not list((tmp_path / "out").glob("case1*"))
+
+
+def test_whatever_one_scan_fails_of_is_said_at_the_end_and_the_others_are_done(models, scans, tmp_path, monkeypatch):
+    failures = {
+        (24, 22, 20): jax.errors.JaxRuntimeError("INTERNAL: the device says no"),
+        (18, 19, 31): TypeError("no such thing"),
+    }
+    infer = Predictor.infer
+
+    def fails(self, loaded):
+        if loaded.grid.shape in failures:
+            raise failures[loaded.grid.shape]
+        return infer(self, loaded)
+
+    monkeypatch.setattr(cohort.Predictor, "infer", fails)
+    with pytest.raises(WorkError) as caught:
+        predict(scans, tmp_path / "out", models[0], tta=False)
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case1"]
+    said = str(caught.value)
+    for case, why in (("case0", "the device says no"), ("case2", "TypeError: no such thing")):
+        assert f"{case}_0000.nii.gz" in said and why in said
+
+
+def test_a_scan_that_cannot_be_written_does_not_stop_the_others(models, save_scan, tmp_path, capsys):
+    long = "n" * (os.pathconf(tmp_path, "PC_NAME_MAX") - len("_mask.nii.gz"))  # its probability's name is too long
+    latin1 = os.fsdecode(b"M\xfcller")
+    for case in ("a", long, "z", latin1):
+        save_scan(tmp_path / "scans" / f"{case}.nii.gz")
+    with pytest.raises(WorkError, match="nnnn.nii.gz\n.*File name too long"):
+        predict(tmp_path / "scans", tmp_path / "out", models[0], tta=False)
+    out = tmp_path / "out"
+    with open(out / "volumes.tsv", "rb") as file:
+        assert [line.split(b"\t")[0] for line in file][1:] == [b"M\xfcller", b"a", b"z"]
+    assert len(list(out.glob("*_mask.nii.gz"))) == len(list(out.glob("*_probability.nii.gz"))) == 3
+    printed = capsys.readouterr().out
+    assert "M\\udcfcller: " in printed and "failed" in printed and "3 of 4 scans" in printed
+
+
+def test_what_is_odd_about_headers_is_said_once_a_kind(variant, save_scan, tmp_path, capsys):
+    for i in range(3):
+        path = save_scan(tmp_path / "scans" / f"far{i}.nii.gz", (20, 20, 40), affine=np.diag([0.5, 0.9, 2.0, 1]))
+    image = nib.load(save_scan(tmp_path / "scans" / "forms.nii.gz"))
+    image.set_qform(np.diag([-1.0, -1.1, 0.9, 1]), 1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), tmp_path / "scans" / "forms.nii.gz")
+    predict(tmp_path / "scans", tmp_path / "out", variant(spacing=(1.2, 0.9, 1.1)), tta=False, threshold=0.9)
+    printed = capsys.readouterr().out
+    kinds = ("The voxel size is far", "Sform and qform")
+    far, forms = (printed.split(f"[W] {kind}")[1].split("[")[0] for kind in kinds)
+    assert far.count("The voxel") == 0 and all(f"far{i}.nii.gz" in far for i in range(3))
+    assert "1.1 x 0.9 x 1.2 mm" in far and "0.5 x 0.9 x 2 mm" in far  # x, y, z
+    assert "forms.nii.gz" in forms and "far0" not in forms
+    assert path.exists() and printed.index("[W]") < printed.index("[1/4]")
+
+
+def test_the_time_left_does_not_count_the_first_scan(monkeypatch, capsys):
+    """It waited a minute for the compiler; each of the next takes two seconds."""
+    clock = iter([0.0, 60.0, 62.0, 64.0])
+    monkeypatch.setattr(cohort.time, "perf_counter", lambda: next(clock))
+    log = cohort._Log(10, 0, "one model", [])
+    one = Scan("a", (), Path("m"), Path("p"))
+    done = cohort._Done({"scan": "a", "count": 1, "volume_mm3": 1.0, "seconds": 1.0}, 1.0)
+    for _ in range(3):
+        log.take(one, done)
+    first, second, third = capsys.readouterr().out.splitlines()[1:]
+    assert "ETA" not in first and second.endswith("ETA 16 s") and third.endswith("ETA 14 s")
 
 
 def test_files_that_cannot_be_scans_do_not_stop_the_others(models, scans, tmp_path, capsys):

@@ -18,6 +18,7 @@ from mednext_jax.inference.tiles import gaussian_map, pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
 from mednext_jax.preprocess.trip import preprocess_scan, restore
 from mednext_jax.weights.directory import load_model
 
@@ -134,6 +135,91 @@ def test_skipping_background(models, predictor, save_scan, tmp_path):
     np.testing.assert_allclose(part[-8:], full[-8:], atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def brain():
+    """A ball that fills its box as a brain does, with a hole in it and zeros around."""
+    rng = np.random.default_rng(3)
+    place = (np.indices((72, 24, 24)) - np.array([35.5, 11.5, 11.5])[:, None, None, None]) / 12
+    array = np.where((place**2).sum(0) < 1, rng.normal(300, 80, place.shape[1:]).clip(1), 0).astype(np.float32)
+    array[35:37, 11:13, 11:13] = 0
+    return array
+
+
+@pytest.mark.parametrize("recipe", [{}, {"spacing": (1.2, 1.0, 0.9)}, {"crop_to_nonzero": False}], ids=str)
+def test_zeros_around_an_extracted_brain_are_background(variant, brain, recipe):
+    model, image = variant(**recipe), nib.Nifti1Image(brain, np.eye(4))
+    known = Predictor(model, tta=False)(image)
+    computed = Predictor(model, tta=False, background="compute")(image)
+    outside = brain == 0
+    outside[35:37, 11:13, 11:13] = False  # a hole is not connected to the border
+    found, every = (np.asarray(result.probability.dataobj) for result in (known, computed))
+    assert (every[24:48][outside[24:48]] > 0.5).any()  # a network finds things in nothing
+    assert (found[outside] == 0).all() and (np.asarray(known.mask.dataobj)[outside] == 0).all()
+    np.testing.assert_array_equal(np.asarray(known.mask.dataobj)[~outside], (found > 0.5)[~outside])
+    if recipe.get("crop_to_nonzero", True):  # all tiles hold a voxel of the brain, and nothing else changes
+        np.testing.assert_array_equal(found[~outside], every[~outside])
+    else:  # those without one are left out
+        loaded = [Predictor(model, background=name).load(image) for name in ("auto", "compute")]
+        assert len(loaded[0].starts) < len(loaded[1].starts)
+
+
+def test_zeros_in_a_whole_head_are_computed(models, save_scan, tmp_path):
+    """A few empty planes are no sign of an extracted brain."""
+    image = nib.load(save_scan(tmp_path / "a.nii.gz", shape=(24, 22, 20)))
+    array = np.asarray(image.dataobj).copy()
+    array[2:8] = 0
+    results = [
+        np.asarray(Predictor(models[0], tta=False, background=name)(nib.Nifti1Image(array, image.affine)).mask.dataobj)
+        for name in ("auto", "compute")
+    ]
+    np.testing.assert_array_equal(*results)
+    with pytest.raises(InputError, match="auto or compute"):
+        Predictor(models[0], background="skip")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "warned"),
+    [
+        ({"brain_extracted": True}, "head"),
+        ({"brain_extracted": False}, "brain"),
+        ({"use_mask_for_norm": True}, "head"),  # of older models
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_a_scan_unlike_the_training_scans_gets_a_warning(variant, brain, save_scan, tmp_path, caplog, recipe, warned):
+    predictor = Predictor(variant(**recipe), tta=False)
+    for name, path in (("head", save_scan(tmp_path / "head.nii.gz")), ("brain", tmp_path / "brain.nii.gz")):
+        if name == "brain":
+            nib.save(nib.Nifti1Image(brain, np.eye(4)), path)
+        caplog.clear()
+        predictor.load(path)
+        assert ("does not look like" in caplog.text and str(path) in caplog.text) == (name == warned)
+
+
+@pytest.mark.parametrize("value", [1e20, float(np.finfo(np.float32).max)])
+def test_intensities_that_overflow_the_zscore_are_refused(predictor, save_scan, tmp_path, value):
+    image = nib.load(save_scan(tmp_path / "a.nii.gz"))
+    array = np.asarray(image.dataobj).astype(np.float32)
+    array[3, 4, 5] = value
+    nib.save(nib.Nifti1Image(array, image.affine), tmp_path / "b.nii.gz")
+    with pytest.raises(InputError, match=r"too large to be normalised(.|\n)*b\.nii\.gz"):
+        predictor.load(tmp_path / "b.nii.gz")
+
+
+def test_a_scheme_is_one_entry(variant, by_hand, save_scan, tmp_path, monkeypatch):
+    """Recipe, preparation on the host and the compiled program know a scheme by its entry alone."""
+    halves = Scheme(lambda channel, mask, known: Scaling(low=0.0, high=600.0, mean=300.0, deviation=150.0), ("halves",))
+    monkeypatch.setitem(SCHEMES, "halves", halves)
+    assert scheme_of("Halves") == "halves"
+    recipe = {"normalisation": ("halves",), "spacing": (1.0, 1.0, 1.0)}
+    path = save_scan(tmp_path / "a.nii.gz")
+    expected = by_hand(path, recipe)
+    assert np.ptp(expected) > 0.2
+    found = Predictor(variant(**recipe), tta=False)(path).probability
+    np.testing.assert_allclose(np.asarray(found.dataobj), expected, atol=2e-4)
+
+
 def test_an_image_in_memory_is_a_scan_too(predictor, save_scan, tmp_path):
     path = save_scan(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(
@@ -207,8 +293,24 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
         Predictor([])
     with pytest.raises(InputError, match="not finite"):
         predictor(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)))
-    with pytest.raises(InputError, match="zero everywhere"):
+    with pytest.raises(InputError, match="constant"):
         predictor(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), np.eye(4)))
+    for wrong in (7, None, nib.Nifti1Image(np.zeros((20, 20, 20), np.complex64), np.eye(4))):
+        with pytest.raises(InputError):
+            predictor(wrong)
+    with pytest.raises(InputError, match="channels") as error:
+        predictor([np.zeros((20, 20, 20))] * 3)
+    assert len(str(error.value)) < 500
+
+
+def test_images_in_memory_are_segmented_as_the_file_is(predictor, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz", shape=(24, 22, 20))
+    expected = np.asarray(predictor(path).mask.dataobj)
+    scan = nib.load(path)
+    for kind in (nib.MGHImage, nib.Nifti1Pair, nib.Nifti2Image):
+        mask = predictor(kind(np.asarray(scan.dataobj, np.float32), scan.affine)).mask
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)
+        np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)
 
 
 def test_weights_converted_beforehand_give_the_same_logits():

@@ -69,8 +69,8 @@ def test_two_processes_predict_what_one_predicts(models, save_scan, tmp_path):
     ]
     assert rows == ["case0", "case2", "case1"]
 
-    # The output is there now: every process refuses, one says so.
+    # The output of other settings is there now: every process refuses, one says so.
     statuses, outputs = predict_together(2, "-i", scans, "-o", tmp_path / "together", "-m", models[0])
     assert statuses == [2, 2]
-    assert "volumes_part-1-of-2.tsv" in outputs[0] and "volumes_part-2-of-2.tsv" in outputs[0]
+    assert "prediction_part-1-of-2.json" in outputs[0] and "mirror_axes" in outputs[0]
     assert "mednext-jax predict" not in outputs[1]

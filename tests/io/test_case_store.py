@@ -31,6 +31,30 @@ META = PreparedMeta(
     settings={"spacing": 0.8},
     versions={},
 )
+# As mednext-jax 0.1.0 wrote it.
+FIRST = json.dumps(
+    {
+        "format": "mednext-jax-prepared",
+        "format_version": 1,
+        "name": "PVS",
+        "channel_names": ["T1w", "T2w"],
+        "labels": {"background": 0, "pvs": 1},
+        "ignore_label": None,
+        "regions_class_order": None,
+        "spacing": [0.8, 0.8, 0.8],
+        "normalisation": ["zscore", "zscore"],
+        "use_mask_for_norm": True,
+        "intensity_properties": None,
+        "cases": ["a", "b"],
+        "subjects": {"a": "a", "b": "b"},
+        "sources": {"a": {"a.nii": "0"}, "b": {"b.nii": "1"}},
+        "settings": {"spacing": 0.8},
+        "versions": {},
+        "regions": {},
+        "cleaning": [],
+    },
+    indent=1,
+)
 FOLDS = [{"train": ["a"], "val": ["b"]}]
 
 
@@ -335,3 +359,14 @@ def test_region_classes():
     assert meta.classes == {1: (1, 2), 2: (2,)}
     assert dataclasses.replace(META, labels={"b": 2, "background": 0, "a": 1}).classes == {1: (1,), 2: (2,)}
     assert PreparedMeta.from_json(meta.to_json().encode(), "x") == meta
+
+
+def test_a_description_of_the_first_version_is_read_and_keeps_its_text():
+    """Data sets are hashed by this text; fields that came later are written only where they say something."""
+    assert PreparedMeta.from_json(FIRST.encode(), "prepared.json") == META
+    assert META.to_json() == FIRST
+    later = dataclasses.replace(META, brain_extracted=True)
+    assert PreparedMeta.from_json(later.to_json().encode(), "prepared.json") == later
+    assert later.preprocessing == dataclasses.replace(META.preprocessing, brain_extracted=True)
+    with pytest.raises(InputError, match="normalisation is not valid"):
+        PreparedMeta.from_json(FIRST.replace("zscore", "minmax").encode(), "prepared.json")

@@ -150,6 +150,12 @@ def test_an_array_of_another_shape_is_not_written(tmp_path):
         image_like(VOXELS[1:], nib.Nifti1Image(VOXELS, np.eye(4)), np.uint8)
 
 
+@pytest.mark.parametrize("value", [-1, 256, np.nan])
+def test_values_that_a_type_does_not_hold_are_not_wrapped(value):
+    with pytest.raises(ValueError, match="do not fit into uint8"):
+        image_like(with_voxel(value), nib.Nifti1Image(VOXELS, np.eye(4)), np.uint8)
+
+
 @pytest.mark.parametrize("dtype", [">i2", "<u2", ">f8", "<f4", "<i4", "u1"])
 def test_voxel_types_and_byte_orders_are_read(tmp_path, dtype):
     header = nib.Nifti1Header(endianness=dtype[0] if dtype[0] in "<>" else "<")

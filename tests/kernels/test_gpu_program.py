@@ -9,8 +9,8 @@ import pytest
 
 from tests.kernels.another_process import run_python
 
+pytest.importorskip("jax_cuda12_plugin")  # jax-triton cannot be imported without
 pytest.importorskip("jax_triton")
-pytest.importorskip("jax_cuda12_plugin")
 
 # A device that XLA compiles for without having it: what its passes ask of an H100.
 H100 = """

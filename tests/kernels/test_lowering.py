@@ -13,8 +13,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from tests.kernels.another_process import run_python
 
+pytest.importorskip("jax_cuda12_plugin")  # jax-triton cannot be imported without
 pytest.importorskip("jax_triton")
-pytest.importorskip("jax_cuda12_plugin")
 
 PROGRAM = """
 import jax, sys

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.data.augment import AUGMENT_PROBABILITIES
+from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.parallel.processes import HEARTBEAT
 from mednext_jax.train.configuration import architecture, default_config
@@ -189,3 +190,15 @@ def test_processes_that_differ_are_refused_before_anything_compiles(values, othe
         assert all(text in outputs[0] for text in named), outputs[0]
         assert "mednext-jax train" not in outputs[1] and "Traceback" not in outputs[1]
         assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_validate_each_scan_once_with_the_scores_of_one(values, tmp_path):
+    values = values | {"steps": 2, "steps_per_epoch": 2, "final_validation": True, "fold": "all"}
+    finish(start(values, tmp_path / "alone", 1, 2, (2, 1, 1)))
+    finish(start(values, tmp_path / "together", 2, 1, (2, 1, 1)))
+    ours, theirs = (read_scores(tmp_path / name / "validation")["cases"] for name in ("together", "alone"))
+    assert [*ours] == [*theirs] and len(ours) == 4
+    for case in ours:
+        assert ours[case]["all"]["dice"] == pytest.approx(theirs[case]["all"]["dice"], abs=1e-3)
+        assert (tmp_path / "together" / "validation" / f"{case}_mask.nii.gz").is_file()

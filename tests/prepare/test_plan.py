@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from mednext_jax.prepare.foreground import draw_foreground
-from mednext_jax.prepare.plan import draw_intensities, intensity_properties, median_spacing, use_mask_for_norm
+from mednext_jax.prepare.plan import (
+    brain_extracted,
+    draw_intensities,
+    intensity_properties,
+    median_spacing,
+    use_mask_for_norm,
+)
 
 pytestmark = pytest.mark.core
 
@@ -61,3 +67,9 @@ def test_small_and_large_classes():
     drawn = draw_foreground(label, {1: (1,), 2: (2,)})
     assert len(drawn[1]) == 10_080  # 1 % of 1 008 000
     np.testing.assert_array_equal(drawn[2], [[100, 5, 7]])
+
+
+def test_extracted_brains_are_told_by_the_zeros_of_the_median_box():
+    assert brain_extracted([0.86, 0.85, 0.1], [0.31, 0.33, 1.0])  # 55 % of the box of two of three
+    assert not brain_extracted([0.1, 0.2, 0.6], [1.0, 0.9, 0.5])
+    assert not brain_extracted([0.7], [0.35])  # a full box in a large frame

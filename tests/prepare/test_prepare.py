@@ -30,6 +30,7 @@ def test_cases_are_preprocessed_scans(raw_dataset, tmp_path, capsys):
     meta = prepare(root, tmp_path / "out", splits="kfold:3")
     store = CaseStore.open(tmp_path / "out")
     assert store.meta == meta and store.ids == ("sub-00", "sub-01", "sub-02") and len(store.splits) == 3
+    assert meta.brain_extracted is False  # a box in zeros, all of it full
     assert meta.use_mask_for_norm and meta.spacing == (0.8, 0.8, 0.8) and meta.normalisation == ("zscore",) * 2
 
     images = [read_scan(root / "imagesTr" / f"sub-01_000{c}.nii.gz") for c in range(2)]

@@ -132,5 +132,24 @@ def test_properties_survive_json(scan):
 
 
 def test_a_spacing_that_would_take_all_memory_is_refused(scan):
-    with pytest.raises(InputError, match="too large"):
-        run(scan[0], spacing=(1e-3, 1e-3, 1e-3))
+    with pytest.raises(InputError, match="too large at(.|\n)*voxels of 0.003 x 0.002 x 0.001 mm from 1.2 x 1 x 1 mm"):
+        run(scan[0], spacing=(1e-3, 2e-3, 3e-3))  # (d, h, w) = (z, y, x); said as x, y, z
+
+
+@pytest.mark.parametrize(("planes", "extracted"), [(10, True), (2, False)])
+def test_an_extracted_brain_is_told_by_the_zeros_in_its_box(planes, extracted):
+    volume = np.ones((20, 20, 20, 1), np.float32)
+    volume[1 : 1 + planes] = 0  # an open gap; holes are not counted
+    volume[14:19, 1:19, 1:19] = 0
+    region = find_region(np.pad(volume, [(9, 9)] * 3 + [(0, 0)]))
+    assert region.brain_extracted == extracted and region.box == (slice(9, 29),) * 3
+    if extracted:
+        assert region.mask[14:19].all() and not region.mask[1 : 1 + planes].any()
+
+
+def test_channels_that_cannot_be_scaled_are_refused(scan):
+    volume, label = scan
+    volume[5, 6, 7, 1] = 1e20
+    with pytest.raises(InputError, match="too large to be normalised"):
+        run(volume, label)
+    assert run(volume, label, normalisation=("zscore", "none")).volume.max() == np.float32(1e20)

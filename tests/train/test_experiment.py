@@ -29,6 +29,14 @@ def test_folds(experiment):
     assert fold_cases(experiment.store, "all") == (experiment.store.ids, experiment.store.ids)
 
 
+def test_validation_patches_show_background_even_where_training_patches_never_do(tiny):
+    config = copy.deepcopy(tiny)
+    config.foreground_fraction = 1.0
+    experiment = Experiment.of(config)
+    assert experiment.training.foreground_fraction == 1.0
+    assert experiment.validation.foreground_fraction == 0.33
+
+
 def test_a_fold_without_validation_cases_is_refused(experiment):
     store = copy.copy(experiment.store)
     store.splits = [{"train": ["case_0"], "val": []}]

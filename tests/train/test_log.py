@@ -1,9 +1,9 @@
 """Tables that survive interruptions, and the picture of a run."""
 
+import itertools
 import math
 import struct
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -31,9 +31,44 @@ def test_a_table_forgets_what_comes_after_the_step_it_is_opened_at(tmp_path):
     assert path.read_text().splitlines() == ["step,loss", f"1,{1 / 3!r}", f"2,{2 / 3!r}", "3,1", "4,nan"]
 
 
+def test_a_table_of_version_0_1_0_is_continued_under_the_new_names(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,dice,dice_average\n50,0.5,0.25\n")
+    table = Table(path, ("step", "patch_dice", "patch_dice_average"), 50)
+    table.close()
+    assert table.rows == [{"step": 50, "patch_dice": 0.5, "patch_dice_average": 0.25}]
+    assert path.read_text().splitlines()[0] == "step,patch_dice,patch_dice_average"
+
+
+@pytest.mark.parametrize(
+    ("content", "steps", "lines"),
+    [
+        (b"step,loss\n1,2\n2,\xff\xfe\n3,4\n", [1, 3], 1),
+        (b"step,loss\n1,2\n2,3,4\n\x00\n3,4\n", [1, 3], 2),
+        (b"step,loss\n1,2\n9,2\n1,3\n2,2\n", [1, 2], 1),
+        (b"step,l\xffss\n1,2\n", [], 2),
+        (b"step,step\n1,2\n", [], 2),
+        (b"\x00" * 1000, [], 0),
+        (b"", [], 0),
+        (b"nan,1\n[]", [], 1),
+        (b'step,loss\n1,"' + b"x" * 200_000 + b'"\n', [], 1),
+    ],
+)
+def test_a_damaged_table_does_not_keep_a_run_from_going_on(tmp_path, capsys, content, steps, lines):
+    path = tmp_path / "steps.csv"
+    path.write_bytes(content)
+    table = Table(path, ("step", "loss"), 5)
+    table.add({"step": 6, "loss": 1.0})
+    table.close()
+    assert [row["step"] for row in table.rows] == [*steps, 6]
+    assert path.read_text().splitlines()[0] == "step,loss" and path.read_text().endswith("6,1\n")
+    said = capsys.readouterr().err
+    assert (f"{lines} damaged lines" in said) if lines else not said
+
+
 @pytest.fixture
 def row():
-    return {**dict.fromkeys(EPOCH_COLUMNS, 0.5), "step": 250, "epoch": 1, "seconds": 7000, "dice": 0.25}
+    return {**dict.fromkeys(EPOCH_COLUMNS, 0.5), "step": 250, "epoch": 1, "seconds": 7000, "patch_dice": 0.25}
 
 
 def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(row, capsys):
@@ -43,7 +78,15 @@ def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(row, capsys):
     progress.close()
     line = capsys.readouterr().err.strip()
     assert "\n" not in line
-    for words in ("epoch 1/4", "Dice 0.250", "4 s/step", "0.50 samples/s", "1.9 h", "ETA 5.8 h", "data wait 50%"):
+    for words in (
+        "epoch 1/4",
+        "patch Dice 0.250 (average 0.500)",
+        "4 s/step",
+        "0.50 samples/s",
+        "1.9 h",
+        "ETA 5.8 h",
+        "data wait 50%",
+    ):
         assert words in line
 
 
@@ -55,11 +98,11 @@ def test_events_hold_the_finite_values_and_withdraw_what_a_killed_run_wrote(tmp_
     killed.close()
     resumed = Events(tmp_path / "events", 2)
     resumed.add("step", {"step": 3, "loss": 7.0})
-    resumed.add("epoch", {"step": 3, "epoch": 1, "dice": 0.5})
+    resumed.add("epoch", {"step": 3, "epoch": 1, "patch_dice": 0.5})
     resumed.close()
     first, second = (list(read_events(path)) for path in sorted((tmp_path / "events").iterdir()))
     assert scalars(first) == [("step/loss", step, step / 4) for step in (1, 2, 3)]
-    assert scalars(second) == [("step/loss", 3, 7.0), ("epoch/dice", 3, 0.5)]
+    assert scalars(second) == [("step/loss", 3, 7.0), ("epoch/patch_dice", 3, 0.5)]
     # TensorBoard drops what earlier files hold from the step of a start on.
     assert [event.step for event in second if event.HasField("session_log")] == [3]
 
@@ -96,19 +139,22 @@ def test_progress_is_a_bar_on_a_terminal(row, capsys, monkeypatch):
     progress._bar.refresh()
     progress.close()
     bar = capsys.readouterr().err.split("\r")[-2]
-    for words in ("50%", "epoch 1/2", "loss 0.2500", "Dice 0.250", "samples/s", "data wait 10%", "step", "ETA"):
+    for words in ("50%", "epoch 1/2", "loss 0.2500", "patch Dice 0.250", "samples/s", "data wait 10%", "step", "ETA"):
         assert words in bar, bar
 
 
-def test_the_stopwatch_tells_the_share_of_waiting():
-    waiting = Stopwatch()
+def test_the_stopwatch_tells_the_share_of_waiting(monkeypatch):
+    clock = itertools.count(step=1.0)  # each look at it is a second later
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    waiting = Stopwatch()  # at 0
     for _ in range(2):
-        with waiting:
-            time.sleep(0.05)
-        time.sleep(0.05)
-    assert 0.1 <= waiting.inside < waiting.total and waiting.share == pytest.approx(0.5, abs=0.25)
+        with waiting:  # from 1 to 2, from 3 to 4
+            pass
+    assert waiting.inside == 2
+    assert waiting.total == 5
+    assert waiting.share == pytest.approx(2 / 6)
     waiting.reset()
-    assert waiting.inside == 0 and waiting.total < 0.05
+    assert waiting.inside == 0 and waiting.total == 1
 
 
 def test_a_trace_covers_the_steps_it_was_asked_for(tmp_path):
@@ -126,7 +172,7 @@ def test_a_trace_covers_the_steps_it_was_asked_for(tmp_path):
 
 def test_the_picture_takes_values_that_are_not_numbers(tmp_path, row):
     pytest.importorskip("matplotlib")
-    assert draw_progress([row, {**row, "epoch": 2, "dice": math.nan}], tmp_path / "progress.png")
+    assert draw_progress([row, {**row, "epoch": 2, "patch_dice": math.nan}], tmp_path / "progress.png")
     assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -20,7 +20,9 @@ import mednext_jax
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.case_store import CaseStore
+from mednext_jax.io.lock import locked
 from mednext_jax.train.folds import cross_validate
+from mednext_jax.train.run import LOCK
 from mednext_jax.train.stop import stop_signal
 from mednext_jax.train.train import train
 from mednext_jax.weights.directory import load_model, load_models
@@ -129,6 +131,25 @@ def test_a_finished_run_is_left_alone(straight, config, capsys):
     assert train(config, straight) == straight / "model"
     assert "finished" in capsys.readouterr().out
     assert (straight / "steps.csv").read_bytes() == before
+
+
+def test_a_finished_run_with_another_configuration_is_refused(straight, config, write_data, tmp_path):
+    for values, words in (
+        ({"seed": 5}, "another config.seed"),
+        ({"steps": STEPS + 1}, "another config.steps(.|\n)*to train on, remove its model"),
+        ({"data": str(write_data(tmp_path / "prepared", cases=5))}, "data set is not the one"),
+    ):
+        other = copy.deepcopy(config)
+        other.update(values)
+        with pytest.raises(InputError, match=words):
+            train(other, straight)
+
+
+def test_a_second_run_in_one_folder_is_refused_and_names_the_first(config, tmp_path):
+    with locked(tmp_path / LOCK, "held by the test"):
+        with pytest.raises(InputError, match=f"Another training runs in this folder.(.|\n)*process {os.getpid()} on"):
+            train(config, tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def wait_for_rows(path, count, process):

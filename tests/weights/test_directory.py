@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -84,6 +86,12 @@ def test_an_ensemble_is_a_folder_of_models(tmp_path, params):
         load_model(tmp_path)
 
 
+def test_a_workdir_means_its_model(tmp_path, params):
+    save_model(tmp_path / "run" / "model", CONFIG, params, RECIPE)
+    assert load_model(tmp_path / "run").path == tmp_path / "run" / "model"
+    assert [model.path for model in load_models(tmp_path / "run")] == [tmp_path / "run" / "model"]
+
+
 def test_recipe_must_fit_the_network(tmp_path, params):
     with pytest.raises(InputError, match="labels"):
         save_model(tmp_path / "m", CONFIG, params, dataclasses.replace(RECIPE, labels={"background": 0, "PVS": 1}))
@@ -107,6 +115,8 @@ def test_recipe_must_fit_the_network(tmp_path, params):
         (lambda d: d["recipe"].update(patch_size="abc"), "patch_size"),
         (lambda d: d["recipe"].update(spacing=[0.8, 0.8]), "spacing"),
         (lambda d: d["recipe"].update(labels={"background": 0, "a": 2, "b": 3}), "labels"),
+        (lambda d: d["recipe"].update(labels={str(i): i for i in range(257)}), "at most 256"),
+        (lambda d: d["recipe"].update(brain_extracted=1), "brain_extracted"),
         (lambda d: d["recipe"].update(normalisation=3), "normalisation"),
         (lambda d: d["recipe"].update(intensity_properties=None), "intensity_properties"),
         (lambda d: d["architecture"].update(in_channels=1), "channel_names"),
@@ -118,6 +128,70 @@ def test_a_wrong_description_is_refused_with_the_part_named(model, change, words
     with pytest.raises(InputError, match=words) as caught:
         load_model(model)
     assert "model.json" in str(caught.value) or "model.safetensors" in str(caught.value)
+
+
+WRONG = [None, True, -1, 2**62, 1e300, "", "x" * 5000, "\ud800\x1b[2J", [], [1], [[1]], [[]] * 20, {}, {"a": {}}]
+WRONG += [[None, None], ["a", 1], [1e300] * 3, {"a": [1], "b": "c"}, [{"mean": [1]}] * 2]
+
+
+def fields():
+    description = {"architecture": CONFIG.to_dict(), "recipe": RECIPE.to_dict()}
+    description["weights"] = {"file": 0, "bytes": 0, "sha256": 0}
+    description |= dict.fromkeys(("format", "format_version", "provenance"))
+    found = [(part,) for part in description]
+    return found + [(part, name) for part, inner in description.items() if inner for name in inner]
+
+
+@pytest.mark.parametrize("field", fields(), ids="/".join)
+def test_a_wrong_value_in_any_field_is_an_input_error_or_harmless(model, field):
+    text = (model / "model.json").read_text()
+    for value in WRONG:
+        description = json.loads(text)
+        inner = description[field[0]] if len(field) == 2 else description
+        inner[field[-1]] = value
+        (model / "model.json").write_text(json.dumps(description))
+        try:
+            loaded = load_model(model)
+        except InputError as error:
+            str(error).encode()  # shows on any terminal
+            assert "\x1b" not in str(error)
+        else:
+            loaded.recipe.check_fits(loaded.config)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
+def test_senseless_weights_are_neither_written_nor_read(tmp_path, params, model, value):
+    damaged = copy.deepcopy(params)
+    damaged["up_1"]["conv2"]["bias"][0] = value
+    with pytest.raises(InputError, match=r"up_1\.conv2\.bias"):
+        save_model(tmp_path / "damaged", CONFIG, damaged, RECIPE)
+    assert not (tmp_path / "damaged").exists()
+    file = model / "model.safetensors"
+    state = {key: x.copy() for key, x in read_tensors(file).items()}
+    state["up_1.conv2.bias"][0] = value
+    safetensors.numpy.save_file(state, file)
+    edit(model, lambda d: d["weights"].update(sha256=sha256(file)))
+    with pytest.raises(InputError, match=r"(?s)model\.safetensors.*up_1\.conv2\.bias"):
+        load_model(model)
+
+
+def test_a_packed_model_wants_unpacking(tmp_path, model):
+    for form in ("zip", "gztar", "tar"):
+        packed = shutil.make_archive(str(tmp_path / "packed"), form, model)
+        for load in (load_model, load_models):
+            with pytest.raises(InputError, match=r"(?s)packed.*unpack it"):
+                load(packed)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_content_that_is_elsewhere_is_said(model, name):
+    (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(InputError, match="git lfs pull"):
+        load_model(model)
+    (model / name).unlink()
+    (model / name).symlink_to(".git/annex/objects/aa/x")
+    with pytest.raises(InputError, match="datalad get"):
+        load_model(model)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +208,9 @@ def test_a_description_that_is_no_json_is_refused(model, text):
 def test_missing_parts(tmp_path, model):
     with pytest.raises(InputError, match="does not exist"):
         load_model(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not a model directory"):
-        load_model(tmp_path)
+        load_model(tmp_path / "empty")
     (model / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"(?s)missing.*model\.safetensors"):
         load_model(model)

@@ -7,9 +7,8 @@ import pytest
 
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.weights import upkern
 from mednext_jax.weights.names import expected_shapes, from_torch_names, to_torch_names
-from mednext_jax.weights.upkern import upkern_matrix
+from mednext_jax.weights.upkern import upkern, upkern_matrix
 
 pytestmark = pytest.mark.core
 

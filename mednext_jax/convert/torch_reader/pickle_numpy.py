@@ -13,6 +13,18 @@ import numpy as np
 _DTYPE = re.compile(r"[?]|b1|[iu][1248]|f[248]|c8|c16|[US][0-9]{1,4}")
 
 
+class Foreign:
+    """A placeholder for an object of a kind that is not read: its name, nothing of what it held, nothing to call."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
 class Unbuilt:
     """An array or dtype between its creation and the state that completes it (pickle's BUILD)."""
 
@@ -21,9 +33,11 @@ class Unbuilt:
         self.memo_index: int | None = None
 
 
-def _dtype(text: Any, align: Any = False, copy: Any = False) -> Unbuilt:
-    if not isinstance(text, str) or not _DTYPE.fullmatch(text):
-        raise ValueError(f"a NumPy type that is not read: {ascii(text)[:20]}")
+def _dtype(text: Any, align: Any = False, copy: Any = False) -> Unbuilt | Foreign:
+    if not isinstance(text, str):
+        raise ValueError("a NumPy type without a name")
+    if not _DTYPE.fullmatch(text):
+        return Foreign(f"a NumPy type that is not read: {ascii(text[:20])}")
 
     def build(state: Any) -> np.dtype:
         # (version, byte order, subdtype, names, fields, itemsize, alignment, flags)
@@ -35,7 +49,9 @@ def _dtype(text: Any, align: Any = False, copy: Any = False) -> Unbuilt:
     return Unbuilt(build)
 
 
-def _array_of(data: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray:
+def _array_of(data: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray | Foreign:
+    if isinstance(dtype, Foreign):
+        return dtype
     if not isinstance(dtype, np.dtype) or not isinstance(data, bytes) or not isinstance(shape, tuple):
         raise ValueError("a NumPy array of objects")
     if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
@@ -46,7 +62,7 @@ def _array_of(data: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Unbuilt:
-    def build(state: Any) -> np.ndarray:
+    def build(state: Any) -> np.ndarray | Foreign:
         _, shape, dtype, fortran, data = state
         if isinstance(data, str):  # written by Python 2
             data = data.encode("latin-1")
@@ -55,14 +71,15 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> Unbuilt:
     return Unbuilt(build)
 
 
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    return _array_of(data, dtype, shape, fortran=order == "F")
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray | Foreign:
+    return _array_of(data, dtype, shape, fortran=isinstance(order, str) and order == "F")
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
     if isinstance(data, str):
         data = data.encode("latin-1")
-    return _array_of(data, dtype, (), fortran=False).item()
+    found = _array_of(data, dtype, (), fortran=False)
+    return found if isinstance(found, Foreign) else found.item()
 
 
 _HOMES = ("numpy.core", "numpy._core")

@@ -1,8 +1,8 @@
 """A pickle interpreter that builds plain data only: nothing is imported and nothing is called but the table below.
 
 Python's own Unpickler imports what a pickle names before anybody can object, and trusts the sizes and memo indices
-that it states. This one knows the opcodes that PyTorch and nnU-Net write, counts the memory it hands out, and
-refuses every global that is not in its table by name.
+that it states. This one knows the opcodes that PyTorch and nnU-Net write and counts the memory it hands out. Every
+global that is not in its table, and all that is made with it, is an inert placeholder that holds its name alone.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mednext_jax.convert.torch_reader.pickle_numpy import NUMPY_GLOBALS, Unbuilt
+from mednext_jax.convert.torch_reader.pickle_numpy import NUMPY_GLOBALS, Foreign, Unbuilt
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import MIB
 
 _MARK = object()
-_SCALARS = (str, int, float, bool, bytes, type(None))
+_KEYS = (str, int, float, bool, bytes, type(None), Foreign)
 _DIGITS_LIMIT = 1024  # bytes of one integer
+_NAME_LIMIT = 256  # characters of a global's module, and of its name
 # What a pickle may take beyond twice its file, so that a small one with many small objects is still read.
 _ALLOWANCE = 32 * MIB
 
@@ -27,7 +28,7 @@ class BadPickle(ValueError):
 
 
 class ForeignGlobal(Exception):
-    """The pickle names something that is not in the table."""
+    """The pickle is something, or does something, that is not in the table."""
 
 
 class Known:
@@ -91,13 +92,17 @@ def read_pickle(
 ) -> Any:
     """The plain data (dicts, lists, tuples, sets, numbers, strings, bytes, NumPy arrays) in a pickle.
 
-    `globals`: what may be named; `persistent`: resolves persistent ids; `file_size`: bytes of the whole file, of
-    which the memory handed out is at most twice plus an allowance.
-    Raises InputError that names a global that is not permitted, or says why the pickle is malformed.
+    `globals`: what is known; an object of anything else is a `Foreign`, its contents left out.
+    `persistent`: resolves persistent ids. `file_size`: bytes of the whole file, of which the memory handed out is at
+    most twice plus an allowance.
+    Raises InputError that names what the pickle is if it is no plain data itself, or says why it is malformed.
     """
     machine = _Machine(data, globals, persistent, 2 * (file_size or len(data)) + _ALLOWANCE)
     try:
-        return machine.run()
+        found = machine.run()
+        if isinstance(found, Foreign | Known | Unbuilt):
+            raise ForeignGlobal(getattr(found, "name", "an array that is not complete"))
+        return found
     except ForeignGlobal as error:
         raise InputError(
             "The file holds an object of a kind that is not read, because reading it could run code.",
@@ -107,7 +112,10 @@ def read_pickle(
             hint="if you trust the file, re-save the weights alone: "
             "torch.save(torch.load(FILE, map_location='cpu', weights_only=False)['state_dict'], NEW_FILE)",
         ) from None
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, struct.error) as error:
+    except (
+        *(ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, struct.error),
+        *(RecursionError, MemoryError),
+    ) as error:
         text = str(error) if isinstance(error, ValueError) else type(error).__name__
         raise InputError(
             "The file is damaged: its list of contents (a pickle) cannot be read.", file=file, found=ascii(text)[:200]
@@ -115,11 +123,18 @@ def read_pickle(
 
 
 def _key(key: Any) -> Any:
-    """A dict key that is cheap and safe to hash: a scalar or a flat tuple of scalars."""
+    """A dict key that is cheap and safe to hash: a scalar, a placeholder or a flat tuple of them."""
     items = key if type(key) is tuple else (key,)
-    if any(type(item) not in _SCALARS or (type(item) is int and abs(item) >> 60) for item in items):
+    if any(type(item) not in _KEYS or (type(item) is int and abs(item) >> 60) for item in items):
         raise BadPickle("a dict key that is no plain value")
     return key
+
+
+def _copied(value: Any) -> int:
+    """Bytes that a call may take to copy an argument of its own."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    return 100 * len(value) if isinstance(value, list | tuple) else 0
 
 
 class _Machine:
@@ -213,6 +228,8 @@ class _Machine:
         self.push(tuple(items), 56 + 8 * len(items))
 
     def set_items(self, pairs: list[Any]) -> None:
+        if isinstance(self.stack[-1], Foreign):
+            return
         target = self.top(dict)
         if len(pairs) % 2:
             raise BadPickle("a key without a value")
@@ -221,11 +238,15 @@ class _Machine:
             target[_key(key)] = value
 
     def append(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], Foreign):
+            return
         target = self.top(list)
         self.charge(10 * len(items))
         target.extend(items)
 
     def add_items(self, items: list[Any]) -> None:
+        if isinstance(self.stack[-1], Foreign):
+            return
         target = self.top(set)
         self.charge(100 * len(items))
         target.update(_key(item) for item in items)
@@ -240,11 +261,29 @@ class _Machine:
             value.memo_index = index
 
     def find(self, module: Any, name: Any) -> None:
+        if len(module) > _NAME_LIMIT or len(name) > _NAME_LIMIT:
+            raise BadPickle("a name is too long")
         full = f"{module}.{name}"
-        known = self.globals.get(full)
-        if known is None:
-            raise ForeignGlobal(ascii(full)[1:-1][:200])
-        self.push(known)
+        self.push(self.globals.get(full) or Foreign(ascii(full)[1:-1][:200]), 600)
+
+    def instance(self, kind: Any, opcode: str) -> None:
+        """Push the placeholder of an object; its arguments are dropped."""
+        if not isinstance(kind, Foreign | Known):
+            raise BadPickle("an instance of something that is no class")
+        self.push(kind if isinstance(kind, Foreign) else Foreign(f"an instance of {kind.name} (opcode {opcode})"), 200)
+
+    def inst(self) -> None:
+        module, name = self.line(), self.line()
+        self.pop_to_mark()
+        self.push(Foreign(f"an instance of {ascii(f'{module}.{name}')[1:-1][:200]} (opcode INST)"), 800)
+
+    def obj(self) -> None:
+        self.instance(self.pop_to_mark()[0], "OBJ")
+
+    def new_object(self, arguments: int, opcode: str) -> None:
+        for _ in range(arguments):
+            self.pop()
+        self.instance(self.pop(), opcode)
 
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
@@ -254,21 +293,28 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
+        if isinstance(function, Foreign):
+            self.push(function)
+            return
         if not isinstance(function, Known) or function.call is None:
             raise ForeignGlobal(f"a call of {getattr(function, 'name', 'something that is no function')}")
         if type(arguments) is not tuple:
             raise BadPickle("a call without arguments")
-        self.charge(sum(len(a) for a in arguments if isinstance(a, str | bytes | list | tuple)) + 400)
+        self.charge(400 + sum(_copied(argument) for argument in arguments))
         self.stack.append(function.call(*arguments))
 
     def build(self) -> None:
         state, target = self.pop(), self.pop()
-        if isinstance(target, Unbuilt):
+        if isinstance(target, Foreign):
+            self.stack.append(target)
+        elif isinstance(target, Unbuilt):
+            if type(state) is tuple:
+                self.charge(sum(_copied(part) for part in state))
             built = target.build(state)
             if target.memo_index is not None:
                 self.memo[target.memo_index] = built
             self.stack.append(built)
-        elif type(target) is dict and isinstance(state, dict | type(None)):
+        elif type(target) is dict:
             self.stack.append(target)  # attributes of an OrderedDict (a state dict's _metadata): not needed
         else:
             raise ForeignGlobal("an object with a state of its own")
@@ -330,12 +376,12 @@ _OPCODES: dict[int, _Operation] = {
     ord("R"): _Machine.reduce,
     ord("b"): _Machine.build,
     ord("Q"): _Machine.persistent_id,
+    ord("i"): _Machine.inst,
+    ord("o"): _Machine.obj,
+    0x81: lambda m: m.new_object(1, "NEWOBJ"),
+    0x92: lambda m: m.new_object(2, "NEWOBJ_EX"),
 }
 _REFUSED = {
-    ord("i"): "an instance (opcode INST)",
-    ord("o"): "an instance (opcode OBJ)",
-    0x81: "an instance (opcode NEWOBJ)",
-    0x92: "an instance (opcode NEWOBJ_EX)",
     **dict.fromkeys((130, 131, 132), "an entry of the extension registry (opcode EXT)"),
     ord("P"): "a persistent id (opcode PERSID)",
     **dict.fromkeys((151, 152), "an out-of-band buffer"),

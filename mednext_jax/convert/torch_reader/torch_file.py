@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import mmap
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ import numpy as np
 from mednext_jax.convert.torch_reader.pickle_reader import PLAIN_GLOBALS, read_pickle, table
 from mednext_jax.convert.torch_reader.zip_members import BadZip, Member, read_members
 from mednext_jax.errors import InputError
+from mednext_jax.io.absent import refuse_absent
 
 ZIP_MAGIC = b"PK\x03\x04"
 # The first pickle of torch's format before 1.6 is this number.
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _CONTENTS_LIMIT = 256 * 2**20
 _DIMENSIONS_LIMIT = 16
+_PACKED = re.compile(
+    rb"model\.(json|safetensors)|[\w.-]{1,60}\.(model|pth|ckpt|safetensors)(?=PK|\W|$)|plans\.(json|pkl)"
+)
 
 _STORAGES = {
     "Double": np.float64,
@@ -72,6 +77,14 @@ class TorchFile:
         except BadZip as error:
             program = b"/constants.pkl" in bytes(self.data[-65536:])  # in the list of members
             what = "a TorchScript program, not a state dict: save model.state_dict()" if program else str(error)
+            if not program and (name := self._packed()):
+                raise InputError(
+                    "This is a zip archive of other files.",
+                    file=self.path,
+                    expected="a file that torch.save wrote",
+                    found=f"{name} in it",
+                    hint="unpack it and name what is in it",
+                ) from None
             raise self._refuse(what) from None
         globals = {
             **PLAIN_GLOBALS,
@@ -80,8 +93,8 @@ class TorchFile:
                     "torch._utils._rebuild_tensor_v2": self._tensor,
                     "torch._utils._rebuild_tensor_v3": self._typed_tensor,
                     "torch._utils._rebuild_parameter": lambda tensor, requires_grad, hooks: tensor,
-                    "torch.Size": tuple,
-                    "torch.device": lambda kind, index=None: kind if index is None else f"{kind}:{index}",
+                    "torch.Size": _size,
+                    "torch.device": _device,
                 },
                 {
                     **{f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _STORAGES.items()},
@@ -113,6 +126,12 @@ class TorchFile:
             found=found,
             hint="copy or download it again; if torch itself reads it, re-save it with torch.save",
         )
+
+    def _packed(self) -> str | None:
+        """The name, in the list of members, of a file that people zip up to pass on a model."""
+        tail = bytes(self.data[-65536:])
+        found = None if b"/data.pkl" in tail else _PACKED.search(tail)
+        return found and found[0].decode("ascii")
 
     def _find_root(self) -> str:
         roots = [name.removesuffix("/data.pkl") for name in self.members if name.endswith("/data.pkl")]
@@ -171,6 +190,18 @@ class TorchFile:
         return _view(storage.view(kind), offset, size, stride)
 
 
+def _size(numbers: Any = ()) -> tuple[Any, ...]:
+    if not isinstance(numbers, list | tuple):
+        raise ValueError("a size that is no list")
+    return tuple(numbers)
+
+
+def _device(kind: Any, index: Any = None) -> str:
+    if type(kind) is not str or not (index is None or type(index) is int):
+        raise ValueError("a device without a name")
+    return kind if index is None else f"{kind}:{index}"
+
+
 def _view(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
     """A tensor's elements in its storage; every one of them must lie inside."""
     numbers = (offset, *size, *stride)
@@ -190,8 +221,7 @@ def _view(storage: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarra
 
 def _map(path: Path) -> memoryview:
     """The file's bytes; raises InputError with the hint for what is no torch zip file."""
-    if not path.is_file():
-        raise InputError("A file is missing.", file=path, expected="a file that torch.save wrote")
+    refuse_absent(path, "file", "a file that torch.save wrote")
     with path.open("rb") as file:
         head = file.read(max(len(LEGACY_MAGIC), 512))
         if head.startswith(LEGACY_MAGIC):

@@ -1,0 +1,195 @@
+"""What is written of a scan is written together, by one run at a time, and is found again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import types
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mednext_jax.errors import InputError, WorkError
+from mednext_jax.inference.outputs import open_outputs
+from mednext_jax.inference.scans import Scan
+
+pytestmark = pytest.mark.core
+
+SETTINGS = {
+    "inputs": "/scans",
+    "models": [{"path": "model", "sha256": "1" * 64}],
+    "threshold": 0.5,
+    "brain_masks": None,
+    "part": [1, 1],
+    "device": "cpu",
+}
+
+
+def scans_of(*cases):
+    return [Scan(case, (Path(case),), Path(f"{case}_mask.nii.gz"), Path(f"{case}_prob.nii.gz")) for case in cases]
+
+
+def result(shape=(6, 7, 8), value=0.75, noise=False):
+    """What `Predictor` gives of a scan, as far as `Outputs` asks."""
+    probability = np.full(shape, value, np.float32)
+    if noise:
+        probability = np.random.default_rng(0).random(shape).astype(np.float32)
+    mask = np.zeros(shape, np.uint8)
+    mask[2, 3, 4] = 1
+    affine = np.diag([2.0, 1, 1, 1])
+    mask, probability = (nib.Nifti1Image(array, affine) for array in (mask, probability))
+    return types.SimpleNamespace(mask=mask, probability=probability, seconds={"read": 0.25, "device": 0.5})
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_each_scan_has_its_row_as_soon_as_it_is_written_in_the_order_of_the_scans(tmp_path):
+    a, b = scans_of("a", "b")
+    with open_outputs(tmp_path / "out", [a, b], SETTINGS) as outputs:
+        row = outputs.write(b, result())
+        assert row == {"scan": "b", "count": 1, "volume_mm3": 2.0, "seconds": 0.75}
+        assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["b"]
+        outputs.write(a, result())
+        assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
+    kinds = [f"{case}_{kind}.nii.gz" for case in "ab" for kind in ("mask", "prob")]
+    assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "volumes.tsv"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_result_that_is_not_finite_is_not_written(tmp_path, value):
+    (a,) = scans_of("a")
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        with pytest.raises(WorkError, match="not finite"):
+            outputs.write(a, result(value=value))
+        assert not outputs.rows
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scan_of_which_one_file_cannot_be_written_has_none(tmp_path):
+    """Here names: one kind's is a byte too long for the file system, and the other kind's is not."""
+    limit = os.pathconf(tmp_path, "PC_NAME_MAX")
+    (long,), (good,) = scans_of("n" * (limit - len("_mask.nii.gz") - 1)), scans_of("good")
+    longer = Scan(long.case, long.files, long.mask.with_name(f"nn{long.mask.name}"), long.probability)
+    with open_outputs(tmp_path / "out", [long, good], SETTINGS) as outputs:
+        outputs.write(long, result())
+    with open_outputs(tmp_path / "other", [longer, good], SETTINGS) as outputs:
+        with pytest.raises(OSError, match="too long"):
+            outputs.write(longer, result())
+        outputs.write(good, result())
+    assert names(tmp_path / "other") == ["good_mask.nii.gz", "good_prob.nii.gz", "prediction.json", "volumes.tsv"]
+    assert [row["scan"] for row in table(tmp_path / "other" / "volumes.tsv")] == ["good"]
+
+
+def test_a_full_disk_fails_the_scan_that_does_not_fit(tmp_path):
+    small, large, last = scans_of("small", "large", "last")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open_outputs(tmp_path / "out", [small, large, last], SETTINGS) as outputs:
+        outputs.write(small, result())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            with pytest.raises(OSError):
+                outputs.write(large, result((40, 40, 40), noise=True))
+            outputs.write(last, result())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["small", "last"]
+    assert not list((tmp_path / "out").glob("*large*"))
+
+
+def test_a_row_that_cannot_be_written_takes_its_files_with_it(tmp_path, monkeypatch):
+    a, b = scans_of("a", "b")
+    with open_outputs(tmp_path / "out", [a, b], SETTINGS) as outputs:
+        outputs.write(a, result())
+        write_table = outputs._write_table
+
+        def full():
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(outputs, "_write_table", full)
+        with pytest.raises(OSError, match="No space"):
+            outputs.write(b, result())
+        assert not list((tmp_path / "out").glob("b*")) and [row["scan"] for row in outputs.rows] == ["a"]
+        monkeypatch.setattr(outputs, "_write_table", write_table)
+        outputs.write(b, result())
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"), open_outputs(tmp_path / "file" / "out", [], SETTINGS):
+        pass
+
+
+@pytest.mark.parametrize("case", ["=1+2", "+a", "-a", "@a", "'=a", "M\udcfcller", "a\tb", "a\nb"])
+def test_any_name_is_found_again_and_is_no_formula(tmp_path, case):
+    (one,) = scans_of(case)
+    with open_outputs(tmp_path / "out", [one], SETTINGS) as outputs:
+        outputs.write(one, result())
+    (row,) = table(tmp_path / "out" / "volumes.tsv")
+    assert not row["scan"].startswith(("=", "+", "-", "@"))
+    with open_outputs(tmp_path / "out", [one], SETTINGS) as outputs:
+        assert outputs.has(one)
+        assert [row["scan"] for row in outputs.rows] == [case]
+
+
+def test_one_run_at_a_time_but_parts_of_one_cohort(tmp_path):
+    a, b = scans_of("a", "b")
+    first, second, third = (SETTINGS | {"part": part} for part in ([1, 2], [2, 2], [1, 3]))
+    other_model = second | {"models": [{"path": "model", "sha256": "2" * 64}]}
+    with open_outputs(tmp_path / "out", [a], first) as one:
+        with pytest.raises(InputError, match="Another predict"), open_outputs(tmp_path / "out", [a], first):
+            pass
+        for settings, named in ((other_model, "models"), (third, "part"), (SETTINGS, "not overwritten")):
+            with pytest.raises(InputError, match=named), open_outputs(tmp_path / "out", [b], settings):
+                pass
+        with open_outputs(tmp_path / "out", [b], second | {"device": "another"}) as two:
+            one.write(a, result())
+            two.write(b, result())
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes_part-1-of-2.tsv")] == ["a"]
+    assert [row["scan"] for row in table(tmp_path / "out" / "volumes_part-2-of-2.tsv")] == ["b"]
+    with (
+        pytest.raises(InputError, match="the cohort has changed"),
+        open_outputs(tmp_path / "out", [a, b], second),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", '{"models": 1, "part": [1, 1]}', '{"models": [1], "part": 1}', "{"])
+def test_a_record_that_is_no_record_is_refused(tmp_path, record):
+    (tmp_path / "prediction.json").write_text(record)
+    with pytest.raises(InputError, match=r"prediction\.json"), open_outputs(tmp_path, [], SETTINGS):
+        pass
+    assert names(tmp_path) == ["prediction.json"]
+
+
+def test_a_table_that_is_no_table_is_refused_and_a_torn_row_is_done_again(tmp_path):
+    a, b = scans_of("a", "b")
+    with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
+        outputs.write(a, result())
+        outputs.write(b, result())
+    whole = (tmp_path / "volumes.tsv").read_text()
+    (tmp_path / "volumes.tsv").write_text(whole[:-8])
+    with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
+        assert outputs.has(a) and not outputs.has(b)
+    (tmp_path / "volumes.tsv").write_text(whole.replace("count", "my notes"))
+    with pytest.raises(InputError, match="cannot read the table"), open_outputs(tmp_path, [a, b], SETTINGS):
+        pass
+
+
+def test_the_record_is_of_the_last_start(tmp_path):
+    (a,) = scans_of("a")
+    for device in ("cpu", "another"):
+        with open_outputs(tmp_path, [a], SETTINGS | {"device": device}) as outputs:
+            outputs.write(a, result())
+    assert json.loads((tmp_path / "prediction.json").read_text())["device"] == "another"
