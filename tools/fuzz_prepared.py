@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mednext_jax.data.case_store import ANNOTATED, CaseStore, CaseWriter
+from mednext_jax.data.prepared import FORMAT, FORMAT_VERSION
 from mednext_jax.errors import InputError
-from mednext_jax.io.case_store import ANNOTATED, CaseStore, CaseWriter
-from mednext_jax.io.prepared import FORMAT, FORMAT_VERSION
 from mednext_jax.train.checkpoint import Checkpoints
 from mednext_jax.train.state import TrainState, new_state
 

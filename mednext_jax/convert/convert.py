@@ -10,7 +10,7 @@ from typing import Literal
 
 from mednext_jax.convert.architecture import describe
 from mednext_jax.convert.nnunet_export import write_v1, write_v2
-from mednext_jax.convert.sources import Source, count, read_sources
+from mednext_jax.convert.sources import WeightSource, count, read_sources
 from mednext_jax.convert.writers import to_torch
 from mednext_jax.errors import InputError, shown
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
@@ -51,11 +51,11 @@ def info(path: str | os.PathLike) -> str:
     return _describe(read_sources(path))
 
 
-def _describe(found: Mapping[str, Source]) -> str:
+def _describe(found: Mapping[str, WeightSource]) -> str:
     return "\n\n".join((f"[{shown(fold)}]\n" if fold else "") + _describe_one(source) for fold, source in found.items())
 
 
-def _describe_one(source: Source) -> str:
+def _describe_one(source: WeightSource) -> str:
     config, recipe = source.config, source.recipe
     spacing = (
         "each scan's own"
@@ -86,7 +86,7 @@ def _describe_one(source: Source) -> str:
     return "\n".join(text)
 
 
-def _enlarged(source: Source, size: int) -> Source:
+def _enlarged(source: WeightSource, size: int) -> WeightSource:
     config, params = enlarge(source.config, source.params, size)
     note = f"UpKern: kernels resampled from {source.config.encoder_kernel_size} to {size}"
     provenance = {**source.provenance, "upkern": size}
@@ -100,7 +100,7 @@ def _enlarged(source: Source, size: int) -> Source:
     )
 
 
-def _write_models(target: Path, found: Mapping[str, Source]) -> None:
+def _write_models(target: Path, found: Mapping[str, WeightSource]) -> None:
     if list(found) == [""]:
         source = found[""]
         save_model(target, source.config, source.params, source.recipe, source.provenance)
@@ -111,7 +111,7 @@ def _write_models(target: Path, found: Mapping[str, Source]) -> None:
             save_model(folder / name, source.config, source.params, source.recipe, source.provenance)
 
 
-def _write_state_dicts(target: Path, found: Mapping[str, Source], flavour: Literal["mic", "monai"]) -> None:
+def _write_state_dicts(target: Path, found: Mapping[str, WeightSource], flavour: Literal["mic", "monai"]) -> None:
     if list(found) == [""]:
         to_torch(target, found[""].config, found[""].params, flavour)
         return

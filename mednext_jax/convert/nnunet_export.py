@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mednext_jax.convert.sources import Source
+from mednext_jax.convert.sources import WeightSource
 from mednext_jax.convert.writers import torch_save, torch_state
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
@@ -30,7 +30,7 @@ _TRAINER_V2 = "nnUNetTrainerMedNeXt"
 _CLASS = "nnunet_mednext.network_architecture.mednextv1.MedNextV1.MedNeXt"
 
 
-def write_v1(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str]:
+def write_v1(target: str | os.PathLike, folds: Mapping[str, WeightSource]) -> list[str]:
     """Write a model folder of nnU-Net v1's MedNeXt fork; returns what the user should know.
 
     Raises InputError if the fork has no trainer for the network or its format cannot express the recipe.
@@ -70,7 +70,7 @@ def write_v1(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str
     return list(dict.fromkeys(notes))
 
 
-def write_v2(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str]:
+def write_v2(target: str | os.PathLike, folds: Mapping[str, WeightSource]) -> list[str]:
     """Write an nnU-Net v2 model folder (its own MedNeXt trainer included); returns what the user should know.
 
     Raises InputError if MIC-DKFZ's class cannot hold the network or nnU-Net cannot express the recipe.
@@ -114,7 +114,7 @@ def write_v2(target: str | os.PathLike, folds: Mapping[str, Source]) -> list[str
     return list(dict.fromkeys(notes))
 
 
-def _check_recipes(folds: Mapping[str, Source]) -> list[str]:
+def _check_recipes(folds: Mapping[str, WeightSource]) -> list[str]:
     """What nnU-Net does not do by itself; raises InputError for regions, whose label values a recipe does not hold."""
     recipe = next(iter(folds.values())).recipe
     if recipe.regions_class_order is not None:

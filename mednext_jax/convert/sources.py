@@ -35,7 +35,7 @@ _PLANS_LIMIT = 64 * MIB
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightSource:
     """One network as it was found."""
 
     path: Path
@@ -48,7 +48,7 @@ class Source:
     notes: tuple[str, ...]
 
 
-def read_sources(path: str | os.PathLike) -> dict[str, Source]:
+def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
     """All networks at `path`, by fold name; a single one has the name "".
 
     `path`: a checkpoint file, a model directory, an ensemble of them, an nnU-Net fold, or an nnU-Net model folder
@@ -63,7 +63,7 @@ def read_sources(path: str | os.PathLike) -> dict[str, Source]:
     checkpoint = _checkpoint_in(path)
     if checkpoint is not None:
         return {"": _read_file(checkpoint)}
-    found: dict[str, Source] = {}
+    found: dict[str, WeightSource] = {}
     for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name) and p.is_dir()):
         checkpoint = _checkpoint_in(fold)
         if (fold / DESCRIPTION).is_file():
@@ -99,7 +99,7 @@ def count(params: Mapping[str, Any]) -> int:
     return sum(count(value) if isinstance(value, Mapping) else value.size for value in params.values())
 
 
-def _read_file(path: Path) -> Source:
+def _read_file(path: Path) -> WeightSource:
     checkpoint = read_checkpoint(path)
     architecture = recognise(checkpoint.state, file=path)
     config, params = architecture.config, _params(checkpoint, architecture)
@@ -127,15 +127,15 @@ def _read_file(path: Path) -> Source:
         "converted_on": datetime.date.today().isoformat(),
         "converted_with": f"mednext-jax {mednext_jax.__version__}",
     }
-    return Source(path, checkpoint.kind, architecture.name, config, params, recipe, provenance, tuple(notes))
+    return WeightSource(path, checkpoint.kind, architecture.name, config, params, recipe, provenance, tuple(notes))
 
 
-def _read_model(path: Path) -> Source:
+def _read_model(path: Path) -> WeightSource:
     model = load_model(path)
     told = model.provenance.get("notes")
     notes = tuple(str(note) for note in told[:100]) if isinstance(told, list) else ()
     kind, name = "mednext-jax model directory", describe(model.config)
-    return Source(path, kind, name, model.config, model.params, model.recipe, model.provenance, notes)
+    return WeightSource(path, kind, name, model.config, model.params, model.recipe, model.provenance, notes)
 
 
 def _params(checkpoint: Checkpoint, architecture: Architecture) -> Params:

@@ -11,9 +11,9 @@ from pathlib import Path
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, left_out, stem
-from mednext_jax.io.prepared import LabelValue
 from mednext_jax.io.raw_dataset import (
     BACKGROUND,
+    LabelValue,
     RawCase,
     RawDataset,
     participants_problems,

@@ -11,9 +11,9 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import files_in, stem
-from mednext_jax.io.prepared import LabelValue
 from mednext_jax.io.raw_dataset import (
     BACKGROUND,
+    LabelValue,
     RawCase,
     RawDataset,
     participants_problems,

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
-from mednext_jax.io.prepared import LabelValue
 
 BACKGROUND = "background"
 SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+
+# A plain label is one value; a region is the union of several.
+LabelValue = int | tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jax import Array
 
 from mednext_jax.kernels import fused_blocks
 from mednext_jax.kernels.gpus import tell_once
-from mednext_jax.kernels.tiles import has_kernel_size
+from mednext_jax.kernels.tile_sizes import has_kernel_size
 from mednext_jax.ops.local import Conv, LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.pointwise import precision_for

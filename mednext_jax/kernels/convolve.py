@@ -14,7 +14,7 @@ from jax import Array, ShapeDtypeStruct
 
 from mednext_jax.kernels import bands, depthwise, strided
 from mednext_jax.kernels.launch import launch
-from mednext_jax.kernels.tiles import depthwise_tiles
+from mednext_jax.kernels.tile_sizes import depthwise_tiles
 from mednext_jax.ops.split import Halo
 
 _SLOTS = 16  # tiles of a program

@@ -14,7 +14,7 @@ from jax import Array, ShapeDtypeStruct, lax
 from mednext_jax.kernels import mlp
 from mednext_jax.kernels.launch import launch
 from mednext_jax.kernels.norms import Norm, Sums
-from mednext_jax.kernels.tiles import mlp_tiles
+from mednext_jax.kernels.tile_sizes import mlp_tiles
 from mednext_jax.ops.mlp import MLPWeights
 
 

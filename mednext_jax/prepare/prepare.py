@@ -19,15 +19,15 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from mednext_jax.data.case_store import ANNOTATED, CaseWriter
+from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.data.splits import Fold, make_splits, subject_leaks
 from mednext_jax.errors import InputError, Problem, in_groups
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
-from mednext_jax.io.case_store import ANNOTATED, CaseWriter
 from mednext_jax.io.nifti import grid_of, label_volume, read_labels, read_scan, to_volume
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
-from mednext_jax.io.prepared import PreparedMeta
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
 from mednext_jax.io.validate import CaseReport, validate
 from mednext_jax.measure.regions import NAMES, RegionMaps, only_named

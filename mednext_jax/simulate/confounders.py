@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from mednext_jax.simulate.deform import Deformation, Grid
+from mednext_jax.simulate.deform import Deformation, VoxelGrid
 from mednext_jax.simulate.placement import Room
 from mednext_jax.simulate.template import BASAL_GANGLIA, WHITE_MATTER, Template
 
@@ -71,7 +71,7 @@ def _blob(rng: np.random.Generator, centre: np.ndarray, size: float, softness: f
     return Blob(centre, axes / semi[:, None], size, softness, strength)
 
 
-def paint_lesion(signal: np.ndarray, lesion: list[Blob], grid: Grid, fluid: float) -> None:
+def paint_lesion(signal: np.ndarray, lesion: list[Blob], grid: VoxelGrid, fluid: float) -> None:
     """Move `signal` (x, y, z) on `grid` towards that of fluid, at each place as far as the strongest blob says."""
     reach = np.array([[blob.reach * (1 + blob.softness)] for blob in lesion])
     centres = np.stack([blob.centre for blob in lesion])

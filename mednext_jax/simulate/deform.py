@@ -14,7 +14,7 @@ _SHIFT_MM = 3.0  # standard deviation of the displacement along each axis
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class VoxelGrid:
     """A box of voxels along the scanner's axes: voxel index * spacing + origin = position in mm (x, y, z)."""
 
     shape: tuple[int, ...]  # voxels along x, y, z
@@ -28,15 +28,15 @@ class Grid:
         affine[:3, 3] = self.origin
         return affine
 
-    def refined(self, factor: np.ndarray) -> Grid:
+    def refined(self, factor: np.ndarray) -> VoxelGrid:
         """The same box with each voxel cut into `factor` (3,) parts along each axis."""
         spacing = self.spacing / factor
         shape = tuple(int(n) for n in self.shape * factor)
-        return Grid(shape, spacing, self.origin - (self.spacing - spacing) / 2)
+        return VoxelGrid(shape, spacing, self.origin - (self.spacing - spacing) / 2)
 
-    def cropped(self, box: tuple[slice, ...]) -> Grid:
+    def cropped(self, box: tuple[slice, ...]) -> VoxelGrid:
         start = np.array([s.start for s in box])
-        return Grid(tuple(s.stop - s.start for s in box), self.spacing, self.origin + start * self.spacing)
+        return VoxelGrid(tuple(s.stop - s.start for s in box), self.spacing, self.origin + start * self.spacing)
 
     def voxels(self, positions: np.ndarray) -> np.ndarray:
         """Nearest voxel index, int (..., 3), of positions (..., 3) in mm; may lie outside the box."""
@@ -49,10 +49,10 @@ class Deformation:
 
     matrix: np.ndarray  # (3, 3)
     offset: np.ndarray  # (3,) template voxels
-    nodes: Grid
+    nodes: VoxelGrid
     displacement: np.ndarray  # (3, nodes) float32, mm
 
-    def box(self, brain: np.ndarray, spacing: np.ndarray, margin_mm: float) -> Grid:
+    def box(self, brain: np.ndarray, spacing: np.ndarray, margin_mm: float) -> VoxelGrid:
         """A grid of `spacing` mm that holds the deformed `brain` (template mask) with at least the margin around."""
         points = np.argwhere(brain[::3, ::3, ::3] > 0.5) * 3
         affine_only = (points - self.offset) @ np.linalg.inv(self.matrix).T
@@ -61,9 +61,11 @@ class Deformation:
         reach = margin_mm + 6
         low, high = positions.min(0) - reach, positions.max(0) + reach
         shape = tuple(int(n) for n in np.ceil((high - low) / spacing) + 1)
-        return Grid(shape, spacing, low)
+        return VoxelGrid(shape, spacing, low)
 
-    def sample(self, volume: np.ndarray, grid: Grid, order: int = 1, where: np.ndarray | None = None) -> np.ndarray:
+    def sample(
+        self, volume: np.ndarray, grid: VoxelGrid, order: int = 1, where: np.ndarray | None = None
+    ) -> np.ndarray:
         """`volume` (template voxels) seen on `grid`; 0 outside it and outside the mask `where` (grid's shape).
 
         Works plane by plane, so that the coordinates of a fine grid never exist all at once.
@@ -110,7 +112,7 @@ class Deformation:
         at = ((positions - self.nodes.origin) / _NODE_MM).T
         return np.stack([ndimage.map_coordinates(d, at, order=1, mode="nearest") for d in self.displacement], 1)
 
-    def _field_on(self, grid: Grid) -> np.ndarray:
+    def _field_on(self, grid: VoxelGrid) -> np.ndarray:
         """The displacement interpolated along y and z: (3, nodes x, grid y, grid z) float32."""
         field = self.displacement
         for axis in (1, 2):
@@ -131,7 +133,7 @@ def draw_deformation(rng: np.random.Generator, template_shape: tuple[int, ...]) 
     shift = rng.uniform(-10, 10, 3)  # mm, so that the origin is not always the middle of the brain
     # The field covers every position that any subject's grid can reach.
     count = int(np.ceil(2 * 160 / _NODE_MM)) + 1
-    nodes = Grid((count,) * 3, np.full(3, _NODE_MM), np.full(3, -160.0))
+    nodes = VoxelGrid((count,) * 3, np.full(3, _NODE_MM), np.full(3, -160.0))
     noise = rng.standard_normal((3, *nodes.shape), np.float32)
     smooth = np.stack([ndimage.gaussian_filter(n, _SMOOTHNESS_MM / _NODE_MM, mode="wrap") for n in noise])
     smooth *= _SHIFT_MM / smooth.std()

@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from mednext_jax.errors import InputError
-from mednext_jax.simulate.deform import Deformation, Grid
+from mednext_jax.simulate.deform import Deformation, VoxelGrid
 from mednext_jax.simulate.template import BASAL_GANGLIA, REGIONS, WHITE_MATTER, Template
 from mednext_jax.simulate.tubes import Tube
 
@@ -72,7 +72,7 @@ class Placed:
 class Room:
     """The free space of one brain: regions, distance to their edge, and what lies there already."""
 
-    def __init__(self, regions: np.ndarray, grid: Grid):
+    def __init__(self, regions: np.ndarray, grid: VoxelGrid):
         self.regions, self.grid = regions, grid
         self.depth = np.zeros(regions.shape, np.float32)  # mm to the edge of all regions together
         for extent in ndimage.find_objects((regions > 0).astype(np.uint8)):

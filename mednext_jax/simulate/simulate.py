@@ -17,7 +17,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.nifti import write_image
 from mednext_jax.simulate.acquisition import draw_sites, refuse_unknown_contrast
-from mednext_jax.simulate.deform import Grid
+from mednext_jax.simulate.deform import VoxelGrid
 from mednext_jax.simulate.placement import PvsDistribution
 from mednext_jax.simulate.subject import Subject, simulate_subject
 from mednext_jax.simulate.template import REGIONS, load_template
@@ -110,7 +110,7 @@ def _write_images(folder: Path, subject: Subject) -> None:
     _write_nifti(folder / "regions" / f"{name}.nii.gz", subject.regions, subject.grid)
 
 
-def _write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
+def _write_nifti(path: Path, array: np.ndarray, grid: VoxelGrid) -> None:
     image = nib.Nifti1Image(array, grid.affine)
     image.set_qform(grid.affine, code="scanner")
     image.set_sform(grid.affine, code="scanner")

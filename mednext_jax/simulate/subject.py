@@ -17,7 +17,7 @@ from mednext_jax.simulate.acquisition import (
     truncate_kspace,
 )
 from mednext_jax.simulate.confounders import draw_hyperintensities, draw_lacunes, draw_sulci, paint_lesion
-from mednext_jax.simulate.deform import Deformation, Grid, draw_deformation
+from mednext_jax.simulate.deform import Deformation, VoxelGrid, draw_deformation
 from mednext_jax.simulate.placement import Placed, PvsDistribution, Room, place_tubes
 from mednext_jax.simulate.template import Template, load_template
 from mednext_jax.simulate.tubes import partial_volume
@@ -39,7 +39,7 @@ class Subject:
 
     name: str
     site: Site
-    grid: Grid
+    grid: VoxelGrid
     image: np.ndarray  # int16, 0 outside the brain
     label: np.ndarray  # uint8, 1 where perivascular space fills more than half of the voxel
     regions: np.ndarray  # uint8, 1 white matter, 2 basal ganglia
@@ -105,7 +105,7 @@ def simulate_subject(
     )
 
 
-def _field_of_view(template: Template, deformation: Deformation, site: Site) -> tuple[Grid, np.ndarray]:
+def _field_of_view(template: Template, deformation: Deformation, site: Site) -> tuple[VoxelGrid, np.ndarray]:
     """The acquired grid, cut to a few voxels around the brain, and the brain's mask on it."""
     grid = deformation.box(template.brain, np.array(site.voxel_size), _MARGIN * max(site.voxel_size))
     brain = deformation.sample(template.brain, grid) > 0.5
@@ -115,7 +115,7 @@ def _field_of_view(template: Template, deformation: Deformation, site: Site) -> 
 
 
 def _paint_tubes(
-    painted: np.ndarray, placed: list[Placed], strength: np.ndarray, fine: Grid, factor: np.ndarray, fluid: float
+    painted: np.ndarray, placed: list[Placed], strength: np.ndarray, fine: VoxelGrid, factor: np.ndarray, fluid: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Move the signal `painted` on `fine` towards fluid's inside the tubes.
 

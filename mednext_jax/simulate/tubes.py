@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from mednext_jax.simulate.deform import Grid
+from mednext_jax.simulate.deform import VoxelGrid
 
 _SUBDIVISION_MM = 0.125  # pitch of the points that decide how much of a voxel a tube fills
 
@@ -61,7 +61,7 @@ class Tube:
         return (share >= 0) & (share <= 1) & (away <= radius)
 
 
-def partial_volume(tube: Tube, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def partial_volume(tube: Tube, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
     """The voxels of `grid` that the tube touches, int (n, 3), and the share of each that it fills, float32 (n,).
 
     Each voxel is sampled on a lattice of at most 0.125 mm (Bernal 2022 paints at 0.5 mm and keeps no shares).

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cohort import summarise
-from mednext_jax.io.prepared import PreparedMeta
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.recipe import Recipe
 

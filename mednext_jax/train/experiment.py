@@ -18,11 +18,11 @@ from jax.sharding import Mesh
 
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.batches import PatchSampler
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cross_validation import ScoredFold
 from mednext_jax.inference.predictor import Predictor
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt

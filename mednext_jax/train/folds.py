@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.cross_validation import evaluate_cross_validation
 from mednext_jax.io.atomic import atomic_directory
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.parallel.processes import is_main_process
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.run import run

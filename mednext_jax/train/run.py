@@ -12,11 +12,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import mednext_jax
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.atomic import atomic_file, refuse_existing
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.parallel.processes import (

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.evaluate.case import WHOLE, Scores, evaluate_case
 from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.cross_validation import ScoredFold
@@ -23,7 +24,6 @@ from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.inference.on_device import LoadedScan, load_prepared, on_scan, to_host
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.atomic import atomic_directory
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.nifti import from_volume, grid_of, image_like, write_image
 from mednext_jax.parallel.processes import is_main_process, meet
 from mednext_jax.preprocess.trip import Properties

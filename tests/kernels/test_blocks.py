@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from mednext_jax.kernels import convolve, norm_mlp, norms
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
 from mednext_jax.kernels.launch import launch
-from mednext_jax.kernels.table import TILES
+from mednext_jax.kernels.tuned_tiles import TILES
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.split import WHOLE

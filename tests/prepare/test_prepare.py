@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.nifti import label_volume, read_labels, read_scan, to_volume
 from mednext_jax.prepare.prepare import prepare
 from mednext_jax.preprocess.clean import clean

@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.prepare.prepare import prepare
 
 pytestmark = pytest.mark.core

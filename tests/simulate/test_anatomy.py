@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.simulate.deform import Grid, draw_deformation
+from mednext_jax.simulate.deform import VoxelGrid, draw_deformation
 from mednext_jax.simulate.template import BASAL_GANGLIA, WHITE_MATTER, load_template
 
 pytestmark = pytest.mark.core
@@ -66,7 +66,7 @@ def test_a_missing_package_is_named_with_the_extra(monkeypatch, missing):
 
 
 def test_refined_voxels_nest_in_the_coarse_ones():
-    grid = Grid((4, 5, 6), np.array([1.0, 1.5, 0.8]), np.array([-3.0, 2.0, 10.0]))
+    grid = VoxelGrid((4, 5, 6), np.array([1.0, 1.5, 0.8]), np.array([-3.0, 2.0, 10.0]))
     factor = np.array([2, 3, 2])
     fine = grid.refined(factor)
     assert fine.shape == (8, 15, 12)

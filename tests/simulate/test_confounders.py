@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.simulate.confounders import Blob, draw_hyperintensities, draw_lacunes, draw_sulci, paint_lesion
-from mednext_jax.simulate.deform import Grid, draw_deformation
+from mednext_jax.simulate.deform import VoxelGrid, draw_deformation
 from mednext_jax.simulate.placement import Room
 from mednext_jax.simulate.template import load_template
 
@@ -24,7 +24,7 @@ def ball(radius, strength, softness=0.1, x=0.0) -> Blob:
 
 
 def test_a_lesion_moves_the_signal_towards_fluid_inside_it():
-    grid = Grid((20, 20, 20), np.full(3, 0.5), np.full(3, -4.75))
+    grid = VoxelGrid((20, 20, 20), np.full(3, 0.5), np.full(3, -4.75))
     signal = np.full(grid.shape, 400, np.float32)
     paint_lesion(signal, [ball(2.0, 0.5)], grid, fluid=1000)
     share = (signal - 400) / 600
@@ -36,14 +36,14 @@ def test_a_lesion_moves_the_signal_towards_fluid_inside_it():
 
 
 def test_overlapping_blobs_of_a_lesion_do_not_add_up():
-    grid = Grid((24, 10, 10), np.full(3, 1.0), np.array([-12.0, -5, -5]))
+    grid = VoxelGrid((24, 10, 10), np.full(3, 1.0), np.array([-12.0, -5, -5]))
     signal = np.zeros(grid.shape, np.float32)
     paint_lesion(signal, [ball(3, 0.4, x=-1), ball(3, 0.3, x=1)], grid, fluid=1)
     assert signal.max() == pytest.approx(0.4)
 
 
 def test_a_lesion_at_the_edge_of_the_grid_is_cut():
-    grid = Grid((4, 4, 4), np.ones(3), np.full(3, 1.0))
+    grid = VoxelGrid((4, 4, 4), np.ones(3), np.full(3, 1.0))
     signal = np.zeros(grid.shape, np.float32)
     paint_lesion(signal, [ball(2, 1.0)], grid, fluid=1)
     assert signal[0, 0, 0] == 1

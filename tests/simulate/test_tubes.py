@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mednext_jax.simulate.deform import Grid
+from mednext_jax.simulate.deform import VoxelGrid
 from mednext_jax.simulate.tubes import Tube, partial_volume
 
 pytestmark = pytest.mark.core
@@ -15,10 +15,10 @@ def make_tube(width=1.5, tip_width=1.0, length=8.0, bend=0.6, seed=0) -> Tube:
     return Tube(rng.uniform(-0.5, 0.5, 3), direction, towards, length, width, tip_width, bend)
 
 
-def make_grid(spacing) -> Grid:
+def make_grid(spacing) -> VoxelGrid:
     spacing = np.broadcast_to(np.asarray(spacing, float), 3)
     shape = tuple(int(n) for n in np.ceil(30 / spacing))
-    return Grid(shape, spacing, -spacing * (np.array(shape) - 1) / 2)
+    return VoxelGrid(shape, spacing, -spacing * (np.array(shape) - 1) / 2)
 
 
 # A lattice of 0.125 mm decides by points: the error is that of counting points, below 1 % for a tube of 1.5 mm and
@@ -47,7 +47,7 @@ def test_curved_tapering_tube_fills_its_analytic_volume(seed):
 def test_aligned_cylinder_shares_are_exact_by_symmetry():
     # A 1 mm wide tube along z through the corner of four 1 mm voxels: a quarter of the circle in each.
     tube = Tube(np.zeros(3), np.array([0, 0, 1.0]), np.array([1.0, 0, 0]), 10.0, 1.0, 1.0, 1e-3)
-    grid = Grid((10, 10, 10), np.ones(3), np.full(3, -4.5))
+    grid = VoxelGrid((10, 10, 10), np.ones(3), np.full(3, -4.5))
     at, share = partial_volume(tube, grid)
     inner = share[(at[:, 2] > 5) & (at[:, 2] < 9)]
     assert len(inner) % 4 == 0
@@ -88,7 +88,7 @@ def test_ends_are_flat():
 
 
 def test_a_tube_outside_the_grid_fills_nothing():
-    grid = Grid((4, 4, 4), np.ones(3), np.full(3, 100.0))
+    grid = VoxelGrid((4, 4, 4), np.ones(3), np.full(3, 100.0))
     at, share = partial_volume(make_tube(), grid)
     assert at.shape == (0, 3)
     assert share.shape == (0,)

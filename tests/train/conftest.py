@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mednext_jax.io.case_store import ANNOTATED, CaseWriter
-from mednext_jax.io.prepared import PreparedMeta
+from mednext_jax.data.case_store import ANNOTATED, CaseWriter
+from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.preprocess.trip import Properties
 
 

@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.inference.predictor import Predictor
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import Experiment
 from mednext_jax.train.train import train

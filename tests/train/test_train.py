@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import mednext_jax
+from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.evaluate.scores_file import read_scores
-from mednext_jax.io.case_store import CaseStore
 from mednext_jax.io.lock import locked
 from mednext_jax.train.folds import cross_validate
 from mednext_jax.train.run import LOCK

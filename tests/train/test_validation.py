@@ -6,12 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.evaluate.cross_validation import Fold
+from mednext_jax.data.case_store import CaseStore, CaseWriter
+from mednext_jax.data.prepared import PreparedMeta
+from mednext_jax.evaluate.cross_validation import ScoredFold
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.inference.predictor import Predictor
-from mednext_jax.io.case_store import CaseStore, CaseWriter
 from mednext_jax.io.nifti import to_volume
-from mednext_jax.io.prepared import PreparedMeta
 from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.preprocess.trip import preprocess_scan
 from mednext_jax.train import validation
@@ -69,7 +69,7 @@ def store(scans, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fold(store):
-    return Fold(0, 1, "", "balls", "", ("T2w",), HOW.spacing, store.ids)
+    return ScoredFold(0, 1, "", "balls", "", ("T2w",), HOW.spacing, store.ids)
 
 
 @pytest.fixture(scope="module")

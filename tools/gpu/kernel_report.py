@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mednext_jax.kernels import launch as kernels_launch
-from mednext_jax.kernels import tiles
+from mednext_jax.kernels import tile_sizes
 from mednext_jax.kernels.gpus import SHARED_BYTES
 from mednext_jax.model.config import MedNeXtConfig
 from tools.gpu.cases import cases
@@ -99,7 +99,7 @@ def _noted_call(*inputs: Any, kernel: Any, out_shape: Any, **how: Any) -> Any:
 
 def use_tiles_of(capability: int) -> None:
     """Trace from now on as if the first device were such a GPU."""
-    tiles.shared_bytes = lambda: CAPABILITIES[capability]  # type: ignore[assignment]
+    tile_sizes.shared_bytes = lambda: CAPABILITIES[capability]  # type: ignore[assignment]
 
 
 def compile_launch(launch: Launch, capability: int) -> Report:

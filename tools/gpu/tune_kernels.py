@@ -1,4 +1,4 @@
-"""Time the candidate tiles of every kernel of a MedNeXt on this GPU and rewrite mednext_jax/kernels/table.py.
+"""Time the candidate tiles of every kernel of a MedNeXt on this GPU and rewrite mednext_jax/kernels/tuned_tiles.py.
 
     python -m tools.gpu.tune_kernels --variant L --kernel-size 5 --patch 128
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from mednext_jax.kernels import table, tiles
+from mednext_jax.kernels import tile_sizes, tuned_tiles
 from mednext_jax.model.config import MedNeXtConfig
 from tools.gpu.cases import Case, cases
 from tools.gpu.kernel_report import CAPABILITIES, Launch, compile_launch, compiled_kernel, launches, use_tiles_of
@@ -51,7 +51,7 @@ def launches_of(case: Case, changed: tuple[Key, Tiles] | None = None) -> tuple[l
     changed: an entry with other tiles than the table's.
     """
     used: set[Key] = set()
-    original = tiles.entry
+    original = tile_sizes.entry
 
     def entry(*key: Any) -> Tiles | None:
         found = changed[1] if changed is not None and key == changed[0] else original(*key)
@@ -59,12 +59,12 @@ def launches_of(case: Case, changed: tuple[Key, Tiles] | None = None) -> tuple[l
             used.add(key)
         return found
 
-    tiles.entry = entry
+    tile_sizes.entry = entry
     jax.clear_caches()  # the traced block remembers the tiles that it was traced with
     try:
         return launches(case.forward_and_backward, case.output, *case.arguments()), used
     finally:
-        tiles.entry = original
+        tile_sizes.entry = original
 
 
 def candidates(entry: Tiles) -> Iterator[Tiles]:
@@ -157,13 +157,13 @@ def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor,
     jobs = {
         key: [
             (new, pool.submit(compile_candidate, users[key], key, new, capability))
-            for new in candidates(tiles.TILES[key])
+            for new in candidates(tile_sizes.TILES[key])
         ]
         for key in chosen
     }
     gpu = Gpu(capability)
     for key, compiled in jobs.items():
-        best, kept = float("inf"), tiles.TILES[key]
+        best, kept = float("inf"), tile_sizes.TILES[key]
         for new, job in compiled:
             if time.monotonic() > until:
                 job.cancel()
@@ -179,17 +179,17 @@ def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor,
             if took < GAIN * best:
                 print(f"{key} {new} {took:.3f} ms", flush=True)
                 best, kept = took, new
-        tiles.TILES[key] = kept
+        tile_sizes.TILES[key] = kept
 
 
 def write_table() -> None:
-    """table.py again, with the tiles of this process; comments between entries are kept by their order."""
-    path = Path(table.__file__)
+    """tuned_tiles.py again, with the tiles of this process; comments between entries are kept by their order."""
+    path = Path(tuned_tiles.__file__)
     lines = []
     for line in path.read_text().splitlines():
         if line.startswith("    ("):
             key = eval(line[: line.index(")") + 1])  # the file is this repository's own
-            sizes = ", ".join(f'"{name}": {size}' for name, size in table.TILES[key].items())
+            sizes = ", ".join(f'"{name}": {size}' for name, size in tuned_tiles.TILES[key].items())
             line = f"{line[: line.index(')') + 1]}: {{{sizes}}},"
         lines.append(line)
     path.write_text("\n".join(lines) + "\n")

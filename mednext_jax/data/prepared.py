@@ -8,13 +8,11 @@ from typing import Any, ClassVar
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import parse_json
+from mednext_jax.io.raw_dataset import LabelValue
 from mednext_jax.preprocess.preprocessing import Preprocessing
 
 FORMAT = "mednext-jax-prepared"
 FORMAT_VERSION = 1
-
-# A plain label is one value; a region is the union of several.
-LabelValue = int | tuple[int, ...]
 
 # What every prepared.json has, in the order of its text, of which data sets are hashed. Fields that came later are
 # written behind it, and only where they differ from their default, so that older files keep their hash.

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("triton")
 
-from mednext_jax.kernels import tiles
-from mednext_jax.kernels.table import TILES
-from mednext_jax.kernels.tiles import depthwise_tiles, has_kernel_size, mlp_tiles
+from mednext_jax.kernels import tile_sizes
+from mednext_jax.kernels.tile_sizes import depthwise_tiles, has_kernel_size, mlp_tiles
+from mednext_jax.kernels.tuned_tiles import TILES
 
 DEPTHWISE = sorted({(name, k) for name, k, _ in TILES if not name.startswith("mlp")})
 
@@ -42,15 +42,15 @@ def test_gpus_with_little_shared_memory_have_tiles_of_their_own(monkeypatch: pyt
     class Rtx4090:
         compute_capability = "8.9"
 
-    tiles.shared_bytes.cache_clear()
+    tile_sizes.shared_bytes.cache_clear()
     assert mlp_tiles("mlp", 256, 128, 512) == TILES["mlp", 256, 128]
     monkeypatch.setattr("jax.devices", lambda: [Rtx4090()])
-    tiles.shared_bytes.cache_clear()
+    tile_sizes.shared_bytes.cache_clear()
     try:
         assert mlp_tiles("mlp", 256, 128, 512) == TILES["mlp_small", 256, 128]
         assert mlp_tiles("mlp", 32, 32, 96) == TILES["mlp", 32, 32]
     finally:
-        tiles.shared_bytes.cache_clear()
+        tile_sizes.shared_bytes.cache_clear()
 
 
 def test_two_step_backward_has_both_steps() -> None:

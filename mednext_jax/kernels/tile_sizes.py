@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 
 from mednext_jax.kernels.gpus import SHARED_BYTES, capability_of
-from mednext_jax.kernels.table import TILES
+from mednext_jax.kernels.tuned_tiles import TILES
 
 _NARROWEST = 16  # the tensor cores' own tile
 _MOST_SHARED = SHARED_BYTES["8.0"]  # the table's entries fit an A100, too

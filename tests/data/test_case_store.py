@@ -9,9 +9,9 @@ import pickle
 import numpy as np
 import pytest
 
+from mednext_jax.data.case_store import ANNOTATED, CaseStore, CaseWriter
+from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.errors import InputError, WorkError
-from mednext_jax.io.case_store import ANNOTATED, CaseStore, CaseWriter
-from mednext_jax.io.prepared import PreparedMeta
 
 pytestmark = pytest.mark.core
 

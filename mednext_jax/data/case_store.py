@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from mednext_jax.errors import InputError, Problem, WorkError
-from mednext_jax.io.prepared import FORMAT, PreparedMeta
-from mednext_jax.io.stored_case import (
+from mednext_jax.data.prepared import FORMAT, PreparedMeta
+from mednext_jax.data.stored_case import (
     ANNOTATED,
     array_metadata,
     array_shape,
@@ -37,7 +36,8 @@ from mednext_jax.io.stored_case import (
     chunk_file,
     kind_of,
 )
-from mednext_jax.io.stored_files import STORE_ERRORS, StoredFiles, reason
+from mednext_jax.data.stored_files import STORE_ERRORS, StoredFiles, reason
+from mednext_jax.errors import InputError, Problem, WorkError
 
 UNFINISHED = "unfinished.json"
 # Bytes of the description or the splits of a hundred thousand cases, of a case.json and of a zarr.json.
