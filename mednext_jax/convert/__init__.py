@@ -1,4 +1,11 @@
-"""Weights from and to PyTorch, exactly, and without trusting a file."""
+"""Weights from and to PyTorch, exactly, and without trusting a file.
+
+Tests of files that have none of their own name:
+`sources`: tests/convert/test_containers.py
+`nnunet_export`: tests/convert/test_nnunet_v1_peer.py
+`zip_members`: tests/convert/torch_reader/test_torch_file.py
+`pickle_numpy`: tests/convert/torch_reader/test_pickle_reader.py
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,9 @@
-"""Files in and out: NIfTI scans, nnU-Net and BIDS data sets, whole-or-not-at-all writing."""
+"""Files in and out: NIfTI scans, nnU-Net and BIDS data sets, whole-or-not-at-all writing.
+
+Tests of files that have none of their own name:
+`raw_dataset`: tests/io/test_nnunet_raw.py
+`geometry`: tests/io/test_validate.py
+`absent`: tests/io/test_nifti.py
+`nifti_header`: tests/io/test_nifti.py
+`voxels`: tests/io/test_nifti.py
+"""

@@ -2,4 +2,18 @@
 
 Used on the GPUs of `SHARED_BYTES` unless the environment says MEDNEXT_JAX_KERNELS=xla. Triton is imported only where
 it is used.
+
+Tests of files that have none of their own name:
+`convolve`: tests/kernels/test_fused_blocks.py
+`depthwise`: tests/kernels/test_fused_blocks.py
+`mlp`: tests/kernels/test_fused_blocks.py
+`norm_mlp`: tests/kernels/test_fused_blocks.py
+`bands`: tests/kernels/test_fused_blocks.py
+`strided`: tests/kernels/test_fused_blocks.py
+`moments`: tests/kernels/test_fused_blocks.py
+`norms`: tests/kernels/test_fused_blocks.py
+`channels_first`: tests/kernels/test_network.py
+`launch`: tests/kernels/test_lowering.py
+`gpus`: tests/kernels/test_best_ops.py
+`tuned_tiles`: tests/kernels/test_tile_sizes.py
 """

@@ -1,4 +1,8 @@
-"""The command `prepare`: a whole data set verified, resampled, normalised and split."""
+"""The command `prepare`: a whole data set verified, resampled, normalised and split.
+
+Tests of files that have none of their own name:
+`foreground`: tests/prepare/test_prepare.py
+"""
 
 from __future__ import annotations
 

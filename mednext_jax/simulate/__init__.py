@@ -1,4 +1,10 @@
-"""Perivascular spaces simulated in a real template brain."""
+"""Perivascular spaces simulated in a real template brain.
+
+Tests of files that have none of their own name:
+`subject`: tests/simulate/test_anatomy.py
+`template`: tests/simulate/test_anatomy.py
+`deform`: tests/simulate/test_anatomy.py
+"""
 
 from __future__ import annotations
 
