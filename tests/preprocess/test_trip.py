@@ -132,7 +132,8 @@ def test_properties_survive_json(scan):
 
 
 def test_a_spacing_that_would_take_all_memory_is_refused(scan):
-    with pytest.raises(InputError, match="too large at(.|\n)*voxels of 0.003 x 0.002 x 0.001 mm from 1.2 x 1 x 1 mm"):
+    words = r"too large at(.|\n)*voxels \(x, y, z\) of 0.003 x 0.002 x 0.001 mm from 1.2 x 1 x 1 mm"
+    with pytest.raises(InputError, match=words):
         run(scan[0], spacing=(1e-3, 2e-3, 3e-3))  # (d, h, w) = (z, y, x); said as x, y, z
 
 
