@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from mednext_jax.moved import find_moved_modules
+
 if TYPE_CHECKING:
     from mednext_jax import convert as convert
     from mednext_jax import evaluate as evaluate
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mednext_jax.weights.directory import save_model as save_model
 
 __version__ = "0.1.0"
+find_moved_modules()
 
 # Packages that are called as the command that they hold (`command_room`).
 _ROOMS = ("convert", "evaluate", "prepare", "simulate", "train")

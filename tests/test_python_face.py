@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import mednext_jax as mx
 from mednext_jax.errors import InputError
+from mednext_jax.moved import MOVED
 
 pytestmark = pytest.mark.core
 
@@ -46,3 +48,12 @@ def test_the_names_are_the_same_whatever_was_imported_first():
 
 def test_every_public_name_is_there():
     assert all(getattr(mx, name) is not None for name in mx.__all__) and set(mx.__all__) <= set(dir(mx))
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_modules_keep_their_names_of_the_first_release(old, new):
+    sys.modules.pop(f"mednext_jax.{old}", None)
+    with pytest.warns(DeprecationWarning, match=f"{new} now"):
+        found = importlib.import_module(f"mednext_jax.{old}")
+    module = importlib.import_module(f"mednext_jax.{new}")
+    assert found is module and module.__spec__.name == f"mednext_jax.{new}"

@@ -6,7 +6,6 @@ import ast
 import difflib
 import re
 import runpy
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from ml_collections import ConfigDict
 
 import mednext_jax
 from mednext_jax.errors import InputError
-from mednext_jax.train import configuration
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -79,8 +77,6 @@ def _meant(name: str) -> str | None:
 
 
 def _run(file: Path, argument: str) -> ConfigDict:
-    # Files that were written for release 0.1.0 import their defaults from here.
-    sys.modules.setdefault("mednext_jax.train.config", configuration)
     try:
         get_config = runpy.run_path(str(file))["get_config"]
         config = get_config(argument) if argument else get_config()
