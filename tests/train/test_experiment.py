@@ -32,7 +32,7 @@ def test_folds(experiment):
 def test_validation_patches_show_background_even_where_training_patches_never_do(tiny):
     config = copy.deepcopy(tiny)
     config.foreground_fraction = 1.0
-    experiment = Experiment.of(config)
+    experiment = Experiment.of(TrainConfig.of(config))
     assert experiment.training.foreground_fraction == 1.0
     assert experiment.validation.foreground_fraction == 0.33
 

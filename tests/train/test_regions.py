@@ -31,7 +31,7 @@ def test_overlapping_regions_are_trained_validated_and_predicted(tiny, write_dat
     assert model.recipe.labels == {"background": 0, "bar": 1, "core": 2}
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         (epoch,) = csv.DictReader(file)
-    assert 0 <= float(epoch["dice"]) <= 1 and math.isfinite(float(epoch["validation_loss"]))
+    assert 0 <= float(epoch["patch_dice"]) <= 1 and math.isfinite(float(epoch["validation_loss"]))
 
     scan = nib.load(tmp_path / "run" / "validation" / "case_0_mask.nii.gz")
     mask = np.asarray(scan.dataobj).transpose(2, 1, 0)[2:-2, 2:-2, 2:-2]  # to the stored box
