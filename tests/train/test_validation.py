@@ -63,7 +63,7 @@ def store(scans, tmp_path_factory):
         versions={},
         **vars(HOW),
     )
-    writer.finish(meta, [{"train": list(ids), "val": list(ids)}])
+    writer.finish(meta, [{"train": [], "val": list(ids)}])
     return CaseStore.open(path)
 
 
