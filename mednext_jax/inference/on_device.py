@@ -169,7 +169,7 @@ def compute_evidence(scan: LoadedScan, networks: Sequence[Network], window: Wind
 def decide_box(scan: LoadedScan, evidence: jax.Array, window: Window, threshold: float | None) -> Slabs:
     """Label uint8 and foreground probability float32 of all that is stored, on the device, in slabs of depth.
 
-    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding.
+    Equal to `preprocess_scan`, plain tiling, nnU-Net's export and `decide` to float32 rounding.
     """
     return _decide_on_device(evidence, scan.resampling.back, threshold, window.kind, window.regions)
 

@@ -72,29 +72,6 @@ class Window:
         return self.average if self.regions is None else "sigmoid"
 
 
-def sliding_window(
-    window: Window, networks: Sequence[Network], volume: np.ndarray, *, keep: np.ndarray | None = None
-) -> np.ndarray:
-    """Evidence (d, h, w, num_classes - 1) float32 for a preprocessed `volume` (d, h, w, c), averaged over networks.
-
-    A volume smaller than the patch is padded with zeros on both sides (nnU-Net's rule) and cropped again.
-    keep: boolean (d, h, w); tiles without a true voxel are not computed, and what no tile covers is background.
-    """
-    spatial = volume.shape[:3]
-    before = [b for b, _ in tiles.pad_to_patch(spatial, window.patch_size)]
-    starts = tiles.tile_starts(
-        [max(s, p) for s, p in zip(spatial, window.patch_size, strict=True)], window.patch_size, window.step
-    )
-    if keep is not None:
-        starts = starts_with(keep, starts, before, window.patch_size)
-    shape = tiles.bucket_shape(spatial, window.patch_size, window.bucket)
-    inside = tuple(slice(b, b + s) for b, s in zip(before, spatial, strict=True))
-    stored = np.zeros((*shape, volume.shape[3]), np.float32)
-    stored[inside] = volume
-    evidence = window_on_device(window, networks, jnp.asarray(stored), starts)
-    return np.asarray(evidence)[inside]
-
-
 def window_on_device(window: Window, networks: Sequence[Network], volume: jax.Array, starts: np.ndarray) -> jax.Array:
     """Evidence (D, H, W, num_classes - 1) for a `volume` (D, H, W, c) that lies on the device in its bucket.
 

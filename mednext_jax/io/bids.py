@@ -33,7 +33,6 @@ class BidsScan:
     id: str
     path: Path
     subject: str
-    session: str | None
     suffix: str
 
 
@@ -55,7 +54,7 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     for path in anatomical_files(root):
         match = re.fullmatch(r"(sub-[A-Za-z0-9]+.*)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
         if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
-            scan = BidsScan(match[1], path, subject_of(match[1]), _entities(path).get("ses"), match[2])
+            scan = BidsScan(match[1], path, subject_of(match[1]), match[2])
             scans.setdefault(match[2], []).append(scan)
     if len(scans) != 1:
         others = sorted({name for path in anatomical_files(root) if (name := _suffix(path))})

@@ -245,13 +245,6 @@ def image_like(array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing
     return kind(np.asarray(array, dtype), affine, header)
 
 
-def write_like(
-    path: str | os.PathLike, array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing.DTypeLike
-) -> None:
-    """Write `array` (x, y, z) as `dtype` on the grid of `like`; the file appears whole or not at all."""
-    write_image(path, image_like(array, like, dtype))
-
-
 def write_image(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
     """Write an image (.nii, .nii.gz); the file appears whole or not at all."""
     with atomic_file(path) as temporary:

@@ -1,7 +1,7 @@
-"""A scan's trip: to what the network sees, and back to its own grid.
+"""A scan's trip: to what the network sees, and what is needed to come back to its own grid.
 
 The steps are `find_region`, `scale` and `resample`, over an array and its matrices. `preprocess_scan` does them on
-the host for training cases, inference.on_device compiles the same for the predictor.
+the host for training cases, inference.on_device compiles the same for the predictor, with the way back.
 
 nnU-Net's order: crop to non-zero, normalise, resample. Its formulas: cubic for images, per-label linear for labels,
 linear on the way back.
@@ -12,10 +12,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mednext_jax.errors import InputError
@@ -25,7 +23,6 @@ from mednext_jax.preprocess.crop import find_region, mark_outside
 from mednext_jax.preprocess.normalise import normalise
 from mednext_jax.preprocess.preprocessing import Preprocessing
 
-Array = TypeVar("Array", np.ndarray, jax.Array)
 Three = tuple[int, int, int]
 
 
@@ -116,22 +113,6 @@ def place_scan(
         resampled_shape=_three(new_shape),
         resampled_spacing=_mm_tuple(target),
     )
-
-
-def restore(array: Array, properties: Properties, fill: float = 0.0) -> Array:
-    """A map on the preprocessed grid, (d, h, w) or (d, h, w, c) -> the same on the grid of the whole scan.
-
-    Linear resampling back to the box (nnU-Net's export), `fill` outside the box. NumPy or JAX.
-    """
-    thick_axis = find_thick_axis(properties.resampled_spacing, properties.spacing)
-    boxed = resize(array, properties.box_shape, 1, thick_axis)
-    margins = [
-        (start, whole - start - size)
-        for start, size, whole in zip(properties.box_start, properties.box_shape, properties.shape, strict=True)
-    ]
-    margins += [(0, 0)] * (array.ndim - 3)
-    library = jnp if isinstance(array, jax.Array) else np
-    return library.pad(boxed, margins, constant_values=fill)
 
 
 def _three(sizes) -> Three:

@@ -76,11 +76,6 @@ class Checkpoints:
         """The steps of the whole checkpoints, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
-    @property
-    def latest(self) -> int | None:
-        """The step of the newest whole checkpoint, None if there is none."""
-        return self._manager.latest_step()
-
     def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> TrainState | None:
         """The state in the newest checkpoint that is sound, None if none was ever saved.
 

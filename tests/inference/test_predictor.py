@@ -14,13 +14,14 @@ from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
 from mednext_jax.inference.predictor import Predictor, products_in
-from mednext_jax.inference.tiles import gaussian_map, pad_to_patch, tile_starts
+from mednext_jax.inference.tiles import pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
-from mednext_jax.preprocess.trip import preprocess_scan, restore
+from mednext_jax.preprocess.trip import preprocess_scan
 from mednext_jax.weights.directory import load_model
+from tests.oracles import gaussian_weights, restore
 
 pytestmark = pytest.mark.core
 CT = {"mean": 310.0, "std": 60.0, "percentile_00_5": 150.0, "percentile_99_5": 420.0}
@@ -45,7 +46,7 @@ def by_hand(models):
         volume = np.pad(case.volume, [*pads, (0, 0)])
         total = np.zeros((*volume.shape[:3], 2))
         weight = np.zeros((*volume.shape[:3], 1))
-        gaussian = gaussian_map(recipe.patch_size)[..., None]
+        gaussian = gaussian_weights(recipe.patch_size)[..., None]
         for start in tile_starts(volume.shape[:3], recipe.patch_size, 0.5):
             here = tuple(slice(s, s + 16) for s in start)
             total[here] += np.asarray(apply({"params": model.params}, volume[here][None])[0]) * gaussian

@@ -27,7 +27,6 @@ from mednext_jax.io.nifti import (
     read_scan,
     to_volume,
     write_image,
-    write_like,
 )
 
 pytestmark = pytest.mark.core
@@ -116,7 +115,7 @@ def test_what_is_written_lies_exactly_where_the_input_lay(tmp_path, kind, sform_
     image = read_scan(tmp_path / "in.nii.gz")
     _, _, grid = to_volume(image)
     for name, like in (("grid.nii.gz", grid), ("image.nii", image)):
-        write_like(tmp_path / name, VOXELS > 30, like, np.uint8)
+        write_image(tmp_path / name, image_like(VOXELS > 30, like, np.uint8))
         before, after = nib.load(tmp_path / "in.nii.gz"), nib.load(tmp_path / name)
         assert type(after) is kind and after.get_data_dtype() == np.uint8
         np.testing.assert_array_equal(after.affine, before.affine)
@@ -132,7 +131,7 @@ def test_a_mask_is_stored_without_scaling(tmp_path):
     scaled.to_filename(tmp_path / "in.nii")
     image = read_scan(tmp_path / "in.nii")
     assert np.asarray(image.dataobj) == pytest.approx(VOXELS * 0.5, abs=1e-3)  # the slope's own rounding
-    write_like(tmp_path / "mask.nii", VOXELS % 2, image, np.uint8)
+    write_image(tmp_path / "mask.nii", image_like(VOXELS % 2, image, np.uint8))
     assert struct.unpack("<ff", (tmp_path / "mask.nii").read_bytes()[112:120]) == (1, 0)
 
 
@@ -168,7 +167,7 @@ def test_trailing_axes_of_one_are_dropped(tmp_path):
     nib.Nifti1Image(VOXELS[..., None, None], np.eye(4)).to_filename(tmp_path / "a.nii")
     image = read_scan(tmp_path / "a.nii")
     assert image.shape == SHAPE
-    write_like(tmp_path / "b.nii", VOXELS, image, np.int16)
+    write_image(tmp_path / "b.nii", image_like(VOXELS, image, np.int16))
     assert nib.load(tmp_path / "b.nii").shape == SHAPE
 
 
@@ -303,7 +302,7 @@ def test_a_header_with_any_bytes_is_read_and_written_or_refused(tmp_path, change
         return
     scan_warnings(image, path)
     volume, _, grid = to_volume(image)
-    write_like(tmp_path / "b.nii", from_volume(volume[..., 0], grid) > 30, grid, np.uint8)
+    write_image(tmp_path / "b.nii", image_like(from_volume(volume[..., 0], grid) > 30, grid, np.uint8))
     np.testing.assert_array_equal(nib.load(tmp_path / "b.nii").affine, image.affine)
 
 
@@ -478,7 +477,7 @@ def test_images_in_memory_of_any_kind_are_read_and_written(image, tmp_path):
         np.testing.assert_allclose(found.affine, AFFINE)
     volume, spacing, grid = to_volume(read_scan(image))
     assert spacing == pytest.approx((1.2, 0.8, 0.7))
-    write_like(tmp_path / "a.nii", from_volume(volume[..., 0], grid) > 30, grid, np.uint8)
+    write_image(tmp_path / "a.nii", image_like(from_volume(volume[..., 0], grid) > 30, grid, np.uint8))
     np.testing.assert_allclose(nib.load(tmp_path / "a.nii").affine, AFFINE, rtol=1e-6)
 
 

@@ -15,7 +15,8 @@ from mednext_jax.io.nifti import label_volume, read_labels, read_scan, to_volume
 from mednext_jax.prepare.prepare import prepare
 from mednext_jax.preprocess.clean import clean
 from mednext_jax.preprocess.preprocessing import Preprocessing
-from mednext_jax.preprocess.trip import Properties, preprocess_scan, restore
+from mednext_jax.preprocess.trip import Properties, preprocess_scan
+from tests.oracles import restore
 
 pytestmark = pytest.mark.core
 
