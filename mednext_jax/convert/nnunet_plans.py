@@ -193,7 +193,7 @@ def _labels_of_v2(dataset: Mapping[str, Any], file: object) -> tuple[dict[str, i
         raise InputError(
             "The data set's overlapping regions are not written as the values 1, 2, ..., each once.",
             file=file,
-            expected=f"regions_class_order: the values 1 to {len(regions)}, one a region",
+            expected=f"regions_class_order: the values 1 to {len(regions)}, one per region",
             found=str(order)[:200],
         )
     written = tuple(int(number) for number in numbers)

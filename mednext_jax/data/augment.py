@@ -22,7 +22,10 @@ SMALLEST_READ_SCALE = 0.85
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Probabilities, ranges and order of nnU-Net's default augmentation, drawn for each sample; 0: not compiled."""
+    """Probabilities, ranges and order of nnU-Net's default augmentation, drawn for each sample.
+
+    A transform of probability 0 is not compiled.
+    """
 
     policy: str = setting(
         "DA",

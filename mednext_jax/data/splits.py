@@ -28,7 +28,7 @@ def make_splits(
     """The folds that `spec` asks for.
 
     `spec`: "kfold:K" (nnU-Net's folds when each subject has one case), "stratified:COLUMN" or "stratified:COLUMN:K",
-    "loso:COLUMN" (one fold a site), or the path of a splits_final.json. `subjects`: case -> subject.
+    "loso:COLUMN" (one fold per site), or the path of a splits_final.json. `subjects`: case -> subject.
     `participants`: case -> its row of participants.tsv. Raises InputError if the split cannot be made.
     """
     if spec.endswith(".json"):

@@ -71,7 +71,7 @@ class ScoredFold:
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidation:
-    """The scores of all folds that are there. scores: a row a scan, fold after fold, (fold, case, region -> scores)."""
+    """The scores of all folds that are there. scores: one row per scan, by fold, (fold, case, region -> scores)."""
 
     first: ScoredFold
     missing: tuple[int, ...]
@@ -213,7 +213,7 @@ def _misfits(
 
 
 def table_rows(found: CrossValidation) -> list[dict[str, Any]]:
-    """A row a region, numbers unrounded: `table.csv`."""
+    """One row per region, numbers unrounded: `table.csv`."""
     rows = []
     for region, summary in found.summaries.items():
         row: dict[str, Any] = {

@@ -41,7 +41,7 @@ BACKGROUNDS = ("auto", "compute")
 
 @dataclasses.dataclass(frozen=True)
 class _Resampling:
-    """Matrices from the stored box to the network's volume and back, one an axis; None where the grids are the same.
+    """Matrices from the stored box to the network's volume and back, one per axis; None where the grids are the same.
 
     thick_axis: resampled with nearest neighbour after the slices across it (on the way there; the way back is linear,
     without a clip, and its order does not matter).

@@ -60,7 +60,7 @@ def predict(
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
-    suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
+    suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 

@@ -145,7 +145,7 @@ class Predictor:
         ]
 
     def __call__(self, scan: Source | Sequence[Source], brain_mask: str | os.PathLike | None = None) -> Segmentation:
-        """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one a channel.
+        """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one per channel.
 
         brain_mask: the file of its brain mask; all else is set to 0. A model trained with such masks needs it.
         Raises InputError for a scan that cannot be read or has another number of channels than the model.

@@ -129,7 +129,7 @@ def _bids_scans(
                 "The suffixes are not as many as the channels of the model.",
                 expected=f"{len(channel_names)}, for {', '.join(channel_names)}",
                 found=f"--suffix {suffix}",
-                hint="name one suffix a channel, with commas: T1w,FLAIR",
+                hint="name one suffix per channel, with commas: T1w,FLAIR",
             )
     if len(suffixes) == 1:
         channels = [bids.bids_scans(root, suffixes[0])]  # without a contrast in the name: the only one there is

@@ -189,7 +189,7 @@ def read_labels(source: Source) -> nib.Nifti1Image:
 def to_volume(
     images: nib.Nifti1Image | Sequence[nib.Nifti1Image], orientation: str | None = "RAS"
 ) -> tuple[np.ndarray, tuple[float, float, float], Grid]:
-    """Images of `read_scan` (one a channel) -> float32 (d, h, w, c), voxel size in mm (d, h, w), and the grid.
+    """Images of `read_scan` (one per channel) -> float32 (d, h, w, c), voxel size in mm (d, h, w), and the grid.
 
     `orientation` "RAS" turns the axes to right, anterior, superior by flips and swaps only; None keeps them as stored.
     Raises InputError if an image is not 3-D, has no usable affine, or the channels lie more than a voxel apart.

@@ -19,7 +19,7 @@ LabelValue = int | tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class RawCase:
-    """One scan to prepare: an image file a channel, its label map, and its region map and brain mask if there are."""
+    """A scan to prepare: one image file per channel, its label map, and its region map and brain mask if there are."""
 
     id: str
     images: tuple[Path, ...]

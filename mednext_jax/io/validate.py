@@ -49,7 +49,7 @@ class CaseReport:
 def validate(
     dataset: RawDataset, *, threads: int | None = None, progress: Callable[[], object] = lambda: None
 ) -> list[CaseReport]:
-    """Check every file of a data set; returns a report a case, sorted by id, and all warnings in them.
+    """Check every file of a data set; returns one report per case, sorted by id, and all warnings in them.
 
     `threads`: cases read at a time (each needs a few times the memory of a scan); `progress` is called after each.
     Raises one InputError with all errors and warnings if there is any error.

@@ -1,6 +1,6 @@
 """Region maps: which voxels of a scan are white matter, basal ganglia, ...
 
-A folder with one integer map a case, CASE.nii.gz, and `regions.json` that names the values: {"white matter": 1, ...}.
+A folder with one integer map per case, CASE.nii.gz, and `regions.json` that names the values: {"white matter": 1, ...}.
 """
 
 from __future__ import annotations

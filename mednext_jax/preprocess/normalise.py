@@ -1,4 +1,4 @@
-"""Intensity normalisation, one scheme a channel, as nnU-Net does it.
+"""Intensity normalisation, one scheme per channel, as nnU-Net does it.
 
 A scheme finds the scaling of a channel; `scale` applies it, on the host and in the compiled program. A new scheme is
 one entry of `SCHEMES`.

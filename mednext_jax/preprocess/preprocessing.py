@@ -24,9 +24,9 @@ class Preprocessing:
     orientation: str | None = "RAS"  # None leaves the axes as they are stored (nnU-Net's way)
     cleaning: tuple[str, ...] = ()  # optional steps (preprocess.clean), done before anything else
     crop_to_nonzero: bool = True
-    normalisation: tuple[str, ...] = ("zscore",)  # one scheme a channel
+    normalisation: tuple[str, ...] = ("zscore",)  # one scheme per channel
     use_mask_for_norm: bool = False  # statistics from, and values only in, the non-zero mask
-    # One mapping a channel with INTENSITY_KEYS, from the training set's foreground; only "ct" needs it.
+    # One mapping per channel with INTENSITY_KEYS, from the training set's foreground; only "ct" needs it.
     intensity_properties: tuple[Mapping[str, float], ...] | None = None
     brain_extracted: bool | None = None  # whether the training scans were; None is not recorded
 

@@ -88,7 +88,7 @@ def _text(value: float) -> str:
 
 
 class Progress:
-    """One line on stderr: a bar on a terminal, a line an epoch elsewhere."""
+    """One line on stderr: a bar on a terminal, a line per epoch elsewhere."""
 
     def __init__(self, first: int, last: int, steps_per_epoch: int, batch_size: int):
         self._batch_size = batch_size

@@ -11,7 +11,7 @@ from mednext_jax.io.atomic import atomic_file
 
 
 def draw_progress(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
-    """Draw losses and patch Dice, seconds an epoch and learning rate of the rows of metrics.csv.
+    """Draw losses and patch Dice, seconds per epoch and learning rate of the rows of metrics.csv.
 
     Returns False, without a picture, where matplotlib (the `demo` extra) is not installed.
     """
@@ -34,8 +34,8 @@ def draw_progress(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     losses.legend(handles=lines)
     losses.set_ylabel("loss")
     dice.set_ylabel("patch Dice")
-    line(seconds, "seconds", "seconds an epoch", color="b")
-    seconds.set_ylabel("seconds an epoch")
+    line(seconds, "seconds", "seconds per epoch", color="b")
+    seconds.set_ylabel("seconds per epoch")
     seconds.set_ylim(bottom=0)
     line(rate, "learning_rate", "learning rate", color="b")
     rate.set_ylabel("learning rate")
