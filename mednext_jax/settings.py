@@ -43,7 +43,7 @@ def number(lowest: float, highest: float = math.inf) -> Range:
 
 
 def one_of(*choices: str) -> Range:
-    """One of these words."""
+    """The range of a field that is one of some words."""
     return Range(" or ".join(map(repr, choices)), lambda v: v in choices)
 
 

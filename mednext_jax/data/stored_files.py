@@ -40,7 +40,7 @@ class StoredFiles:
 
     @contextlib.contextmanager
     def changing(self, name: str) -> Iterator[None]:
-        """What TensorStore raises becomes a WorkError: no space, no permission, something in the way."""
+        """Context in which TensorStore's errors become a WorkError: no space, no permission, something in the way."""
         try:
             yield
         except STORE_ERRORS as error:

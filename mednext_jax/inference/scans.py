@@ -166,7 +166,7 @@ def _channel_of(path: Path) -> tuple[str, int] | None:
 
 
 def _header_problems(scan: Scan) -> list[Problem]:
-    """What a header can tell is told for all files before the first scan is computed."""
+    """Problems that headers show, of all files, before the first scan is computed."""
     problems: list[Problem] = []
     for path in scan.files:
         try:

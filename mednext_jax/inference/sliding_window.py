@@ -127,7 +127,7 @@ def _evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> 
 
 
 def _mirrored_evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> jax.Array:
-    """The same averaged over all mirrors; a loop, so that the network is compiled once and not eight times."""
+    """Evidence averaged over all mirrors; a loop, so that the network is compiled once and not eight times."""
     if not window.mirror_axes:
         return _evidence(window, apply, params, x)
     subsets = np.array(list(itertools.product([False, True], repeat=len(window.mirror_axes))))  # (mirrors, axes)
@@ -170,7 +170,7 @@ def _add_tiles(window, apply, params, volume, table, count, total, weight):
 
 
 def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
-    """What one device does: its share of the tiles, and of every tile the planes that lie in its slab of depth.
+    """One device's work: its share of the tiles, and of every tile the planes that lie in its slab of depth.
 
     Tiles are added in the order of the table on any number of devices, so that the sums are the same.
     """

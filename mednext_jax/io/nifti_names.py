@@ -29,7 +29,7 @@ def stem(path: Path) -> str:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, hidden names left out."""
+    """Paths of what lies in a folder, sorted, hidden names left out."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 

@@ -117,7 +117,7 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
 
 
 def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Problem]:
-    """What shows only between cases: duplicates, outliers, labels that never occur."""
+    """Warnings that only all cases together show: duplicates, outliers, labels that never occur."""
     problems = []
     usable = [report for report in reports if report.voxels_hash is not None]
     by_hash = collections.defaultdict(list)

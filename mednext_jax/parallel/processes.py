@@ -127,7 +127,7 @@ def agree(name: str, value: Any) -> None:
 
 
 def code_version() -> dict[str, str]:
-    """What must be the same in every process for the same results: for `agree("code version", code_version())`."""
+    """Versions that every process must share for the same results: for `agree("code version", code_version())`."""
     package = Path(mednext_jax.__file__).parent
     sources = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

@@ -48,7 +48,7 @@ class Preprocessing:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """This part alone."""
+        """The preprocessing alone, without what a recipe or a data set adds."""
         return Preprocessing(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)})
 
     @property

@@ -38,7 +38,7 @@ class Properties:
     resampled_spacing: tuple[float, float, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The properties as plain JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod

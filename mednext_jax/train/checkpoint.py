@@ -159,7 +159,7 @@ class Checkpoints:
         self._manager.close()
 
     def _hashes(self, step: int) -> dict[str, Any] | None:
-        """What `save` wrote beside the state; None for a checkpoint of version 0.1.0, which has none."""
+        """Hashes that `save` wrote beside the state; None for a checkpoint of version 0.1.0, which has none."""
         folder = self._folder / str(step) / "hashes"
         if not folder.exists():
             return None
@@ -170,7 +170,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """What fails in here, on this process or another, is a DamagedCheckpoint on all."""
+        """Context in which a failure of any process is a DamagedCheckpoint on all."""
         found = None
         try:
             yield
