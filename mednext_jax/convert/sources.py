@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-import mednext_jax
 from mednext_jax.convert.architecture import Architecture, describe, recognise
 from mednext_jax.convert.containers import Checkpoint, read_checkpoint
 from mednext_jax.convert.nnunet_plans import Plan, plan_of_v1, plan_of_v2, to_image_axes
@@ -22,6 +21,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.json_file import MIB, read_json
 from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION, load_model, of_workdir, sha256
 from mednext_jax.weights.names import Params, from_torch_names
 from mednext_jax.weights.recipe import Recipe
@@ -125,7 +125,7 @@ def _read_file(path: Path) -> WeightSource:
         **({"nnunet": dict(plan.facts)} if plan else {}),
         "notes": notes,
         "converted_on": datetime.date.today().isoformat(),
-        "converted_with": f"mednext-jax {mednext_jax.__version__}",
+        "converted_with": f"mednext-jax {__version__}",
     }
     return WeightSource(path, checkpoint.kind, architecture.name, config, params, recipe, provenance, tuple(notes))
 

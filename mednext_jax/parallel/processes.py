@@ -29,8 +29,8 @@ import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 
-import mednext_jax
 from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory
+from mednext_jax.version import __version__
 
 ASKED = ("MEDNEXT_JAX_COORDINATOR", "MEDNEXT_JAX_PROCESSES", "MEDNEXT_JAX_PROCESS_ID")
 START_TIMEOUT = 300  # seconds; JAX's own default for the same wait
@@ -128,12 +128,12 @@ def agree(name: str, value: Any) -> None:
 
 def code_version() -> dict[str, str]:
     """Versions that every process must share for the same results: for `agree("code version", code_version())`."""
-    package = Path(mednext_jax.__file__).parent
+    package = Path(__file__).parents[1]
     sources = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         sources.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return {
-        "mednext_jax": mednext_jax.__version__,
+        "mednext_jax": __version__,
         "mednext_jax sources": sources.hexdigest()[:16],
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,

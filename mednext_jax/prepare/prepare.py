@@ -42,6 +42,7 @@ from mednext_jax.prepare.plan import (
 from mednext_jax.preprocess.clean import clean, packages
 from mednext_jax.preprocess.normalise import needs_intensities, scheme_of, uses_mask
 from mednext_jax.preprocess.trip import Properties, preprocess_scan, to_prepared_grid
+from mednext_jax.version import __version__
 
 # Part of every case's key: raise it when the same files and settings would give other voxels.
 PIPELINE = 1
@@ -311,11 +312,7 @@ def _relative(sources: dict[str, str], root: Path) -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    if package == "mednext-jax":
-        from mednext_jax import __version__
-
-        return __version__
-    return version(package)
+    return __version__ if package == "mednext-jax" else version(package)
 
 
 def _convention(meta: PreparedMeta) -> str:

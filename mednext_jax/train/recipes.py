@@ -12,7 +12,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import mednext_jax
 from mednext_jax.errors import InputError
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -20,7 +19,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 def recipe_folder() -> Path:
     """Where the recipes of the package are: in an installed package beside its rooms, in a clone at the top."""
-    package = Path(mednext_jax.__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

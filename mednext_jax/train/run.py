@@ -11,7 +11,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import mednext_jax
 from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
 from mednext_jax.evaluate.case import WHOLE
@@ -34,6 +33,7 @@ from mednext_jax.train.experiment import Experiment, data_set_hash, to_host
 from mednext_jax.train.loop import pictures_of, run_steps
 from mednext_jax.train.state import TrainState
 from mednext_jax.train.validation import score_table
+from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION, save_model
 
 # A resumed run may change these; anything else would make it another run.
@@ -139,7 +139,7 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
         print(f"{len(scores)} validation scans on the prepared grid\n{score_table(scores)}")
         by_case = {case: regions[WHOLE] for case, regions in scores.items()}
     provenance = {
-        "trained_by": f"mednext-jax {mednext_jax.__version__}",
+        "trained_by": f"mednext-jax {__version__}",
         "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
         "steps": int(state.step),
         "skipped_steps": int(state.skipped),
