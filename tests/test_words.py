@@ -29,7 +29,7 @@ COUNTED = (
 NOT_COUNTED = re.compile(
     r" (above|across|after|and|as|at|below|by|for|from|has|if|in|is|leaves|of|on|or|over|than|to|with) an? "
 )
-GIVEN_UP = re.compile(r"\bmend:|\bread_out\b|\bfront_void\b|\bbehind_front\b|\bbig_g\b|planes 0\b")
+GIVEN_UP = re.compile(r"\bmend:|\brecipe\.cleaning\b|\bread_out\b|\bfront_void\b|\bbehind_front\b|\bbig_g\b|planes 0\b")
 
 
 def first_lines(path: Path) -> Iterator[tuple[str, str]]:

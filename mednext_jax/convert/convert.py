@@ -74,7 +74,7 @@ def _describe_one(source: WeightSource) -> str:
         "heads": "5 (deep supervision)" if config.deep_supervision else "1",
         "patch": " x ".join(map(str, recipe.patch_size)) + " voxels (d, h, w)",
         "spacing": spacing,
-        "cleaning": ", ".join(recipe.cleaning) or "none",
+        "optional steps": ", ".join(recipe.optional_steps) or "none",
         "intensities": ", ".join(recipe.normalisation) + mask,
         "orientation": recipe.orientation or "as stored",
         "averages": f"{recipe.average}, mirrored along axes {', '.join(map(str, recipe.mirror_axes)) or 'none'}",

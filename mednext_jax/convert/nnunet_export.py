@@ -120,9 +120,9 @@ def _check_recipes(folds: Mapping[str, WeightSource]) -> list[str]:
     if recipe.regions_class_order is not None:
         raise InputError("A model of overlapping regions cannot be written for nnU-Net.", hint="use --to mic")
     notes = []
-    if recipe.cleaning:
+    if recipe.optional_steps:
         notes.append(
-            f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting"
+            f"nnU-Net does not repeat the training scans' {', '.join(recipe.optional_steps)}: do it before predicting"
         )
     if not recipe.crop_to_nonzero:
         notes.append("nnU-Net crops to what is not zero, this model did not: z-scores of empty borders differ")

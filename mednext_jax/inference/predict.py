@@ -124,7 +124,7 @@ def _brain_masks(
 
     Raises InputError if the folder or all masks are missing, or if the model needs them and none were named.
     """
-    needed = "brain" in predictor.recipe.cleaning
+    needed = "brain" in predictor.recipe.optional_steps
     if needed and folder is None:
         raise InputError(
             "The model was trained on brain-extracted scans and needs a brain mask for each scan.",

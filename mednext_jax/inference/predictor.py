@@ -123,7 +123,7 @@ class Predictor:
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
         self.recipe = loaded[0].recipe
-        packages(self.recipe.cleaning)  # before any work
+        packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold
         devices = jax.local_devices() if devices is None else devices
         self.window = Window(
@@ -169,7 +169,7 @@ class Predictor:
         images = [read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
         read = time.perf_counter()
-        steps = self.recipe.cleaning
+        steps = self.recipe.optional_steps
         brain = None
         if brain_mask is not None:
             brain = read_brain(brain_mask, images[0], grid)

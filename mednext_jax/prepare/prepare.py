@@ -74,14 +74,14 @@ def prepare(
     `dataset`: an nnU-Net raw data set, or a BIDS one with its label maps in the derivatives folder `labels` (`suffix`
     chooses among T1w, T2w, ...; with commas: several channels). `spacing`: mm, isotropic or three along (d, h, w) =
     (z, y, x); "median" (nnU-Net's rule) or None, each scan's own. `splits`: see data.splits.make_splits. `regions`: a
-    folder of region maps (see pvs.regions; default: `dataset`/regions if it is one), by which validation scores are
+    folder of region maps (see measure.regions; default: `dataset`/regions if it is one), by which validation scores are
     told apart.
     `n4`, `denoise`, `brain_masks` (a folder, see io.brain_masks): see preprocess.clean; all off by default.
     Raises InputError with all problems together, or if `out` holds a data set made with other settings.
     """
     switches = {"n4": n4, "denoise": denoise, "brain": brain_masks is not None}
-    cleaning = tuple(step for step, on in switches.items() if on)
-    packages(cleaning)  # before any work
+    steps = tuple(step for step, on in switches.items() if on)
+    packages(steps)  # before any work
     raw = _with_regions(_read_dataset(Path(dataset), labels, suffix), regions)
     if brain_masks is not None:
         raw = BrainMasks.open(brain_masks).added_to(raw)
@@ -89,7 +89,7 @@ def prepare(
     settings = {
         "spacing": list(spacing) if isinstance(spacing, tuple) else spacing,
         "splits": splits,
-        "cleaning": list(cleaning),
+        "cleaning": list(steps),
     }
     writer = _open_output(out, raw, settings)
     threads = threads or min(4, os.cpu_count() or 1)
@@ -194,13 +194,13 @@ def _describe(
 ) -> PreparedMeta:
     """The description of the data set to be, from what verifying it found."""
     schemes = tuple(scheme_of(name) for name in raw.channel_names)
-    cleaning = tuple(settings["cleaning"])
+    steps = tuple(settings["cleaning"])
     if spacing == "median":
         spacing = median_spacing([r.spacing for r in reports], [r.box_shape for r in reports])
     properties = None
     if needs_intensities(schemes):
         drawn = _for_each(
-            lambda case: draw_intensities(*_read_case(case, cleaning)[:2], len(raw.cases)), raw.cases, threads
+            lambda case: draw_intensities(*_read_case(case, steps)[:2], len(raw.cases)), raw.cases, threads
         )
         properties = intensity_properties(drawn)
     return PreparedMeta(
@@ -218,9 +218,9 @@ def _describe(
         subjects=raw.subjects,
         sources={report.id: _relative(report.sources, raw.root) for report in reports},
         settings=settings,
-        versions={package: _version(package) for package in (*PACKAGES, *packages(cleaning))},
+        versions={package: _version(package) for package in (*PACKAGES, *packages(steps))},
         regions=raw.regions,
-        cleaning=cleaning,
+        optional_steps=steps,
     )
 
 
@@ -236,25 +236,25 @@ def _case_key(report: CaseReport, meta: PreparedMeta) -> str:
         "classes": sorted(meta.classes.items()),
         "ignore_label": meta.ignore_label,
         "regions": sorted(meta.regions.values()),
-        "cleaning": meta.cleaning,
+        "cleaning": meta.optional_steps,
     }
     return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()
 
 
 def _read_case(
-    case: RawCase, cleaning: Sequence[str]
+    case: RawCase, optional_steps: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float], dict[str, Any]]:
     """Cleaned volume (d, h, w, c), label (d, h, w), spacing in mm, and where the scan lay."""
     images = [read_scan(path) for path in case.images]
     volume, spacing, grid = to_volume(images)
     brain = None if case.brain is None else read_brain(case.brain, images[0], grid)
-    volume = clean(volume, spacing, cleaning, brain)
+    volume = clean(volume, spacing, optional_steps, brain)
     label = label_volume(read_labels(case.label), grid)
     return volume, label, spacing, {"stored_shape": grid.shape, "affine": grid.affine.tolist()}
 
 
 def _write(case: RawCase, meta: PreparedMeta, key: str, writer: CaseWriter) -> None:
-    volume, label, spacing, where = _read_case(case, meta.cleaning)
+    volume, label, spacing, where = _read_case(case, meta.optional_steps)
     try:
         done = preprocess_scan(volume, spacing, meta.preprocessing, label)
     except InputError as error:
@@ -330,7 +330,7 @@ def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: in
     )
     schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
     where = f", {_convention(meta)}" if uses_mask(meta.normalisation) else ""
-    cleaned = f" cleaned by {', '.join(meta.cleaning)};" if meta.cleaning else ""
+    cleaned = f" cleaned by {', '.join(meta.optional_steps)};" if meta.optional_steps else ""
     return (
         f"prepared {meta.name}: {len(meta.cases)} cases of {len(set(meta.subjects.values()))} subjects in {out} "
         f"({written} written, {len(meta.cases) - written} kept)\n"

@@ -34,7 +34,7 @@ def model_card(
     spacing = (
         "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in reversed(recipe.spacing)) + " mm"
     )
-    cleaned = [f"- cleaned by {', '.join(recipe.cleaning)}"] if recipe.cleaning else []
+    cleaned = [f"- cleaned by {', '.join(recipe.optional_steps)}"] if recipe.optional_steps else []
     subjects = len({meta.subjects.get(case, case) for case in training_cases})
     lines = [
         f"# {architecture.variant_name or 'MedNeXt'} for {', '.join(n for n, v in recipe.labels.items() if v)}",

@@ -199,7 +199,7 @@ def test_a_model_that_turns_scans_to_ras_comes_back_from_nnunet_v2_as_one(tmp_pa
 
 def test_what_nnunet_does_otherwise_is_said(tmp_path, capsys):
     pytest.importorskip("torch")
-    recipe = {"threshold": 0.3, "crop_to_nonzero": False, "mirror_axes": (0,), "cleaning": ("n4",)}
+    recipe = {"threshold": 0.3, "crop_to_nonzero": False, "mirror_axes": (0,), "optional_steps": ("n4",)}
     convert(published(tmp_path / "model", **recipe), tmp_path / "v1", to="nnunet-v1")
     printed = capsys.readouterr().out
     for words in ("threshold 0.3", "crops", "mirrors all three axes", "does not repeat", "RAS order"):

@@ -211,9 +211,9 @@ def test_heavier_preprocessing_is_off_unless_asked_for(raw_dataset, brain_masks,
     pytest.importorskip("SimpleITK")
     root, masks = brain_masks
     plain = prepare(root, tmp_path / "plain", splits="kfold:3")
-    assert plain.cleaning == () and "cleaned" not in capsys.readouterr().out
+    assert plain.optional_steps == () and "cleaned" not in capsys.readouterr().out
     meta = prepare(root, tmp_path / "out", splits="kfold:3", n4=True, denoise=True, brain_masks=masks)
-    assert meta.cleaning == ("n4", "denoise", "brain") and "SimpleITK" in meta.versions
+    assert meta.optional_steps == ("n4", "denoise", "brain") and "SimpleITK" in meta.versions
     assert {"masks/sub-00_mask.nii.gz"} <= {name.removeprefix("../") for name in meta.sources["sub-00"]}
     printed = capsys.readouterr().out
     assert "cleaned by n4, denoise, brain" in printed and "Labelled voxels lie outside the brain mask" in printed
@@ -223,7 +223,7 @@ def test_heavier_preprocessing_is_off_unless_asked_for(raw_dataset, brain_masks,
     volume, spacing, grid = to_volume(scan)
     brain = label_volume(read_labels(masks / "sub-00_mask.nii.gz"), grid) != 0
     expected = preprocess_scan(
-        clean(volume, spacing, meta.cleaning, brain),
+        clean(volume, spacing, meta.optional_steps, brain),
         spacing,
         Preprocessing(spacing=(0.8,) * 3, use_mask_for_norm=True),  # decided by what the masks leave of the scans
         label_volume(read_labels(root / "labelsTr" / "sub-00.nii.gz"), grid),

@@ -98,6 +98,11 @@ def test_recipe_must_fit_the_network(tmp_path, params):
     assert not (tmp_path / "m").exists()
 
 
+def test_a_model_of_version_0_1_0_spells_a_field_otherwise(model):
+    edit(model, lambda d: d["recipe"].update(cleaning=["n4", "brain"]) or d["recipe"].pop("optional_steps"))
+    assert load_model(model).recipe == dataclasses.replace(RECIPE, optional_steps=("n4", "brain"))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
