@@ -1,6 +1,6 @@
 """Tile sizes by kernel and shape; rewritten by tools/gpu/tune_kernels.py. Read through `tiles`.
 
-H100 80GB, bfloat16, batch 2, patches of 128^3. Depthwise: (kernel, taps per axis, smallest extent). MLP: (kernel,
+H100 80GB, bfloat16, batch 2, patches of 128^3. Depthwise: (kernel, taps an axis, smallest extent). MLP: (kernel,
 channels in, channels out).
 """
 
