@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from mednext_jax.convert.writers import torch_save, torch_state
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.model.config import LEVELS, MedNeXtConfig
+from mednext_jax.preprocess.normalise import SCHEMES
 from mednext_jax.weights.recipe import Recipe
 
-_SCHEMES_V1 = {"ct": "CT", "zscore": "nonCT", "none": "noNorm"}
-_SCHEMES_V2 = {"ct": "CTNormalization", "zscore": "ZScoreNormalization", "none": "NoNormalization"}
 _TRAINER_V2 = "nnUNetTrainerMedNeXt"
 _CLASS = "nnunet_mednext.network_architecture.mednextv1.MedNextV1.MedNeXt"
 
@@ -162,6 +161,13 @@ def _spacing(recipe: Recipe) -> list[float]:
     return list(recipe.spacing)
 
 
+def _called(scheme: str, names: Sequence[str]) -> str:
+    """The first of a scheme's names in nnU-Net's plans; raises InputError if nnU-Net has none for it."""
+    if not names:
+        raise InputError(f"nnU-Net does not normalise as {scheme}.", hint="write it with --to mic")
+    return names[0]
+
+
 def _plans_v1(config: MedNeXtConfig, recipe: Recipe) -> dict[str, Any]:
     channels = range(len(recipe.channel_names))
     properties = recipe.intensity_properties
@@ -181,7 +187,9 @@ def _plans_v1(config: MedNeXtConfig, recipe: Recipe) -> dict[str, Any]:
         "num_stages": 1,
         "num_modalities": len(channels),
         "modalities": dict(enumerate(recipe.channel_names)),
-        "normalization_schemes": OrderedDict((i, _SCHEMES_V1[recipe.normalisation[i]]) for i in channels),
+        "normalization_schemes": OrderedDict(
+            (i, _called(name, SCHEMES[name].nnunet_v1)) for i, name in enumerate(recipe.normalisation)
+        ),
         "dataset_properties": {"intensityproperties": intensities, "all_classes": list(range(1, config.num_classes))},
         "original_spacings": [np.array(_spacing(recipe))],
         "original_sizes": [np.array(recipe.patch_size)],
@@ -211,7 +219,7 @@ def _plans_v2(config: MedNeXtConfig, recipe: Recipe) -> dict[str, Any]:
         "patch_size": list(recipe.patch_size),
         "median_image_size_in_voxels": [float(n) for n in recipe.patch_size],
         "spacing": _spacing(recipe),
-        "normalization_schemes": [_SCHEMES_V2[name] for name in recipe.normalisation],
+        "normalization_schemes": [_called(name, SCHEMES[name].nnunet_v2) for name in recipe.normalisation],
         "use_mask_for_norm": [recipe.use_mask_for_norm] * len(recipe.channel_names),
         "resampling_fn_data": "resample_data_or_seg_to_shape",
         "resampling_fn_seg": "resample_data_or_seg_to_shape",

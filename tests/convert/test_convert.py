@@ -16,6 +16,7 @@ from mednext_jax.convert.sources import read_sources
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.preprocess.normalise import SCHEMES, Scheme
 from mednext_jax.weights.directory import load_model, load_models, save_model
 from mednext_jax.weights.names import expected_shapes, from_torch_names, to_torch_names
 from mednext_jax.weights.recipe import Recipe
@@ -185,6 +186,16 @@ def test_what_nnunet_cannot_express_is_refused(tmp_path):
     with pytest.raises(InputError, match="target spacing"):
         convert(tmp_path / "model", tmp_path / "v2", to="nnunet-v2")
     assert not (tmp_path / "v1").exists() and not (tmp_path / "v2").exists()
+
+
+def test_a_scheme_that_nnunet_does_not_have_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(SCHEMES, "halves", Scheme(SCHEMES["none"].find))
+    model = published(tmp_path / "model", normalisation=("halves",))
+    for version in ("v1", "v2"):
+        with pytest.raises(InputError, match="does not normalise as halves"):
+            convert(model, tmp_path / version, to=f"nnunet-{version}")
+        assert not (tmp_path / version).exists()
 
 
 def test_a_model_that_turns_scans_to_ras_comes_back_from_nnunet_v2_as_one(tmp_path):
