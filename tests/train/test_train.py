@@ -5,6 +5,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,18 @@ def test_validation_scans_are_segmented_on_their_own_grid_and_scored(straight, c
     assert load_model(straight / "model").provenance["validation_dice"] == {"case_0": scores["case_0"]["dice"]}
     assert (straight / "progress.png").stat().st_size > 10_000
     assert (straight / "pictures" / f"step_{STEPS}" / "case_0.png").stat().st_size > 10_000
+
+
+def test_a_validation_scan_without_pvs_has_no_dice_and_the_model_is_written(straight, config, compiled_once, tmp_path):
+    run = shutil.copytree(straight, tmp_path / "run")
+    shutil.rmtree(run / "model")
+    summary = json.loads((run / "validation" / "summary.json").read_text())
+    summary["cases"]["case_0"]["all"]["dice"] = None
+    (run / "validation" / "summary.json").write_text(json.dumps(summary))
+    whole = copy.deepcopy(config)
+    whole.final_validation = True
+    train(whole, run)
+    assert load_model(run / "model").provenance["validation_dice"] == {"case_0": None}
 
 
 def test_cross_validation_trains_each_fold_and_collects_them(config, tmp_path, compiled_once, capsys):
