@@ -34,12 +34,12 @@ def make_splits(
     if spec.endswith(".json"):
         return read_splits(spec, list(subjects))
     kind, _, argument = spec.partition(":")
-    if kind == "kfold" and re.fullmatch(r"\d*", argument):
+    if kind == "kfold" and re.fullmatch(r"[0-9]{0,9}", argument):
         count = int(argument or DEFAULT_FOLDS)
         people = _people(subjects)
         _check_count(count, len(people), "subjects")
         return _folds(kfold(len(people), count), people, subjects)
-    if kind == "stratified" and re.fullmatch(r"[^:]+(:\d+)?", argument):
+    if kind == "stratified" and re.fullmatch(r"[^:]+(:[0-9]{1,9})?", argument):
         column, _, number = argument.partition(":")
         count = int(number or DEFAULT_FOLDS)
         people = _people(subjects)
@@ -152,10 +152,10 @@ def _column(
     """Subject -> its value in a column of participants.tsv."""
     values: dict[str, set[str]] = {person: set() for person in people}
     for case, person in subjects.items():
-        values[person].add(participants.get(case, {}).get(column, ""))
+        values[person] |= {participants.get(case, {}).get(column, "")} - {"", "n/a"}
     problems = []
     for person, found in values.items():
-        if found <= {"", "n/a"}:
+        if not found:
             what = f"A subject has no value of {column!r}."
             problems.append(Problem(what, "participants.tsv", expected=f"a value for {person}"))
         elif len(found) > 1:

@@ -13,6 +13,7 @@ from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.scores_file import write_scores
 from mednext_jax.evaluate.table import terminal_table
+from mednext_jax.io.absent import is_named
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
@@ -103,7 +104,7 @@ def find_masks(source: str | Path) -> dict[str, Path]:
     """
     source = Path(source)
     if not source.is_dir():
-        if source.is_file():
+        if is_named(source):
             return {case_of(source): source}
         raise InputError("There are no label maps.", file=source, expected="a folder or a NIfTI file", found="nothing")
     files = files_below(source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
@@ -16,10 +15,10 @@ from mednext_jax.io.raw_dataset import (
     LabelValue,
     RawCase,
     RawDataset,
-    participants_problems,
     read_participants,
     subject_of,
 )
+from mednext_jax.io.table_file import read_table
 
 SUFFIXES = ("T1w", "T2w", "FLAIR")
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
@@ -120,7 +119,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
                 hint="keep one label map for each scan",
             )
         )
-    participants = read_participants(root, [case.id for case in cases])
+    participants, warnings = read_participants(root, [case.id for case in cases])
     return RawDataset(
         name=root.resolve().name,
         root=root,
@@ -130,7 +129,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
         regions_class_order=None,
         cases=tuple(cases),
         participants=participants,
-        problems=(*problems, *participants_problems(root, participants)),
+        problems=(*problems, *warnings),
     )
 
 
@@ -158,8 +157,7 @@ def _lookup(labels: Path) -> dict[str, LabelValue]:
     tables = sorted(labels.glob("*dseg.tsv"))
     if not tables:
         return {BACKGROUND: 0, "pvs": 1}
-    with tables[0].open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = read_table(tables[0])
     try:
         found: dict[str, LabelValue] = {row["name"]: int(row["index"]) for row in rows}
         if negative := [value for value in found.values() if isinstance(value, int) and value < 0]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import is_named
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import files_in, stem
@@ -16,7 +17,6 @@ from mednext_jax.io.raw_dataset import (
     LabelValue,
     RawCase,
     RawDataset,
-    participants_problems,
     read_participants,
     subject_of,
 )
@@ -70,7 +70,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
     else:
         cases, there = _found_cases(root, ending, len(channels), problems)
     _check_count(content, there, file, problems)
-    participants = read_participants(root, [case.id for case in cases])
+    participants, warnings = read_participants(root, [case.id for case in cases])
     return RawDataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -80,7 +80,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
         regions_class_order=order,
         cases=tuple(cases),
         participants=participants,
-        problems=(*problems, *participants_problems(root, participants)),
+        problems=(*problems, *warnings),
     )
 
 
@@ -91,7 +91,7 @@ def read_ignore_label(folder: str | os.PathLike) -> int | None:
     read or its labels cannot be understood.
     """
     folder = Path(folder).absolute()
-    file = next((f for f in (folder / "dataset.json", folder.parent / "dataset.json") if f.is_file()), None)
+    file = next((f for f in (folder / "dataset.json", folder.parent / "dataset.json") if is_named(f)), None)
     if file is None:
         return None
     content = read_json(file, limit=JSON_LIMIT)
@@ -106,14 +106,15 @@ def read_ignore_label(folder: str | os.PathLike) -> int | None:
 
 
 def _as_version_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 has `modality`, labels {"0": "background"} and no file ending."""
+    """Version 1 has `modality`, labels {"0": "background"}, where any name of 0 is the background, no file ending."""
     content = dict(content)
     if "channel_names" not in content and "modality" in content:
         content["channel_names"] = content["modality"]
         content.setdefault("file_ending", NIFTI_ENDINGS[0])
     labels = content.get("labels")
     if isinstance(labels, dict) and labels and all(_whole(k) is not None for k in labels):
-        content["labels"] = {str(name): _whole(value) for value, name in labels.items()}
+        names = {value: BACKGROUND if _whole(value) == 0 else str(name) for value, name in labels.items()}
+        content["labels"] = {name: _whole(value) for value, name in names.items()}
     return content
 
 
@@ -270,7 +271,7 @@ def _listed_cases(
             problems.append(Problem(what, str(file), expected, f"{case!r}: {entry}"[:100]))
             continue
         paths = [root / os.path.expandvars(path) for path in [*images, label]]
-        absent = [path for path in paths if not path.is_file()]
+        absent = [path for path in paths if not is_named(path)]  # a link to nowhere is told when it is read
         what = "A file that dataset.json lists is missing."
         problems.extend(Problem(what, str(path), expected=f"a file of case {case}") for path in absent)
         if not absent:

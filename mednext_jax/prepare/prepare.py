@@ -23,6 +23,7 @@ from mednext_jax.data.case_store import ANNOTATED, CaseWriter
 from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.data.splits import Fold, make_splits, subject_leaks
 from mednext_jax.errors import InputError, Problem, in_groups
+from mednext_jax.io.absent import is_named
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
@@ -122,7 +123,7 @@ def prepare(
 
 
 def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | None) -> RawDataset:
-    if (root / "dataset.json").is_file():
+    if is_named(root / "dataset.json"):
         return read_nnunet_raw(root)
     if not (root.is_dir() and is_bids(root)):
         raise InputError(
@@ -143,7 +144,7 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
 
 
 def _with_regions(raw: RawDataset, folder: str | os.PathLike | None) -> RawDataset:
-    if folder is None and not (raw.root / REGIONS / NAMES).is_file():
+    if folder is None and not is_named(raw.root / REGIONS / NAMES):
         return raw
     return RegionMaps.open(Path(folder or raw.root / REGIONS)).added_to(raw)
 

@@ -106,6 +106,14 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 
 @pytest.mark.core
+def test_a_final_checkpoint_that_is_not_fetched_is_not_passed_over_for_the_best(tmp_path):
+    shutil.copy(V1, tmp_path / "model_best.model")
+    (tmp_path / "model_final_checkpoint.model").symlink_to("../.git/annex/objects/aa/bb/x.model")
+    with pytest.raises(InputError, match="datalad get"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.core
 def test_a_wrong_target_is_refused(tmp_path):
     with pytest.raises(InputError, match="unknown target"):
         convert(V1, tmp_path / "out", to="onnx")  # type: ignore[arg-type]

@@ -88,6 +88,12 @@ def test_a_table_that_names_no_subject_is_not_a_missing_table():
         make_splits("loso:site", subjects, {})
 
 
+def test_a_subject_whose_site_is_known_of_one_scan_only_has_it():
+    subjects = {"sub-1_ses-1": "sub-1", "sub-1_ses-2": "sub-1", "sub-2": "sub-2"}
+    folds = make_splits("loso:site", subjects, {"sub-1_ses-1": {"site": "A"}, "sub-2": {"site": "B"}})
+    assert [fold["val"] for fold in folds] == [["sub-1_ses-1", "sub-1_ses-2"], ["sub-2"]]
+
+
 def test_a_subject_at_two_sites_is_named():
     subjects = {"sub-1_ses-1": "sub-1", "sub-1_ses-2": "sub-1", "sub-2": "sub-2"}
     rows = {"sub-1_ses-1": {"site": "A"}, "sub-1_ses-2": {"site": "B"}, "sub-2": {"site": "A"}}
