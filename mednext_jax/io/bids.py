@@ -21,6 +21,7 @@ from mednext_jax.io.raw_dataset import (
 from mednext_jax.io.table_file import read_table
 
 SUFFIXES = ("T1w", "T2w", "FLAIR")
+NO_SCANS = ("mask", "dseg", "probseg")  # suffixes of derivatives
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
 SCAN_ENTITIES = ("ses", "acq", "run", "rec", "ce", "part", "echo")
 
@@ -52,19 +53,22 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     root = Path(root)
     scans: dict[str, list[BidsScan]] = {}
     for path in anatomical_files(root):
-        match = re.fullmatch(r"(sub-[A-Za-z0-9]+.*)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
+        match = re.fullmatch(r"(sub-.+)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
         if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
             scan = BidsScan(match[1], path, subject_of(match[1]), _entities(path).get("ses"), match[2])
             scans.setdefault(match[2], []).append(scan)
     if len(scans) != 1:
         others = sorted({name for path in anatomical_files(root) if (name := _suffix(path))})
+        choices = sorted(scans) or [name for name in others if name not in NO_SCANS]
         raise InputError(
             "No scan was found in the BIDS data set." if not scans else "The BIDS data set has several contrasts.",
             file=root,
             expected=f"sub-*/[ses-*/]anat/*_{suffix or 'T2w'}.nii.gz",
             found=", ".join(f"{len(found)} {name}" for name, found in sorted(scans.items()))
             or (f"only {', '.join(others)}" if others else "nothing"),
-            hint=f"choose with --suffix one of {', '.join(sorted(scans) or others or SUFFIXES)}",
+            hint=f"choose with --suffix one of {', '.join(choices)}"
+            if choices
+            else "name the data set itself, whose scans lie in sub-*/anat or sub-*/ses-*/anat",
         )
     (found,) = scans.values()
     names = [scan.id for scan in found]
@@ -72,6 +76,15 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     if twice:
         raise InputError("A scan is there twice.", file=root, found=few(twice), hint="keep one of .nii, .nii.gz")
     return tuple(sorted(found, key=lambda scan: scan.id))
+
+
+def suffixes_of(text: str) -> list[str]:
+    """The contrasts that --suffix names, one a channel: "T1w,FLAIR"; raises InputError for what is no such list."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(r"[A-Za-z0-9]+", name) for name in names) or len(set(names)) < len(names):
+        expected = "such as T2w, or T1w,FLAIR for two channels"
+        raise InputError("The suffix does not name contrasts, each once.", expected=expected, found=f"--suffix {text}")
+    return names
 
 
 def anatomical_files(root: Path) -> list[Path]:
@@ -93,7 +106,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
         raise InputError("The folder of label maps is missing.", file=labels, hint="check --labels")
     below = files_below(labels)
     files = [path for path in below if path.name.startswith("sub-") and is_nifti_name(path)]
-    channels = [bids_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
+    channels = [bids_scans(root, one) for one in ([None] if suffix is None else suffixes_of(suffix))]
     names = tuple(scans[0].suffix for scans in channels)
     by_id = [{scan.id: scan for scan in scans} for scans in channels]
     cases = []

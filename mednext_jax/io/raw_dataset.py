@@ -13,7 +13,7 @@ from mednext_jax.io.nifti_names import few
 from mednext_jax.io.table_file import read_table
 
 BACKGROUND = "background"
-SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+SUBJECT = re.compile(r"sub-[^_]+")  # BIDS has letters and digits; people also have sub-HC-001, sub-é
 
 # A plain label is one value; a region is the union of several.
 LabelValue = int | tuple[int, ...]

@@ -102,7 +102,9 @@ def not_3d(path: object, shape: Sequence[int]) -> InputError:
         file=path,
         expected="three axes",
         found=f"{len(shape)} axes: {' x '.join(map(str, shape))}",
-        hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
+        hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`"
+        if len(shape) > 3
+        else "stack the slices of one scan into a 3-D file",
     )
 
 

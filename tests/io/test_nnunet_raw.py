@@ -9,6 +9,7 @@ import pytest
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.nnunet_raw import read_ignore_label, read_nnunet_raw
+from mednext_jax.io.raw_dataset import subject_of
 
 pytestmark = pytest.mark.core
 
@@ -256,3 +257,9 @@ def test_an_ignore_label_that_is_not_fetched_is_not_taken_for_none(raw_dataset):
     for read in (read_nnunet_raw, lambda root: read_ignore_label(root / "labelsTr")):
         with pytest.raises(InputError, match="datalad get"):
             read(root)
+
+
+def test_names_of_subjects_with_a_hyphen_are_subjects_of_their_own():
+    assert [subject_of(name) for name in ("sub-HC-001_ses-1", "sub-HC-002", "sub-01_T2w", "x_sub-1")] == [
+        *("sub-HC-001", "sub-HC-002", "sub-01", "x_sub-1")
+    ]
