@@ -76,6 +76,7 @@ def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
             file=path,
             expected=f"{DESCRIPTION}, {_CHECKPOINTS[0]}, {_CHECKPOINTS[3]}, or folders fold_0, fold_1, ...",
             found=", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing",
+            hint=f"name the file itself, such as {file}" if (file := _some_checkpoint(path)) else None,
         )
     return found
 
@@ -145,6 +146,12 @@ def _params(checkpoint: Checkpoint, architecture: Architecture) -> Params:
 
 def _checkpoint_in(folder: Path) -> Path | None:
     return next((folder / name for name in _CHECKPOINTS if is_named(folder / name)), None)
+
+
+def _some_checkpoint(folder: Path) -> Path | None:
+    """A file of the folder that looks like weights by its ending, under a name that nnU-Net does not write."""
+    endings = (".pt", ".pth", ".ckpt", ".safetensors", ".model")
+    return next((path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)), None)
 
 
 def _unknown_recipe(config: MedNeXtConfig) -> Recipe:

@@ -135,9 +135,11 @@ def _no_model(path: Path) -> InputError:
     if (path / DESCRIPTION).is_symlink():
         refuse_absent(path / DESCRIPTION, "file", f"the model's {DESCRIPTION}")
     hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
+    if path.is_symlink() or path.is_file():
+        refuse_absent(path, "model", "a model directory")
     if not path.exists():
         return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
-    if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+    if path.is_file() and not _is_torch_file(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return InputError(
             "The model is packed.",
             file=path,
@@ -152,6 +154,15 @@ def _no_model(path: Path) -> InputError:
         found="a file" if path.is_file() else f"a folder without {DESCRIPTION}",
         hint=hint,
     )
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether torch.save wrote it: its files are zip archives, too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 def _read_description(file: Path) -> dict[str, Any]:
