@@ -147,6 +147,12 @@ def _no_model(path: Path) -> InputError:
             found="an archive",
             hint="unpack it (unzip, tar -xf) and name the folder in it",
         )
+    if path.name in (DESCRIPTION, WEIGHTS) and (path.parent / DESCRIPTION).is_file():
+        hint = f"name the folder of this file: {path.parent}"
+    elif folds := sorted(p.parents[1] for p in path.glob(f"*/model/{DESCRIPTION}")):
+        hint = f"name each of the trainings below: {' '.join(f'-m {fold}' for fold in folds[:3])} ..."
+    elif (path / "checkpoints").is_dir():
+        hint = "the training in this folder has not finished: repeat its `mednext-jax train` command"
     return InputError(
         "This is not a model directory.",
         file=path,

@@ -190,6 +190,17 @@ def test_a_pytorch_file_is_no_packed_model(tmp_path):
         load_model(tmp_path / "model")
 
 
+def test_what_lies_near_a_model_is_told_where_the_model_is(tmp_path, model):
+    with pytest.raises(InputError, match=f"name the folder of this file: {model}"):
+        load_model(model / "model.safetensors")
+    shutil.copytree(model, tmp_path / "folds" / "fold_0" / "model")
+    with pytest.raises(InputError, match=f"-m {tmp_path}/folds/fold_0"):
+        load_models(tmp_path / "folds")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="has not finished"):
+        load_models(tmp_path / "run")
+
+
 def test_a_packed_model_wants_unpacking(tmp_path, model):
     for form in ("zip", "gztar", "tar"):
         packed = shutil.make_archive(str(tmp_path / "packed"), form, model)
