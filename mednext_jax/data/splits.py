@@ -175,7 +175,7 @@ def _check_count(folds: int, there: int, what: str) -> None:
             "The data set cannot be split this way.",
             expected=f"2 or more folds, and at least as many {what}",
             found=f"{folds} folds, {there} {what}",
-            hint="ask for fewer folds, for example --splits kfold:2",
+            hint=f"ask for 2 to {there} folds" if there >= 2 else None,
         )
 
 

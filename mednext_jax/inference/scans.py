@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
+from mednext_jax.io.absent import is_named
 from mednext_jax.io.nifti_header import read_declared
 from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem, walk
 from mednext_jax.io.voxels import not_3d
@@ -49,7 +50,7 @@ def find_scans(
             expected="a folder with sub-*/[ses-*/]anat",
             hint="leave --suffix out",
         )
-    if source.is_file() or (source.is_symlink() and not source.exists()):  # a link to nowhere is told as one
+    if is_named(source) and not source.is_dir():  # what is no file is told when its header is read
         scans, problems = _plain_scans(_siblings(source, len(channel_names)), source, channel_names)
     elif not source.is_dir():
         raise InputError("The input does not exist.", file=source, expected="a scan, a folder or a BIDS data set")

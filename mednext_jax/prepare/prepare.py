@@ -131,7 +131,9 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
             file=root,
             expected="an nnU-Net raw data set (dataset.json, imagesTr, labelsTr) or a BIDS data set",
             found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else "no folder",
-            hint="check the path, or write a dataset.json",
+            hint=f"name the folder of this file: {root.parent}"
+            if root.is_file()
+            else "check the path, or write a dataset.json",
         )
     if labels is None:
         raise InputError(

@@ -121,7 +121,12 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def of_workdir(path: Path) -> Path:
-    """The model, or the ensemble of all folds, of a training's workdir; any other path as it is."""
+    """The model, or the ensemble of all folds, of a training's workdir; of a model's file, its directory.
+
+    Any other path as it is.
+    """
+    if path.name in (DESCRIPTION, WEIGHTS) and (path.parent / DESCRIPTION).is_file():
+        return path.parent
     inside = path / "model"
     holds = (inside / DESCRIPTION).is_file() or bool(_members(inside))
     return inside if holds and not (path / DESCRIPTION).is_file() else path
@@ -147,9 +152,7 @@ def _no_model(path: Path) -> InputError:
             found="an archive",
             hint="unpack it (unzip, tar -xf) and name the folder in it",
         )
-    if path.name in (DESCRIPTION, WEIGHTS) and (path.parent / DESCRIPTION).is_file():
-        hint = f"name the folder of this file: {path.parent}"
-    elif folds := sorted(p.parents[1] for p in path.glob(f"*/model/{DESCRIPTION}")):
+    if folds := sorted(p.parents[1] for p in path.glob(f"*/model/{DESCRIPTION}")):
         hint = f"name each of the trainings below: {' '.join(f'-m {fold}' for fold in folds[:3])} ..."
     elif (path / "checkpoints").is_dir():
         hint = "the training in this folder has not finished: repeat its `mednext-jax train` command"

@@ -200,6 +200,11 @@ def test_nothing_there(tmp_path):
         find_scans(tmp_path, ["T1w"])
 
 
+def test_a_device_is_not_a_missing_input():
+    with pytest.raises(InputError, match="a device, a socket or a pipe"):
+        find_scans("/dev/null", ["T1w"])
+
+
 def test_headers_are_read_before_anything_is_computed(tmp_path):
     touch(tmp_path, "good.nii.gz")
     touch(tmp_path, "4d.nii.gz", shape=(4, 5, 6, 2))

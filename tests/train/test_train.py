@@ -22,6 +22,7 @@ from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.lock import locked
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.folds import cross_validate
 from mednext_jax.train.run import LOCK
 from mednext_jax.train.stop import stop_signal
@@ -333,3 +334,11 @@ def test_a_recipe_by_name_with_changes_goes_to_a_run_or_to_every_fold(config, tm
     with pytest.raises(InputError, match="needs config.final_validation"):
         train("demo", tmp_path / "folds", overrides={"data": config.data}, cv=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_cross_validation_is_neither_one_fold_nor_in_the_folder_of_one(config, tmp_path):
+    with pytest.raises(InputError, match="config.fold chooses one"):
+        cross_validate({**TrainConfig.of(config).plain(), "fold": "1"}, tmp_path)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(InputError, match="holds one training"):
+        cross_validate(config, tmp_path)

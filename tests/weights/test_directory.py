@@ -191,8 +191,8 @@ def test_a_pytorch_file_is_no_packed_model(tmp_path):
 
 
 def test_what_lies_near_a_model_is_told_where_the_model_is(tmp_path, model):
-    with pytest.raises(InputError, match=f"name the folder of this file: {model}"):
-        load_model(model / "model.safetensors")
+    for name in ("model.safetensors", "model.json"):
+        assert load_model(model / name).recipe == RECIPE
     shutil.copytree(model, tmp_path / "folds" / "fold_0" / "model")
     with pytest.raises(InputError, match=f"-m {tmp_path}/folds/fold_0"):
         load_models(tmp_path / "folds")
