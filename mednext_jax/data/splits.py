@@ -23,7 +23,7 @@ DEFAULT_FOLDS = 5
 
 
 def make_splits(
-    spec: str, subjects: Mapping[str, str], participants: Mapping[str, Mapping[str, str]] | None = None
+    spec: str | os.PathLike, subjects: Mapping[str, str], participants: Mapping[str, Mapping[str, str]] | None = None
 ) -> list[Fold]:
     """The folds that `spec` asks for.
 
@@ -31,6 +31,7 @@ def make_splits(
     "loso:COLUMN" (one fold a site), or the path of a splits_final.json. `subjects`: case -> subject.
     `participants`: case -> its row of participants.tsv. Raises InputError if the split cannot be made.
     """
+    spec = str(spec)  # a path, perhaps
     if spec.endswith(".json"):
         return read_splits(spec, list(subjects))
     kind, _, argument = spec.partition(":")
@@ -175,7 +176,7 @@ def _check_count(folds: int, there: int, what: str) -> None:
             "The data set cannot be split this way.",
             expected=f"2 or more folds, and at least as many {what}",
             found=f"{folds} folds, {there} {what}",
-            hint=f"ask for 2 to {there} folds" if there >= 2 else None,
+            hint="ask for fewer folds, for example --splits kfold:2" if folds > there >= 2 else None,
         )
 
 

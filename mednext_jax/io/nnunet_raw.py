@@ -19,6 +19,7 @@ from mednext_jax.io.raw_dataset import (
     RawDataset,
     read_participants,
     subject_of,
+    whole_number,
 )
 
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
@@ -58,7 +59,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
                 hint="convert the scans to .nii.gz",
             )
         )
-    count = _whole(content.get("numTraining"))
+    count = whole_number(content.get("numTraining"))
     if "numTraining" in content and count is None:
         what, hint = "numTraining is not a whole number.", "correct numTraining in dataset.json"
         problems.append(Problem(what, str(file), "such as 20", str(content["numTraining"])[:100], hint))
@@ -112,22 +113,15 @@ def _as_version_2(content: dict[str, Any]) -> dict[str, Any]:
         content["channel_names"] = content["modality"]
         content.setdefault("file_ending", NIFTI_ENDINGS[0])
     labels = content.get("labels")
-    if isinstance(labels, dict) and labels and all(_whole(k) is not None for k in labels):
-        names = {value: BACKGROUND if _whole(value) == 0 else str(name) for value, name in labels.items()}
-        content["labels"] = {name: _whole(value) for value, name in names.items()}
+    if isinstance(labels, dict) and labels and all(whole_number(k) is not None for k in labels):
+        names = {value: BACKGROUND if whole_number(value) == 0 else str(name) for value, name in labels.items()}
+        content["labels"] = {name: whole_number(value) for value, name in names.items()}
     return content
-
-
-def _whole(value: Any) -> int | None:
-    """A number from 0, also one written as text ("20"); None for anything else."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _channels(value: Any, file: Path, problems: list[Problem]) -> tuple[str, ...]:
     names = value if isinstance(value, dict) else {}
-    keys = sorted(names, key=lambda key: -1 if (number := _whole(key)) is None else number)
+    keys = sorted(names, key=lambda key: -1 if (number := whole_number(key)) is None else number)
     if not names or keys != [str(i) for i in range(len(keys))]:
         problems.append(
             Problem(
@@ -156,7 +150,9 @@ def _labels(
 
     overlap = isinstance(given, dict) and any(isinstance(v, list) and len(v) > 1 for v in given.values())
     for name, value in given.items() if isinstance(given, dict) else ():
-        values = tuple(v for item in (value if isinstance(value, list) else [value]) if (v := _whole(item)) is not None)
+        values = tuple(
+            v for item in (value if isinstance(value, list) else [value]) if (v := whole_number(item)) is not None
+        )
         if not values or len(values) != (len(value) if isinstance(value, list) else 1):
             wrong(f"Label {name!r} has no valid value.", "a whole number, or a list of them", value)
         elif name == IGNORE:
@@ -182,7 +178,7 @@ def _labels(
             wrong("Two labels have the same value.", "a value for each label", given)
         return labels, ignore, None
     order = content.get("regions_class_order")
-    numbers = tuple(v for item in (order if isinstance(order, list) else []) if (v := _whole(item)) is not None)
+    numbers = tuple(v for item in (order if isinstance(order, list) else []) if (v := whole_number(item)) is not None)
     if not isinstance(order, list) or not len(numbers) == len(order) == len(labels) - 1:
         wrong("Region labels need their class order.", f"regions_class_order of {len(labels) - 1} values", order)
         return labels, ignore, None
@@ -287,7 +283,7 @@ def _check_count(content: dict[str, Any], there: set[str], file: Path, problems:
             what = "A case is listed in dataset.json but its files are not there."
             hint = "add the files, or take the case off the list"
             problems.append(Problem(what, str(file), expected=f"{case}_0000{content['file_ending']}", hint=hint))
-    if _whole(content["numTraining"]) != len(there):
+    if whole_number(content["numTraining"]) != len(there):
         problems.append(
             Problem(
                 "The number of training cases is not the one in dataset.json.",

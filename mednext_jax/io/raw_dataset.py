@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.absent import is_named
@@ -58,6 +59,13 @@ class RawDataset:
     def subjects(self) -> dict[str, str]:
         """Case id -> subject."""
         return {case.id: case.subject for case in self.cases}
+
+
+def whole_number(value: Any) -> int | None:
+    """A number from 0, also one written as text ("20"); None for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def subject_of(case: str) -> str:

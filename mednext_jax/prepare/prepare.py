@@ -59,7 +59,7 @@ def prepare(
     dataset: str | os.PathLike,
     out: str | os.PathLike,
     spacing: Spacing = 0.8,
-    splits: str = "kfold:5",
+    splits: str | os.PathLike = "kfold:5",
     labels: str | os.PathLike | None = None,
     *,
     suffix: str | None = None,
@@ -88,7 +88,7 @@ def prepare(
     spacing = _checked_spacing(spacing)
     settings = {
         "spacing": list(spacing) if isinstance(spacing, tuple) else spacing,
-        "splits": splits,
+        "splits": str(splits),
         "cleaning": list(cleaning),
     }
     writer = _open_output(out, raw, settings)

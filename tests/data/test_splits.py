@@ -134,3 +134,11 @@ def test_other_json_is_not_a_split(tmp_path, content):
 def test_a_leak_between_sessions_is_a_warning():
     (problem,) = subject_leaks([{"train": ["a1"], "val": ["a2"]}], {"a1": "a", "a2": "a"})
     assert problem.severity == "W" and problem.found == "a"
+
+
+def test_the_path_of_a_splits_file_may_be_a_path(tmp_path):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
+    assert make_splits(file, {"a": "a", "b": "b"}) == [{"train": ["a"], "val": ["b"]}]
+    with pytest.raises(InputError, match="not understood"):
+        make_splits(None, {"a": "a", "b": "b"})
