@@ -83,7 +83,7 @@ def predict(
                 raise InputError(
                     "The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}"
                 )
-            if output.name.endswith(NIFTI_ENDINGS):
+            if output.name.lower().endswith(NIFTI_ENDINGS):
                 raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
             refuse_output(output, part)
             predictor = Predictor(

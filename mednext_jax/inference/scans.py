@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
+from mednext_jax.io.absent import is_named
 from mednext_jax.io.nifti_header import read_declared
-from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem
+from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem, walk
+from mednext_jax.io.voxels import not_3d
 
+LOOKED_AT = 10_000  # files of folders below, where none of a folder is a scan
 CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
 
 
@@ -46,7 +50,7 @@ def find_scans(
             expected="a folder with sub-*/[ses-*/]anat",
             hint="leave --suffix out",
         )
-    if source.is_file() or (source.is_symlink() and not source.exists()):  # a link to nowhere is told as one
+    if is_named(source) and not source.is_dir():  # what is no file is told when its header is read
         scans, problems = _plain_scans(_siblings(source, len(channel_names)), source, channel_names)
     elif not source.is_dir():
         raise InputError("The input does not exist.", file=source, expected="a scan, a folder or a BIDS data set")
@@ -85,6 +89,9 @@ def _plain_scans(
         others = images_left_out(source)
         found = others[0].found if others else "no NIfTI file"
         hint = others[0].hint if others else None
+        if not others and (below := next(filter(is_nifti_name, itertools.islice(walk(source), LOOKED_AT)), None)):
+            found = f"none in the folder itself, but below it, such as {below.relative_to(source)}"
+            hint = "name the folder that holds them, or the whole of a BIDS data set"
         expected = "CASE.nii.gz or CASE_0000.nii.gz"
         raise InputError("There are no scans in the folder.", file=source, expected=expected, found=found, hint=hint)
     wanted = list(range(len(channel_names)))
@@ -123,7 +130,7 @@ def _bids_scans(
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     suffixes = [_bids_suffix(name) for name in channel_names]
     if suffix is not None:
-        suffixes = list(suffix.split(","))
+        suffixes = list(bids.suffixes_of(suffix))
         if len(suffixes) != len(channel_names):
             raise InputError(
                 "The suffixes are not as many as the channels of the model.",
@@ -135,6 +142,13 @@ def _bids_scans(
         channels = [bids.bids_scans(root, suffixes[0])]  # without a contrast in the name: the only one there is
     else:
         channels = [bids.bids_scans(root, s or n) for s, n in zip(suffixes, channel_names, strict=True)]
+    if len({scans[0].suffix for scans in channels}) < len(channels):
+        raise InputError(
+            "Several channels of the model would be one and the same scan.",
+            file=root,
+            found=", ".join(f"{name}: {scans[0].suffix}" for name, scans in zip(channel_names, channels, strict=True)),
+            hint="name one suffix a channel, with commas: --suffix T1w,FLAIR",
+        )
     found = [{scan.id: scan.path for scan in channel} for channel in channels]
     scans, problems = [], []
     for case in sorted(set().union(*found)):
@@ -175,13 +189,5 @@ def _header_problems(scan: Scan) -> list[Problem]:
             problems += error.problems
             continue
         if len(shape) != 3:
-            problems.append(
-                Problem(
-                    "The scan is not one 3-D volume.",
-                    file=str(path),
-                    expected="three axes",
-                    found=" x ".join(map(str, shape)),
-                    hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
-                )
-            )
+            problems += not_3d(path, shape).problems
     return problems

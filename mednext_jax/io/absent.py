@@ -13,6 +13,11 @@ ANNEX_START = b"/annex/objects/"
 ANNEX_HINT = "fetch it with `datalad get {file}` or `git annex get {file}`"
 
 
+def is_named(path: Path) -> bool:
+    """Whether something has this name: a link to nowhere, too, which reading it explains."""
+    return path.is_symlink() or path.exists()
+
+
 def refuse_absent(path: str | os.PathLike, what: str, expected: str) -> None:
     """Raise InputError that says why the content of a file is not there, and how to get it; or return.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
@@ -16,12 +15,13 @@ from mednext_jax.io.raw_dataset import (
     LabelValue,
     RawCase,
     RawDataset,
-    participants_problems,
     read_participants,
     subject_of,
 )
+from mednext_jax.io.table_file import read_table
 
 SUFFIXES = ("T1w", "T2w", "FLAIR")
+NO_SCANS = ("mask", "dseg", "probseg")  # suffixes of derivatives
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
 SCAN_ENTITIES = ("ses", "acq", "run", "rec", "ce", "part", "echo")
 
@@ -52,19 +52,22 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     root = Path(root)
     scans: dict[str, list[BidsScan]] = {}
     for path in anatomical_files(root):
-        match = re.fullmatch(r"(sub-[A-Za-z0-9]+.*)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
+        match = re.fullmatch(r"(sub-.+)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
         if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
             scan = BidsScan(match[1], path, subject_of(match[1]), match[2])
             scans.setdefault(match[2], []).append(scan)
     if len(scans) != 1:
         others = sorted({name for path in anatomical_files(root) if (name := _suffix(path))})
+        choices = sorted(scans) or [name for name in others if name not in NO_SCANS]
         raise InputError(
             "No scan was found in the BIDS data set." if not scans else "The BIDS data set has several contrasts.",
             file=root,
             expected=f"sub-*/[ses-*/]anat/*_{suffix or 'T2w'}.nii.gz",
             found=", ".join(f"{len(found)} {name}" for name, found in sorted(scans.items()))
             or (f"only {', '.join(others)}" if others else "nothing"),
-            hint=f"choose with --suffix one of {', '.join(sorted(scans) or others or SUFFIXES)}",
+            hint=f"choose with --suffix one of {', '.join(choices)}"
+            if choices
+            else "name the data set itself, whose scans lie in sub-*/anat or sub-*/ses-*/anat",
         )
     (found,) = scans.values()
     names = [scan.id for scan in found]
@@ -72,6 +75,15 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     if twice:
         raise InputError("A scan is there twice.", file=root, found=few(twice), hint="keep one of .nii, .nii.gz")
     return tuple(sorted(found, key=lambda scan: scan.id))
+
+
+def suffixes_of(text: str) -> list[str]:
+    """The contrasts that --suffix names, one a channel: "T1w,FLAIR"; raises InputError for what is no such list."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(r"[A-Za-z0-9]+", name) for name in names) or len(set(names)) < len(names):
+        expected = "such as T2w, or T1w,FLAIR for two channels"
+        raise InputError("The suffix does not name contrasts, each once.", expected=expected, found=f"--suffix {text}")
+    return names
 
 
 def anatomical_files(root: Path) -> list[Path]:
@@ -93,7 +105,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
         raise InputError("The folder of label maps is missing.", file=labels, hint="check --labels")
     below = files_below(labels)
     files = [path for path in below if path.name.startswith("sub-") and is_nifti_name(path)]
-    channels = [bids_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
+    channels = [bids_scans(root, one) for one in ([None] if suffix is None else suffixes_of(suffix))]
     names = tuple(scans[0].suffix for scans in channels)
     by_id = [{scan.id: scan for scan in scans} for scans in channels]
     cases = []
@@ -119,7 +131,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
                 hint="keep one label map for each scan",
             )
         )
-    participants = read_participants(root, [case.id for case in cases])
+    participants, warnings = read_participants(root, [case.id for case in cases])
     return RawDataset(
         name=root.resolve().name,
         root=root,
@@ -129,7 +141,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
         regions_class_order=None,
         cases=tuple(cases),
         participants=participants,
-        problems=(*problems, *participants_problems(root, participants)),
+        problems=(*problems, *warnings),
     )
 
 
@@ -157,8 +169,7 @@ def _lookup(labels: Path) -> dict[str, LabelValue]:
     tables = sorted(labels.glob("*dseg.tsv"))
     if not tables:
         return {BACKGROUND: 0, "pvs": 1}
-    with tables[0].open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = read_table(tables[0])
     try:
         found: dict[str, LabelValue] = {row["name"]: int(row["index"]) for row in rows}
         if negative := [value for value in found.values() if isinstance(value, int) and value < 0]:

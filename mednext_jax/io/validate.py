@@ -60,7 +60,12 @@ def validate(
             progress()
         reports = [future.result() for future in futures]
     across = across_cases(reports, dataset)
-    problems = [*dataset.problems, *(p for report in reports for p in report.problems), *across]
+    problems = [
+        *_not_utf8(dataset.cases),
+        *dataset.problems,
+        *(p for report in reports for p in report.problems),
+        *across,
+    ]
     if not dataset.cases:
         problems.append(Problem("The data set has no complete case.", str(dataset.root)))
     if any(problem.severity == "E" for problem in problems):
@@ -68,6 +73,13 @@ def validate(
     if reports:
         reports[0] = dataclasses.replace(reports[0], problems=(*dataset.problems, *reports[0].problems, *across))
     return reports
+
+
+def _not_utf8(cases: Sequence[RawCase]) -> list[Problem]:
+    """Names that a prepared data set, which may lie in a bucket, cannot have."""
+    what, hint = "The name of a case is not UTF-8.", "rename its files"
+    named = ((case, case.id.encode("utf-8", "ignore").decode()) for case in cases)
+    return [Problem(what, str(case.images[0]), hint=hint) for case, text in named if text != case.id]
 
 
 def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:

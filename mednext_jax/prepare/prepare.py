@@ -23,6 +23,7 @@ from mednext_jax.data.case_store import ANNOTATED, CaseWriter
 from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.data.splits import Fold, make_splits, subject_leaks
 from mednext_jax.errors import InputError, Problem, in_groups
+from mednext_jax.io.absent import is_named
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
@@ -59,7 +60,7 @@ def prepare(
     dataset: str | os.PathLike,
     out: str | os.PathLike,
     spacing: Spacing = 0.8,
-    splits: str = "kfold:5",
+    splits: str | os.PathLike = "kfold:5",
     labels: str | os.PathLike | None = None,
     *,
     suffix: str | None = None,
@@ -88,7 +89,7 @@ def prepare(
     spacing = _checked_spacing(spacing)
     settings = {
         "spacing": list(spacing) if isinstance(spacing, tuple) else spacing,
-        "splits": splits,
+        "splits": str(splits),
         "cleaning": list(steps),
     }
     writer = _open_output(out, raw, settings)
@@ -123,7 +124,7 @@ def prepare(
 
 
 def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | None) -> RawDataset:
-    if (root / "dataset.json").is_file():
+    if is_named(root / "dataset.json"):
         return read_nnunet_raw(root)
     if not (root.is_dir() and is_bids(root)):
         raise InputError(
@@ -131,7 +132,9 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
             file=root,
             expected="an nnU-Net raw data set (dataset.json, imagesTr, labelsTr) or a BIDS data set",
             found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else "no folder",
-            hint="check the path, or write a dataset.json",
+            hint=f"name the folder of this file: {root.parent}"
+            if root.is_file()
+            else "check the path, or write a dataset.json",
         )
     if labels is None:
         raise InputError(
@@ -144,7 +147,7 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
 
 
 def _with_regions(raw: RawDataset, folder: str | os.PathLike | None) -> RawDataset:
-    if folder is None and not (raw.root / REGIONS / NAMES).is_file():
+    if folder is None and not is_named(raw.root / REGIONS / NAMES):
         return raw
     return RegionMaps.open(Path(folder or raw.root / REGIONS)).added_to(raw)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -143,7 +144,7 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
         "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
         "steps": int(state.step),
         "skipped_steps": int(state.skipped),
-        "validation_dice": None if by_case is None else {case: row["dice"] for case, row in by_case.items()},
+        "validation_dice": None if by_case is None else {case: _or_none(row["dice"]) for case, row in by_case.items()},
         "config": experiment.config.plain(),
     }
     card = model_card(
@@ -157,6 +158,11 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
     save_model(model, experiment.architecture, params, experiment.recipe, provenance)
     with atomic_file(model / "README.md") as path:
         path.write_text(card)
+
+
+def _or_none(score: float) -> float | None:
+    """JSON has no NaN, which the Dice of a scan without PVS is where none is found either."""
+    return None if math.isnan(score) else score
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:

@@ -121,7 +121,12 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def of_workdir(path: Path) -> Path:
-    """The model, or the ensemble of all folds, of a training's workdir; any other path as it is."""
+    """The model, or the ensemble of all folds, of a training's workdir; of a model's file, its directory.
+
+    Any other path as it is.
+    """
+    if path.name in (DESCRIPTION, WEIGHTS) and (path.parent / DESCRIPTION).is_file():
+        return path.parent
     inside = path / "model"
     holds = (inside / DESCRIPTION).is_file() or bool(_members(inside))
     return inside if holds and not (path / DESCRIPTION).is_file() else path
@@ -135,9 +140,11 @@ def _no_model(path: Path) -> InputError:
     if (path / DESCRIPTION).is_symlink():
         refuse_absent(path / DESCRIPTION, "file", f"the model's {DESCRIPTION}")
     hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
+    if path.is_symlink() or path.is_file():
+        refuse_absent(path, "model", "a model directory")
     if not path.exists():
         return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
-    if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+    if path.is_file() and not _is_torch_file(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return InputError(
             "The model is packed.",
             file=path,
@@ -145,6 +152,10 @@ def _no_model(path: Path) -> InputError:
             found="an archive",
             hint="unpack it (unzip, tar -xf) and name the folder in it",
         )
+    if folds := sorted(p.parents[1] for p in path.glob(f"*/model/{DESCRIPTION}")):
+        hint = f"name each of the trainings below: {' '.join(f'-m {fold}' for fold in folds[:3])} ..."
+    elif (path / "checkpoints").is_dir():
+        hint = "the training in this folder has not finished: repeat its `mednext-jax train` command"
     return InputError(
         "This is not a model directory.",
         file=path,
@@ -152,6 +163,15 @@ def _no_model(path: Path) -> InputError:
         found="a file" if path.is_file() else f"a folder without {DESCRIPTION}",
         hint=hint,
     )
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether torch.save wrote it: its files are zip archives, too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 def _read_description(file: Path) -> dict[str, Any]:

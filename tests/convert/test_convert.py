@@ -107,6 +107,21 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 
 @pytest.mark.core
+def test_a_final_checkpoint_that_is_not_fetched_is_not_passed_over_for_the_best(tmp_path):
+    shutil.copy(V1, tmp_path / "model_best.model")
+    (tmp_path / "model_final_checkpoint.model").symlink_to("../.git/annex/objects/aa/bb/x.model")
+    with pytest.raises(InputError, match="datalad get"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.core
+def test_weights_under_another_name_in_a_folder_are_named(tmp_path):
+    shutil.copy(V1, tmp_path / "best.pt")
+    with pytest.raises(InputError, match=r"name the file itself, such as .*best\.pt"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.core
 def test_a_wrong_target_is_refused(tmp_path):
     with pytest.raises(InputError, match="unknown target"):
         convert(V1, tmp_path / "out", to="onnx")  # type: ignore[arg-type]

@@ -287,11 +287,14 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
         predictor([path, path])
     with pytest.raises(InputError, match="spacing"):
         Predictor([models[0], variant(spacing=(1.0, 1.0, 1.0))])
-    for wrong in ({"threshold": 1.0}, {"threshold": -0.1}, {"step": 0.0}, {"step": 1.5}):
+    numbers = {"threshold": (1.0, -0.1, "0.5"), "step": (0.0, 1.5, "a"), "tile_batch": (0, -1, "a")}
+    for wrong in ({name: value} for name, values in numbers.items() for value in values):
         with pytest.raises(InputError):
             Predictor(models[0], **wrong)
     with pytest.raises(InputError, match="No model"):
         Predictor([])
+    with pytest.raises(InputError, match="NoneType"):
+        Predictor(None)
     with pytest.raises(InputError, match="not finite"):
         predictor(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)))
     with pytest.raises(InputError, match="constant"):
@@ -301,6 +304,18 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
             predictor(wrong)
     with pytest.raises(InputError, match="channels") as error:
         predictor([np.zeros((20, 20, 20))] * 3)
+    assert len(str(error.value)) < 500
+
+
+def test_arrays_of_other_libraries_are_one_scan_and_masks_may_be_in_memory(predictor, save_scan, tmp_path):
+    scan = nib.load(save_scan(tmp_path / "a.nii.gz"))
+    voxels = np.asarray(scan.dataobj)
+    with pytest.warns(UserWarning, match="1 mm"):
+        assert predictor.load(jax.numpy.asarray(voxels)).properties.shape == predictor.load(voxels).properties.shape
+    mask = nib.Nifti1Image(np.ones(scan.shape, np.uint8), scan.affine)
+    assert predictor.load(scan, mask).properties == predictor.load(scan).properties
+    with pytest.raises(InputError, match="the brain mask in memory") as error:
+        predictor.load(scan, mask.slicer[1:])
     assert len(str(error.value)) < 500
 
 

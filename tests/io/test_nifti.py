@@ -517,6 +517,14 @@ def test_an_array_is_read_with_a_warning_that_its_grid_is_not_known():
         read_scan(np.array([[["text"]]]))
 
 
+def test_true_and_false_are_a_mask():
+    mask = VOXELS.mean() < VOXELS
+    with pytest.warns(UserWarning, match="1 mm"):
+        labels, scan = read_labels(mask), read_scan(mask)
+    for image in (labels, scan):
+        np.testing.assert_array_equal(np.asarray(image.dataobj), mask)
+
+
 def test_the_checksum_of_an_image_that_nibabel_opened_is_judged_too(tmp_path):
     path = tmp_path / "a.nii.gz"
     save(path, np.random.default_rng(0).normal(300, 80, (24, 24, 20)).astype(np.int16))

@@ -271,3 +271,12 @@ def test_something_that_is_no_data_set(tmp_path, make):
     make(tmp_path / "data")
     with pytest.raises(InputError, match="not understood"):
         prepare(tmp_path / "data", tmp_path / "out")
+
+
+def test_a_name_that_is_not_utf8_is_told_before_anything_is_written(raw_dataset, tmp_path):
+    root = raw_dataset(cases=("a", "b"))
+    for old in sorted(root.glob("*/a*")):
+        old.rename(old.with_name(old.name.replace("a", "caf\udce9", 1)))
+    with pytest.raises(InputError, match=r"not UTF-8[\s\S]*caf\\udce9_0000\.nii\.gz[\s\S]*rename"):
+        prepare(root, tmp_path / "out", splits="kfold:2")
+    assert not (tmp_path / "out").exists()
