@@ -123,6 +123,15 @@ def prepare(
 
 def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | None) -> RawDataset:
     if (root / "dataset.json").is_file():
+        given = {"--labels": labels, "--suffix": suffix}
+        if of_bids := [name for name, value in given.items() if value is not None]:
+            raise InputError(
+                f"{' and '.join(of_bids)} are for BIDS data sets; this is an nnU-Net raw one.",
+                file=root / "dataset.json",
+                expected="label maps in labelsTr, channels as dataset.json names them",
+                found=", ".join(f"{name} {given[name]}" for name in of_bids),
+                hint="leave them out, or name the BIDS data set",
+            )
         return read_nnunet_raw(root)
     if not (root.is_dir() and is_bids(root)):
         raise InputError(

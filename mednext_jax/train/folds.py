@@ -27,6 +27,13 @@ def cross_validate(config: ConfigDict | TrainConfig, workdir: str | Path) -> Pat
     config = TrainConfig.of(config)
     workdir = Path(workdir)
     folds = range(len(CaseStore.open(config.data).splits))
+    if config.fold != TrainConfig.fold:
+        raise InputError(
+            "Cross-validation trains every fold; config.fold chooses one.",
+            expected="--cv without config.fold",
+            found=f"config.fold = {config.fold}",
+            hint="leave --cv out to train one fold, and evaluate --cv for the table",
+        )
     if not config.final_validation:
         raise InputError("Cross-validation needs config.final_validation.", expected=True, found=False)
     for fold in folds:

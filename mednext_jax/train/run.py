@@ -57,6 +57,7 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
             else:
                 if not (workdir / "config.json").is_file():
                     _refuse_other_files(workdir)
+                    _refuse_needless(checked)
                 experiment = Experiment.of(checked)
         if finished:
             print(f"This run has finished: {model}")
@@ -75,6 +76,16 @@ def _refuse_other_files(workdir: Path) -> None:
     """Raise InputError if the folder holds more than the hidden files of a run that was killed at its start."""
     if not workdir.is_dir() or any(not path.name.startswith(".") for path in workdir.iterdir()):
         refuse_existing(workdir)
+
+
+def _refuse_needless(config: TrainConfig) -> None:
+    """Raise InputError for a field that the rest of the configuration would leave without effect."""
+    if config.upkern and not config.init_from:
+        raise InputError(
+            "config.upkern enlarges the kernels of config.init_from, which is not set.",
+            expected="config.init_from, a model directory",
+            found="config.upkern = True alone",
+        )
 
 
 def _check_finished(config: TrainConfig, model: Path) -> None:
