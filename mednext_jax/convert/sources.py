@@ -19,7 +19,7 @@ from mednext_jax.convert.containers import Checkpoint, read_checkpoint
 from mednext_jax.convert.nnunet_plans import Plan, plan_of_v1, plan_of_v2, to_image_axes
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
-from mednext_jax.io.absent import refuse_absent
+from mednext_jax.io.absent import is_dangling, refuse_absent, refuse_no_folder
 from mednext_jax.io.json_file import MIB, read_json
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.directory import DESCRIPTION, load_model, of_workdir, sha256
@@ -64,7 +64,9 @@ def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
     if checkpoint is not None:
         return {"": _read_file(checkpoint)}
     found: dict[str, WeightSource] = {}
-    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name) and p.is_dir()):
+    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name)):
+        if is_dangling(fold):
+            refuse_no_folder(fold, "A fold is missing.", expected="a folder with a checkpoint")
         checkpoint = _checkpoint_in(fold)
         if (fold / DESCRIPTION).is_file():
             found[fold.name] = _read_model(fold)
@@ -144,7 +146,7 @@ def _params(checkpoint: Checkpoint, architecture: Architecture) -> Params:
 
 
 def _checkpoint_in(folder: Path) -> Path | None:
-    return next((folder / name for name in _CHECKPOINTS if (folder / name).is_file()), None)
+    return next((folder / name for name in _CHECKPOINTS if os.path.lexists(folder / name)), None)
 
 
 def _unknown_recipe(config: MedNeXtConfig) -> Recipe:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
+from mednext_jax.io.absent import refuse_no_folder
 from mednext_jax.io.nifti_header import read_declared
 from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem
 
@@ -49,7 +50,7 @@ def find_scans(
     if source.is_file() or (source.is_symlink() and not source.exists()):  # a link to nowhere is told as one
         scans, problems = _plain_scans(_siblings(source, len(channel_names)), source, channel_names)
     elif not source.is_dir():
-        raise InputError("The input does not exist.", file=source, expected="a scan, a folder or a BIDS data set")
+        refuse_no_folder(source, "The input does not exist.", expected="a scan, a folder or a BIDS data set")
     elif bids.is_bids(source):
         scans, problems = _bids_scans(source, channel_names, suffix)
     else:
@@ -136,7 +137,8 @@ def _bids_scans(
     else:
         channels = [bids.bids_scans(root, s or n) for s, n in zip(suffixes, channel_names, strict=True)]
     found = [{scan.id: scan.path for scan in channel} for channel in channels]
-    scans, problems = [], []
+    scans = []
+    problems = [(Path(problem.file or "").name, problem) for problem in bids.absent_subjects(root)]
     for case in sorted(set().union(*found)):
         if not all(case in files for files in found):
             there = ", ".join(files[case].name for files in found if case in files)

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import refuse_no_folder
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import Grid, label_volume, read_labels
 from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, stem
@@ -34,8 +35,7 @@ class BrainMasks:
     def open(cls, folder: str | os.PathLike) -> BrainMasks:
         """List a folder; raises InputError if it is missing."""
         folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError("The folder of brain masks is missing.", file=folder, hint="check --brain-masks")
+        refuse_no_folder(folder, "The folder of brain masks is missing.", hint="check --brain-masks")
         files: dict[str, tuple[Path, ...]] = {}
         for path in filter(is_nifti_name, files_below(folder)):
             files[stem(path)] = (*files.get(stem(path), ()), path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import found_at
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import files_in, stem
@@ -91,7 +92,7 @@ def read_ignore_label(folder: str | os.PathLike) -> int | None:
     read or its labels cannot be understood.
     """
     folder = Path(folder).absolute()
-    file = next((f for f in (folder / "dataset.json", folder.parent / "dataset.json") if f.is_file()), None)
+    file = next((f for f in (folder / "dataset.json", folder.parent / "dataset.json") if os.path.lexists(f)), None)
     if file is None:
         return None
     content = read_json(file, limit=JSON_LIMIT)
@@ -201,10 +202,10 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
     images, labels = root / "imagesTr", root / "labelsTr"
     missing = [folder for folder in (images, labels) if not folder.is_dir()]
     if missing:
-        problems.extend(
-            Problem("A folder of the data set is missing.", str(folder), hint="see nnU-Net's dataset format")
-            for folder in missing
-        )
+        for folder in missing:
+            there, hint = found_at(folder)
+            hint = hint or "see nnU-Net's dataset format"
+            problems.append(Problem("A folder of the data set is missing.", str(folder), found=there, hint=hint))
         raise InputError.of(problems)
     found: dict[str, dict[int, Path]] = {}
     label_of: dict[str, Path] = {}
@@ -271,8 +272,9 @@ def _listed_cases(
             continue
         paths = [root / os.path.expandvars(path) for path in [*images, label]]
         absent = [path for path in paths if not path.is_file()]
-        what = "A file that dataset.json lists is missing."
-        problems.extend(Problem(what, str(path), expected=f"a file of case {case}") for path in absent)
+        for path in absent:
+            what = "A file that dataset.json lists is missing."
+            problems.append(Problem(what, str(path), f"a file of case {case}", *found_at(path)))
         if not absent:
             cases.append(RawCase(case, tuple(paths[:-1]), paths[-1], subject_of(case)))
     return cases, set(entries)

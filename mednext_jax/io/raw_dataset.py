@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import refuse_absent
 
 BACKGROUND = "background"
 SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
@@ -68,11 +70,12 @@ def read_participants(folder: Path, cases: Sequence[str]) -> dict[str, dict[str,
     """Case id -> its row of FOLDER/participants.tsv, found by case name or by subject; empty if there is no such file.
 
     A participant may be written with or without "sub-"; a case without a row has an empty one.
-    Raises InputError if the file has no participant_id column or repeats a participant.
+    Raises InputError if the file's content is not there, has no participant_id column or repeats a participant.
     """
     path = folder / "participants.tsv"
-    if not path.is_file():
+    if not os.path.lexists(path) or (path.is_file() and not path.stat().st_size):
         return {}
+    refuse_absent(path, "participants table", "a tab-separated table")
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     if rows and "participant_id" not in rows[0]:

@@ -23,6 +23,7 @@ from mednext_jax.data.case_store import ANNOTATED, CaseWriter
 from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.data.splits import Fold, make_splits, subject_leaks
 from mednext_jax.errors import InputError, Problem, in_groups
+from mednext_jax.io.absent import found_at
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
@@ -122,7 +123,7 @@ def prepare(
 
 
 def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | None) -> RawDataset:
-    if (root / "dataset.json").is_file():
+    if os.path.lexists(root / "dataset.json"):
         given = {"--labels": labels, "--suffix": suffix}
         if of_bids := [name for name, value in given.items() if value is not None]:
             raise InputError(
@@ -134,12 +135,13 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
             )
         return read_nnunet_raw(root)
     if not (root.is_dir() and is_bids(root)):
+        found, hint = ("a file", None) if root.exists() else found_at(root)
         raise InputError(
             "The data set is not understood.",
             file=root,
             expected="an nnU-Net raw data set (dataset.json, imagesTr, labelsTr) or a BIDS data set",
-            found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else "no folder",
-            hint="check the path, or write a dataset.json",
+            found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else found,
+            hint=hint or "check the path, or write a dataset.json",
         )
     if labels is None:
         raise InputError(
@@ -152,7 +154,7 @@ def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | No
 
 
 def _with_regions(raw: RawDataset, folder: str | os.PathLike | None) -> RawDataset:
-    if folder is None and not (raw.root / REGIONS / NAMES).is_file():
+    if folder is None and not os.path.lexists(raw.root / REGIONS / NAMES):
         return raw
     return RegionMaps.open(Path(folder or raw.root / REGIONS)).added_to(raw)
 

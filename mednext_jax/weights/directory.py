@@ -22,7 +22,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from mednext_jax.errors import InputError, Problem, WorkError
-from mednext_jax.io.absent import refuse_absent
+from mednext_jax.io.absent import is_dangling, refuse_absent, refuse_no_folder
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
@@ -128,7 +128,9 @@ def of_workdir(path: Path) -> Path:
 
 
 def _members(path: Path) -> list[Path]:
-    return sorted(p.parent for p in path.glob(f"fold_*/{DESCRIPTION}")) if path.is_dir() else []
+    """The models of an ensemble; one whose content is not there too, so that it is missed."""
+    folds = sorted(path.glob("fold_*")) if path.is_dir() else []
+    return [fold for fold in folds if is_dangling(fold) or os.path.lexists(fold / DESCRIPTION)]
 
 
 def _no_model(path: Path) -> InputError:
@@ -136,7 +138,7 @@ def _no_model(path: Path) -> InputError:
         refuse_absent(path / DESCRIPTION, "file", f"the model's {DESCRIPTION}")
     hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
     if not path.exists():
-        return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
+        refuse_no_folder(path, "The model does not exist.", expected="a model directory", hint=hint)
     if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return InputError(
             "The model is packed.",
