@@ -53,11 +53,13 @@ def grid_problems(
 
 
 def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
-    """What is odd about one scan of `read_scan`, as warnings; `file` names it. For every command that reads scans.
+    """What is odd about one scan of `read_scan`, as warnings; `file` names it."""
+    return grid_warnings(image, file) + intensity_warnings(image, file)
 
-    Its grid: `grid_warnings`. Its intensities: voxels so far beyond all others that these look alike.
-    """
-    found = grid_warnings(image, file)
+
+def intensity_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
+    """What is odd about the intensities of a scan, as warnings: voxels so far beyond others that these look alike."""
+    found: list[Problem] = []
     if (far := _far_voxels(np.asanyarray(image.dataobj))) is not None:
         hint = "correct these voxels: normalisation leaves little contrast beside them"
         _warner(found, file)(
@@ -137,7 +139,7 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
 def _warner(found: list[Problem], file: object) -> Callable[[str, object, object, str | None], None]:
     def warn(what: str, expected: object, there: object, hint: str | None) -> None:
         wanted, is_there = (None if value is None else str(value) for value in (expected, there))
-        found.append(Problem(what, str(file), wanted, is_there, hint, "W"))
+        found.append(Problem(what, None if file is None else str(file), wanted, is_there, hint, "W"))
 
     return warn
 
