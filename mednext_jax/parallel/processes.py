@@ -30,7 +30,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import mednext_jax
-from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory
+from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory, shown
 
 ASKED = ("MEDNEXT_JAX_COORDINATOR", "MEDNEXT_JAX_PROCESSES", "MEDNEXT_JAX_PROCESS_ID")
 START_TIMEOUT = 300  # seconds; JAX's own default for the same wait
@@ -202,6 +202,7 @@ def leaving_at_once() -> Iterator[None]:
 
 
 def _tell(text: str) -> None:
+    text = "\n".join(shown(line) for line in text.split("\n"))  # the system's own words repeat file names
     print(f"mednext-jax: process {jax.process_index()} of {jax.process_count()}: {text}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mednext_jax.data.prepared import PreparedMeta
+from mednext_jax.errors import shown
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cohort import summarise
 from mednext_jax.model.config import MedNeXtConfig
@@ -62,7 +63,7 @@ def model_card(
         "- Known only for scans like those above: other scanners, contrasts, ages and diseases are untested.",
         "- PVS narrower than a voxel, and their look-alikes (lacunes, hyperintensities, sulci), are where it errs.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(shown(line) for line in lines) + "\n"
 
 
 def _score_lines(scores: Mapping[str, Scores] | None) -> list[str]:
