@@ -27,6 +27,7 @@ from mednext_jax.io.absent import found_at
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
+from mednext_jax.io.geometry import in_mm
 from mednext_jax.io.nifti import grid_of, label_volume, read_labels, read_scan, to_volume
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
@@ -337,11 +338,7 @@ def _convention(meta: PreparedMeta) -> str:
 
 def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: int) -> str:
     names = [name for name in meta.labels if meta.labels[name] not in (0, (0,))]
-    spacing = (
-        "each scan's own voxel size"
-        if meta.spacing is None
-        else " x ".join(f"{s:g}" for s in reversed(meta.spacing)) + " mm"  # x, y, z, as files have it
-    )
+    spacing = "each scan's own voxel size" if meta.spacing is None else in_mm(reversed(meta.spacing))
     schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
     where = f", {_convention(meta)}" if uses_mask(meta.normalisation) else ""
     cleaned = f" cleaned by {', '.join(meta.cleaning)};" if meta.cleaning else ""

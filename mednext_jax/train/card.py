@@ -9,6 +9,7 @@ from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.errors import shown
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cohort import summarise
+from mednext_jax.io.geometry import in_mm
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.recipe import Recipe
 
@@ -32,9 +33,7 @@ def model_card(
     scores: Mapping[str, Scores] | None,
 ) -> str:
     """Markdown: data, recipe, scores on the validation scans (None: not scored), limits."""
-    spacing = (
-        "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in reversed(recipe.spacing)) + " mm"
-    )
+    spacing = "each scan's own" if recipe.spacing is None else in_mm(reversed(recipe.spacing))
     cleaned = [f"- cleaned by {', '.join(recipe.cleaning)}"] if recipe.cleaning else []
     subjects = len({meta.subjects.get(case, case) for case in training_cases})
     lines = [
