@@ -1,9 +1,4 @@
-"""The command line: flags in, one call out.
-
-Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong. Training that a signal stopped has saved
-what the same command continues from and ends with 0; a run has finished when its workdir holds `model`. Prediction
-that a signal stopped ends with 130 (Ctrl-C) or 143 (SIGTERM), and the same command continues it.
-"""
+"""The command line: flags in, one call out. Exit status: see `EXIT_STATUS` and docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -21,6 +16,8 @@ from typing import NoReturn
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError, shown
+
+EXIT_STATUS = "exit status: 0 done, 1 the work failed, 2 the input or the call is wrong, 130 Ctrl-C, 143 SIGTERM"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mednext-jax",
         description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
+        epilog=EXIT_STATUS,
     )
     parser.add_argument("--version", action="version", version=f"mednext-jax {mednext_jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

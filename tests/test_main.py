@@ -32,6 +32,7 @@ def test_help_names_every_command_and_needs_no_jax():
     )
     assert done.returncode == 0
     assert all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert " ".join(done.stdout.split()).endswith(command_line.EXIT_STATUS)
     assert "jax._src" not in done.stderr  # the import log: the help must not wait for JAX
 
 
