@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ def test_help_names_every_command_and_needs_no_jax():
     )
     assert done.returncode == 0
     assert all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert " ".join(done.stdout.split()).endswith(command_line.EXIT_STATUS)
     assert "jax._src" not in done.stderr  # the import log: the help must not wait for JAX
 
 
@@ -105,6 +107,34 @@ def test_exit_status_follows_the_kind_of_error(capsys, monkeypatch, error, statu
     monkeypatch.setattr(command_line, "_info", fail)
     got, _, err = run(capsys, "info", "model")
     assert got == status and str(error) in err
+
+
+INTERRUPTED = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from mednext_jax import main
+def work(options):
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(1)
+        print("clean", flush=True)
+main._info = work
+sys.exit(main.main(["info", "model"]))
+"""
+
+
+def test_a_second_ctrl_c_does_not_break_off_what_the_first_began():
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for words in ("working", "cleaning"):
+        assert process.stdout.readline() == f"{words}\n"
+        process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert rest == "clean\nmednext-jax info: stopped\n" and process.returncode == 130
 
 
 def test_problems_are_reported_together():

@@ -18,7 +18,7 @@ from mednext_jax.convert.containers import Checkpoint, read_checkpoint
 from mednext_jax.convert.nnunet_plans import Plan, plan_of_v1, plan_of_v2, to_image_axes
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
-from mednext_jax.io.absent import is_named, refuse_absent
+from mednext_jax.io.absent import is_dangling, is_named, refuse_absent, refuse_no_folder
 from mednext_jax.io.json_file import MIB, read_json
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.version import __version__
@@ -64,7 +64,9 @@ def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
     if checkpoint is not None:
         return {"": _read_file(checkpoint)}
     found: dict[str, WeightSource] = {}
-    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name) and p.is_dir()):
+    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name)):
+        if is_dangling(fold):
+            refuse_no_folder(fold, "A fold is missing.", expected="a folder with a checkpoint")
         checkpoint = _checkpoint_in(fold)
         if is_named(fold / DESCRIPTION):
             found[fold.name] = _read_model(fold)

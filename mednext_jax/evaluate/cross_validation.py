@@ -127,7 +127,7 @@ def evaluate_cross_validation(folder: str | Path, out: str | Path | None = None)
             ],
         )
     with atomic_file(out / "table.md") as path:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     print(text, end="")
     return found
 
@@ -266,7 +266,7 @@ def markdown(several: Sequence[CrossValidation]) -> str:
     )
     if undefined:
         notes += ["- A score of 0/0 is left out:", *(f"  - {line}" for line in undefined)]
-    return "\n".join([*lines, "", *notes]) + "\n"
+    return "\n".join(shown(line) for line in [*lines, "", *notes]) + "\n"
 
 
 def _shown(region: str) -> str:

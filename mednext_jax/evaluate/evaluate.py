@@ -13,7 +13,7 @@ from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.scores_file import write_scores
 from mednext_jax.evaluate.table import terminal_table
-from mednext_jax.io.absent import is_named
+from mednext_jax.io.absent import dangling_folders, refuse_no_folder
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
@@ -110,13 +110,13 @@ def find_masks(source: str | Path) -> dict[str, Path]:
     """
     source = Path(source)
     if not source.is_dir():
-        if is_named(source):
+        if source.exists():  # what is no file is told when it is read
             return {case_of(source): source}
-        raise InputError("There are no label maps.", file=source, expected="a folder or a NIfTI file", found="nothing")
+        refuse_no_folder(source, "There are no label maps.", expected="a folder or a NIfTI file")
     files = files_below(source)
     maps = [p for p in files if is_nifti_name(p) and not is_brain_mask(p)]
     maps = [p for p in maps if stem(p).endswith("_mask")] or maps
-    others = left_out(files, source)
+    others = [*left_out(files, source), *dangling_folders(files)]
     if not maps:
         raise InputError(
             "There are no label maps.",

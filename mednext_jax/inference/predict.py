@@ -23,7 +23,7 @@ from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, r
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.geometry import grid_warnings
+from mednext_jax.io.geometry import grid_warnings, in_mm
 from mednext_jax.io.nifti import grid_of
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
@@ -158,13 +158,13 @@ def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
     if recipe.spacing is not None:
         times = np.array(spacing) / recipe.spacing
         if max(times.max(), 1 / times.min()) > FAR_SPACING:
-            xyz, wanted = (" x ".join(f"{size:.4g}" for size in reversed(s)) for s in (spacing, recipe.spacing))
+            xyz, wanted = (in_mm(reversed(sizes)) for sizes in (spacing, recipe.spacing))
             problems.append(
                 Problem(
                     "The voxel size is far from the model's.",
                     str(file),
-                    expected=f"{wanted} mm, or up to {FAR_SPACING:g} times larger or smaller",
-                    found=f"{xyz} mm",
+                    expected=f"{wanted}, or up to {FAR_SPACING:g} times larger or smaller",
+                    found=xyz,
                     hint="the scan is resampled; check some of the masks by eye",
                     severity="W",
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
-from mednext_jax.io.absent import is_named
+from mednext_jax.io.absent import is_named, refuse_no_folder
 from mednext_jax.io.nifti_header import read_declared
 from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem, walk
 from mednext_jax.io.voxels import not_3d
@@ -53,7 +53,7 @@ def find_scans(
     if is_named(source) and not source.is_dir():  # what is no file is told when its header is read
         scans, problems = _plain_scans(_siblings(source, len(channel_names)), source, channel_names)
     elif not source.is_dir():
-        raise InputError("The input does not exist.", file=source, expected="a scan, a folder or a BIDS data set")
+        refuse_no_folder(source, "The input does not exist.", expected="a scan, a folder or a BIDS data set")
     elif bids.is_bids(source):
         scans, problems = _bids_scans(source, channel_names, suffix)
     else:
@@ -147,10 +147,11 @@ def _bids_scans(
             "Several channels of the model would be one and the same scan.",
             file=root,
             found=", ".join(f"{name}: {scans[0].suffix}" for name, scans in zip(channel_names, channels, strict=True)),
-            hint="name one suffix a channel, with commas: --suffix T1w,FLAIR",
+            hint="name one suffix per channel, with commas: --suffix T1w,FLAIR",
         )
     found = [{scan.id: scan.path for scan in channel} for channel in channels]
-    scans, problems = [], []
+    scans = []
+    problems = [(Path(problem.file or "").name, problem) for problem in bids.absent_subjects(root)]
     for case in sorted(set().union(*found)):
         if not all(case in files for files in found):
             there = ", ".join(files[case].name for files in found if case in files)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import dangling_folders, refuse_no_folder
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, left_out, stem
 from mednext_jax.io.raw_dataset import (
@@ -39,7 +40,7 @@ class BidsScan:
 def is_bids(root: str | os.PathLike) -> bool:
     """Whether a folder is a BIDS data set: it describes itself, or has sub-*/[ses-*/]anat."""
     root = Path(root)
-    described = (root / "dataset_description.json").is_file() and any(root.glob("sub-*"))
+    described = os.path.lexists(root / "dataset_description.json") and any(root.glob("sub-*"))
     return described or any(root.glob("sub-*/anat")) or any(root.glob("sub-*/ses-*/anat"))
 
 
@@ -56,6 +57,8 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
         if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
             scan = BidsScan(match[1], path, subject_of(match[1]), match[2])
             scans.setdefault(match[2], []).append(scan)
+    if not scans and (absent := absent_subjects(root)):
+        raise InputError.of(absent)
     if len(scans) != 1:
         others = sorted({name for path in anatomical_files(root) if (name := _suffix(path))})
         choices = sorted(scans) or [name for name in others if name not in NO_SCANS]
@@ -92,6 +95,12 @@ def anatomical_files(root: Path) -> list[Path]:
     return [path for folder in folders if folder.is_dir() for path in files_in(folder)]
 
 
+def absent_subjects(root: Path) -> list[Problem]:
+    """An error for each subject, session or anat of a BIDS data set that is a link to nowhere."""
+    folders = [*sorted(root.glob("sub-*")), *sorted(root.glob("sub-*/ses-*"))]
+    return dangling_folders([*folders, *(folder / "anat" for folder in folders)], "E")
+
+
 def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | None = None) -> RawDataset:
     """List a BIDS data set with the label maps of a derivatives folder `labels`.
 
@@ -101,8 +110,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     Raises InputError as `bids_scans` does; missing and ambiguous label maps are collected in `problems`.
     """
     root, labels = Path(root), Path(labels)
-    if not labels.is_dir():
-        raise InputError("The folder of label maps is missing.", file=labels, hint="check --labels")
+    refuse_no_folder(labels, "The folder of label maps is missing.", hint="check --labels")
     below = files_below(labels)
     files = [path for path in below if path.name.startswith("sub-") and is_nifti_name(path)]
     channels = [bids_scans(root, one) for one in ([None] if suffix is None else suffixes_of(suffix))]
@@ -110,6 +118,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     by_id = [{scan.id: scan for scan in scans} for scans in channels]
     cases = []
     problems = [*left_out(anatomical_files(root), root), *left_out(below, labels)]
+    problems += [*absent_subjects(root), *dangling_folders(below)]
     for case in sorted(set().union(*by_id)):
         there = [scans[case] for scans in by_id if case in scans]
         scan = there[0]

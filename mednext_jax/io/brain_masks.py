@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import refuse_no_folder
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import Grid, label_volume, read_labels
 from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, stem
@@ -35,8 +36,7 @@ class BrainMasks:
     def open(cls, folder: str | os.PathLike) -> BrainMasks:
         """List a folder; raises InputError if it is missing."""
         folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError("The folder of brain masks is missing.", file=folder, hint="check --brain-masks")
+        refuse_no_folder(folder, "The folder of brain masks is missing.", hint="check --brain-masks")
         files: dict[str, tuple[Path, ...]] = {}
         for path in filter(is_nifti_name, files_below(folder)):
             files[stem(path)] = (*files.get(stem(path), ()), path)
@@ -76,8 +76,8 @@ def is_brain_mask(path: Path) -> bool:
     return BRAIN_MASK.search(stem(path)) is not None
 
 
-def read_brain(path: Source, like: nib.Nifti1Image, grid: Grid) -> np.ndarray:
-    """A brain mask (d, h, w), boolean, on the grid of the scan `like`.
+def read_brain(path: Source, like: nib.Nifti1Image, grid: Grid) -> tuple[np.ndarray, list[Problem]]:
+    """A brain mask (d, h, w), boolean, on the grid of the scan `like`, and what is odd about it, as warnings.
 
     Raises InputError if it cannot be read, lies on another grid or is empty.
     """
@@ -87,7 +87,7 @@ def read_brain(path: Source, like: nib.Nifti1Image, grid: Grid) -> np.ndarray:
     errors = [problem for problem in problems if problem.severity == "E"]
     if errors:
         raise InputError.of(errors)
-    return label_volume(image, grid) != 0
+    return label_volume(image, grid) != 0, problems
 
 
 def brain_problems(

@@ -18,7 +18,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_file
-from mednext_jax.io.geometry import grid_problems
+from mednext_jax.io.geometry import grid_problems, in_mm
 from mednext_jax.io.memory import refuse_beyond_memory
 from mednext_jax.io.slabs import copy_slabs
 from mednext_jax.io.voxels import Source, Voxels, not_3d, open_voxels, placed_like
@@ -266,7 +266,7 @@ def _usable_affine(affine: np.ndarray, file: object) -> np.ndarray:
             "The voxel size is not one of a scan in mm.",
             file=file,
             expected=f"{VOXEL_SIZE_RANGE[0]} to {VOXEL_SIZE_RANGE[1]} mm along each axis",
-            found=f"{' x '.join(f'{s:g}' for s in sizes)}, affine {_in_words(affine)}",
+            found=f"{in_mm(sizes)}, affine {_in_words(affine)}",
             hint="correct the affine (its unit is mm), for example with nibabel",
         )
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:

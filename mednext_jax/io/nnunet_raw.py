@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import InputError, Problem
-from mednext_jax.io.absent import is_named
+from mednext_jax.io.absent import found_at, is_named
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import files_in, stem
@@ -198,10 +198,10 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
     images, labels = root / "imagesTr", root / "labelsTr"
     missing = [folder for folder in (images, labels) if not folder.is_dir()]
     if missing:
-        problems.extend(
-            Problem("A folder of the data set is missing.", str(folder), hint="see nnU-Net's dataset format")
-            for folder in missing
-        )
+        for folder in missing:
+            there, hint = found_at(folder)
+            hint = hint or "see nnU-Net's dataset format"
+            problems.append(Problem("A folder of the data set is missing.", str(folder), found=there, hint=hint))
         raise InputError.of(problems)
     found: dict[str, dict[int, Path]] = {}
     label_of: dict[str, Path] = {}
@@ -267,9 +267,10 @@ def _listed_cases(
             problems.append(Problem(what, str(file), expected, f"{case!r}: {entry}"[:100]))
             continue
         paths = [root / os.path.expandvars(path) for path in [*images, label]]
-        absent = [path for path in paths if not is_named(path)]  # a link to nowhere is told when it is read
-        what = "A file that dataset.json lists is missing."
-        problems.extend(Problem(what, str(path), expected=f"a file of case {case}") for path in absent)
+        absent = [path for path in paths if not path.is_file()]
+        for path in absent:
+            what = "A file that dataset.json lists is missing."
+            problems.append(Problem(what, str(path), f"a file of case {case}", *found_at(path)))
         if not absent:
             cases.append(RawCase(case, tuple(paths[:-1]), paths[-1], subject_of(case)))
     return cases, set(entries)

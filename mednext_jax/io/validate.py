@@ -20,7 +20,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.brain_masks import brain_problems
-from mednext_jax.io.geometry import bounding_box, grid_problems, scan_warnings
+from mednext_jax.io.geometry import bounding_box, grid_problems, in_mm, scan_warnings
 from mednext_jax.io.nifti import grid_of, read_labels, read_scan
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
 
@@ -158,7 +158,10 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
     far = (np.abs(sizes / median - 1) > SPACING_RANGE).any(axis=1)
     odd = [report for report, is_far in zip(usable, far, strict=True) if is_far]
     outliers(
-        "Some scans have an unusual voxel size.", odd, f"about {_mm(median)} in any order", lambda r: _mm(r.voxel_sizes)
+        "Some scans have an unusual voxel size.",
+        odd,
+        f"about {in_mm(median)} in any order",
+        lambda r: in_mm(r.voxel_sizes),
     )
 
     stripped = [report for report in usable if report.zero_fraction > 0.5]
@@ -235,7 +238,3 @@ def _try(read: Callable[[Path], nib.Nifti1Image], path: Path, problems: list[Pro
 
 def _digest(array: np.ndarray) -> bytes:
     return hashlib.blake2b(array.ravel(order="K").data).digest() + str(array.shape).encode()
-
-
-def _mm(sizes: Sequence[float]) -> str:
-    return " x ".join(f"{size:.3g}" for size in sizes) + " mm"

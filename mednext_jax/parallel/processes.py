@@ -29,7 +29,7 @@ import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory
+from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory, shown
 from mednext_jax.version import __version__
 
 ASKED = ("MEDNEXT_JAX_COORDINATOR", "MEDNEXT_JAX_PROCESSES", "MEDNEXT_JAX_PROCESS_ID")
@@ -202,6 +202,7 @@ def leaving_at_once() -> Iterator[None]:
 
 
 def _tell(text: str) -> None:
+    text = "\n".join(shown(line) for line in text.split("\n"))  # the system's own words repeat file names
     print(f"mednext-jax: process {jax.process_index()} of {jax.process_count()}: {text}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -22,11 +22,12 @@ from tqdm import tqdm
 from mednext_jax.data.case_store import ANNOTATED, CaseWriter
 from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.data.splits import Fold, make_splits, subject_leaks
-from mednext_jax.errors import InputError, Problem, in_groups
-from mednext_jax.io.absent import is_named
+from mednext_jax.errors import InputError, Problem, in_groups, shown
+from mednext_jax.io.absent import found_at, is_named
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
+from mednext_jax.io.geometry import in_mm
 from mednext_jax.io.nifti import grid_of, label_volume, read_labels, read_scan, to_volume
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
@@ -125,16 +126,29 @@ def prepare(
 
 def _read_dataset(root: Path, labels: str | os.PathLike | None, suffix: str | None) -> RawDataset:
     if is_named(root / "dataset.json"):
+        given = {"--labels": labels, "--suffix": suffix}
+        if of_bids := [name for name, value in given.items() if value is not None]:
+            raise InputError(
+                f"{' and '.join(of_bids)} are for BIDS data sets; this is an nnU-Net raw one.",
+                file=root / "dataset.json",
+                expected="label maps in labelsTr, channels as dataset.json names them",
+                found=", ".join(f"{name} {given[name]}" for name in of_bids),
+                hint="leave them out, or name the BIDS data set",
+            )
         return read_nnunet_raw(root)
     if not (root.is_dir() and is_bids(root)):
+        found, hint = ("a file", None) if root.exists() else found_at(root)
         raise InputError(
             "The data set is not understood.",
             file=root,
             expected="an nnU-Net raw data set (dataset.json, imagesTr, labelsTr) or a BIDS data set",
-            found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else "no folder",
-            hint=f"name the folder of this file: {root.parent}"
-            if root.is_file()
-            else "check the path, or write a dataset.json",
+            found="a folder without dataset.json and without sub-*/anat" if root.is_dir() else found,
+            hint=hint
+            or (
+                f"name the folder of this file: {root.parent}"
+                if root.is_file()
+                else "check the path, or write a dataset.json"
+            ),
         )
     if labels is None:
         raise InputError(
@@ -250,7 +264,7 @@ def _read_case(
     """Cleaned volume (d, h, w, c), label (d, h, w), spacing in mm, and where the scan lay."""
     images = [read_scan(path) for path in case.images]
     volume, spacing, grid = to_volume(images)
-    brain = None if case.brain is None else read_brain(case.brain, images[0], grid)
+    brain = None if case.brain is None else read_brain(case.brain, images[0], grid)[0]  # its warnings were told
     volume = clean(volume, spacing, optional_steps, brain)
     label = label_volume(read_labels(case.label), grid)
     return volume, label, spacing, {"stored_shape": grid.shape, "affine": grid.affine.tolist()}
@@ -326,17 +340,13 @@ def _convention(meta: PreparedMeta) -> str:
 
 def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: int) -> str:
     names = [name for name in meta.labels if meta.labels[name] not in (0, (0,))]
-    spacing = (
-        "each scan's own voxel size"
-        if meta.spacing is None
-        else " x ".join(f"{s:g}" for s in reversed(meta.spacing)) + " mm"  # x, y, z, as files have it
-    )
+    spacing = "each scan's own voxel size" if meta.spacing is None else in_mm(reversed(meta.spacing))
     schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
     where = f", {_convention(meta)}" if uses_mask(meta.normalisation) else ""
     cleaned = f" cleaned by {', '.join(meta.optional_steps)};" if meta.optional_steps else ""
-    return (
+    lines = [
         f"prepared {meta.name}: {len(meta.cases)} cases of {len(set(meta.subjects.values()))} subjects in {out} "
-        f"({written} written, {len(meta.cases) - written} kept)\n"
-        f"  channels {schemes}{where};{cleaned} {spacing}; "
-        f"labels {', '.join(names)}; {folds} folds"
-    )
+        f"({written} written, {len(meta.cases) - written} kept)",
+        f"  channels {schemes}{where};{cleaned} {spacing}; labels {', '.join(names)}; {folds} folds",
+    ]
+    return "\n".join(shown(line) for line in lines)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.geometry import in_mm
 from mednext_jax.io.nifti_header import MAX_VOXELS
 from mednext_jax.ops.resample import find_thick_axis, resampled_shape, resize, resize_labels
 from mednext_jax.preprocess.crop import find_region, mark_outside
@@ -102,7 +103,8 @@ def place_scan(
         raise InputError(
             "The scan would become too large at the target spacing.",
             expected=f"at most {MAX_VOXELS} voxels",
-            found=f"{' x '.join(map(str, reversed(new_shape)))} voxels (x, y, z) of {_mm(target)} from {_mm(spacing)}",
+            found=f"{' x '.join(map(str, reversed(new_shape)))} voxels (x, y, z) of "
+            f"{in_mm(reversed(target))} from {in_mm(reversed(spacing))}",
             hint="choose a coarser spacing, or correct the voxel size of the scan",
         )
     return Properties(
@@ -123,7 +125,3 @@ def _three(sizes) -> Three:
 def _mm_tuple(sizes: Sequence[float]) -> tuple[float, float, float]:
     d, h, w = (float(size) for size in sizes)
     return d, h, w
-
-
-def _mm(sizes: Sequence[float]) -> str:
-    return " x ".join(f"{size:g}" for size in reversed(sizes)) + " mm"  # x, y, z, as every other program says it

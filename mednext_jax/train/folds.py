@@ -33,9 +33,13 @@ def cross_validate(config: ConfigDict | TrainConfig, workdir: str | Path) -> Pat
             file=workdir,
             hint="name the folder above it, or a new one",
         )
-    if config.fold != TrainConfig().fold:
-        what = "Cross-validation trains every fold; config.fold chooses one."
-        raise InputError(what, found=config.fold, hint="leave out --cv or --config.fold")
+    if config.fold != TrainConfig.fold:
+        raise InputError(
+            "Cross-validation trains every fold; config.fold chooses one.",
+            expected="--cv without config.fold",
+            found=f"config.fold = {config.fold}",
+            hint="leave --cv out to train one fold, and evaluate --cv for the table",
+        )
     if not config.final_validation:
         raise InputError("Cross-validation needs config.final_validation.", expected=True, found=False)
     for fold in folds:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mednext_jax.errors import shown
 from mednext_jax.io.atomic import atomic_file
 
 
@@ -72,7 +73,7 @@ def draw_case(image: np.ndarray, label: np.ndarray, found: np.ndarray, title: st
     for axis, picture in zip(figure.subplots(1, 2), (grey, marked), strict=True):
         axis.imshow(picture, origin="lower", interpolation="nearest")  # h runs from back to front
         axis.set_axis_off()
-    figure.suptitle(title)
+    figure.suptitle(shown(title), parse_math=False)  # a $ in a name is no formula
     for place, (name, colour) in zip((0.35, 0.5, 0.65), COLOURS.items(), strict=True):
         figure.text(place, 0.01, name, color=colour, ha="center", weight="bold")
     with atomic_file(path) as new:

@@ -22,7 +22,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from mednext_jax.errors import InputError, Problem, WorkError
-from mednext_jax.io.absent import refuse_absent
+from mednext_jax.io.absent import is_dangling, refuse_absent, refuse_no_folder
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
@@ -133,7 +133,9 @@ def of_workdir(path: Path) -> Path:
 
 
 def _members(path: Path) -> list[Path]:
-    return sorted(p.parent for p in path.glob(f"fold_*/{DESCRIPTION}")) if path.is_dir() else []
+    """The models of an ensemble; one whose content is not there too, so that it is missed."""
+    folds = sorted(path.glob("fold_*")) if path.is_dir() else []
+    return [fold for fold in folds if is_dangling(fold) or os.path.lexists(fold / DESCRIPTION)]
 
 
 def _no_model(path: Path) -> InputError:
@@ -143,7 +145,7 @@ def _no_model(path: Path) -> InputError:
     if path.is_symlink() or path.is_file():
         refuse_absent(path, "model", "a model directory")
     if not path.exists():
-        return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
+        refuse_no_folder(path, "The model does not exist.", expected="a model directory", hint=hint)
     if path.is_file() and not _is_torch_file(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return InputError(
             "The model is packed.",

@@ -20,7 +20,8 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
 from mednext_jax.preprocess.trip import preprocess_scan
-from mednext_jax.weights.directory import load_model
+from mednext_jax.weights.directory import load_model, save_model
+from tests.inference.conftest import CONFIG, RECIPE, random_params
 from tests.oracles import gaussian_weights, restore
 
 pytestmark = pytest.mark.core
@@ -196,6 +197,36 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(variant, brain, save_sc
         caplog.clear()
         predictor.load(path)
         assert ("does not look like" in caplog.text and str(path) in caplog.text) == (name == warned)
+
+
+def test_what_prepare_warns_of_in_voxels_and_masks_predict_warns_of_too(predictor, save_scan, tmp_path, caplog):
+    path = save_scan(tmp_path / "a.nii.gz")
+    predictor.load(path)
+    assert not caplog.records
+    image = nib.load(path)
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[3, 2, 1] = 1e6
+    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "far.nii.gz")
+    mask = np.ones(image.shape, np.uint8)
+    mask[:5] = 3
+    nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "mask.nii.gz")
+    predictor.load(tmp_path / "far.nii.gz", tmp_path / "mask.nii.gz")
+    told = [record.getMessage() for record in caplog.records]
+    assert "far beyond all others" in told[0] and "far.nii.gz" in told[0] and "up to 1e+06" in told[0]
+    assert "The brain mask has several values" in told[1] and "mask.nii.gz" in told[1]
+
+
+def test_channels_a_little_apart_are_warned_of(save_scan, tmp_path, caplog):
+    config = dataclasses.replace(CONFIG, in_channels=2)
+    recipe = dataclasses.replace(RECIPE, channel_names=("T1w", "T2w"), normalisation=("zscore",) * 2)
+    model = save_model(tmp_path / "model", config, random_params(config, 0), recipe)
+    path = save_scan(tmp_path / "a.nii.gz")
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 0.4
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), tmp_path / "b.nii.gz")
+    Predictor(model, tta=False).load([path, tmp_path / "b.nii.gz"])
+    assert "A channel has another affine" in caplog.text and "b.nii.gz" in caplog.text
 
 
 @pytest.mark.parametrize("value", [1e20, float(np.finfo(np.float32).max)])

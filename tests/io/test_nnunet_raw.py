@@ -65,7 +65,7 @@ def test_an_explicit_list_of_files(raw_dataset, monkeypatch):
     dataset = read_nnunet_raw(root)
     assert [case.id for case in dataset.cases] == ["A"] and dataset.cases[0].images[0].is_file()
     assert [(problem.what, (problem.expected, problem.found)) for problem in dataset.problems] == [
-        ("A file that dataset.json lists is missing.", ("a file of case B", None)),
+        ("A file that dataset.json lists is missing.", ("a file of case B", "nothing")),
         ("A case of `dataset` is not understood.", ('{"images": [1 paths], "label": path}', "'C': {'images': []}")),
     ]
 

@@ -194,6 +194,14 @@ def test_a_bids_data_set(raw_dataset, tmp_path):
     np.testing.assert_array_equal(store.read("sub-01")[0], CaseStore.open(tmp_path / "raw_out").read("sub-01")[0])
 
 
+@pytest.mark.parametrize("options", [{"labels": "derivatives"}, {"suffix": "T2w"}, {"labels": "d", "suffix": "T2w"}])
+def test_options_of_bids_are_refused_for_an_nnunet_data_set(raw_dataset, tmp_path, options):
+    with pytest.raises(InputError, match="for BIDS data sets") as error:
+        prepare(raw_dataset(), tmp_path / "out", splits="kfold:3", **options)
+    assert all(f"--{name} {value}" in str(error.value) for name, value in options.items())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def brain_masks(raw_dataset, tmp_path):
     """A data set, and a folder with a mask of the inner part of each head."""

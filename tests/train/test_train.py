@@ -307,6 +307,7 @@ def test_ctrl_c_stops_after_the_step_and_a_second_one_at_once():
         ({"fold": "2"}, "0 to 1"),
         ({"steps": 0}, "config.steps"),
         ({"batch_size": 0}, "config.batch_size"),
+        ({"upkern": True}, "config.init_from, which is not set"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(config, tmp_path, changes, words):
@@ -333,6 +334,8 @@ def test_a_recipe_by_name_with_changes_goes_to_a_run_or_to_every_fold(config, tm
     assert config.steps == STEPS  # the caller's own is as it was
     with pytest.raises(InputError, match="needs config.final_validation"):
         train("demo", tmp_path / "folds", overrides={"data": config.data}, cv=True)
+    with pytest.raises(InputError, match="config.fold chooses one"):
+        train("demo", tmp_path / "folds", overrides={"data": config.data, "fold": "1"}, cv=True)
     assert not list(tmp_path.iterdir())
 
 
