@@ -66,12 +66,15 @@ def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
         os.close(lock)
 
 
-def refuse_existing(target: str | os.PathLike) -> None:
-    """Raise InputError if `target` is a file or a folder with something in it; stale temporary files are cleared."""
+def refuse_existing(target: str | os.PathLike, *, hidden: bool = True) -> None:
+    """Raise InputError if `target` is a file or a folder with something in it; stale temporary files are cleared.
+
+    `hidden`: whether hidden names count, such as lock files.
+    """
     target = Path(target)
     if target.is_dir():
         clear_stale(target)
-        if not any(target.iterdir()):
+        if not any(hidden or not path.name.startswith(".") for path in target.iterdir()):
             return
     if target.exists() or target.is_symlink():
         raise InputError(

@@ -56,7 +56,7 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                 _check_finished(checked, model)
             else:
                 if not (workdir / "config.json").is_file():
-                    _refuse_other_files(workdir)
+                    refuse_existing(workdir, hidden=False)  # those of a run that was killed at its start
                 experiment = Experiment.of(checked)
         if finished:
             print(f"This run has finished: {model}")
@@ -69,12 +69,6 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                 held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
         with leaving_at_once():
             return _run(experiment, workdir, model)
-
-
-def _refuse_other_files(workdir: Path) -> None:
-    """Raise InputError if the folder holds more than the hidden files of a run that was killed at its start."""
-    if not workdir.is_dir() or any(not path.name.startswith(".") for path in workdir.iterdir()):
-        refuse_existing(workdir)
 
 
 def _check_finished(config: TrainConfig, model: Path) -> None:
