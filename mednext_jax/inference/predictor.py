@@ -28,7 +28,8 @@ from mednext_jax.inference.on_device import (
 from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
-from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
+from mednext_jax.io.geometry import voxel_warnings
+from mednext_jax.io.nifti import Grid, channel_problems, from_volume, image_like, read_scan, to_volume
 from mednext_jax.io.voxels import Source
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
@@ -168,12 +169,17 @@ class Predictor:
             )
         images = [read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
+        odd = [problem for image in images for problem in voxel_warnings(image, image.get_filename())]
+        odd += channel_problems(images)
         read = time.perf_counter()
         steps = self.recipe.cleaning
         brain = None
         if brain_mask is not None:
-            brain = read_brain(brain_mask, images[0], grid)
+            brain, odd_brain = read_brain(brain_mask, images[0], grid)
+            odd += odd_brain
             steps = tuple(step for step in STEPS if step in steps or step == "brain")
+        for warning in odd:
+            _LOG.warning("%s", warning)
         try:
             loaded = self._place(clean(volume, spacing, steps, brain), spacing, files)
         except InputError as error:

@@ -75,8 +75,8 @@ def is_brain_mask(path: Path) -> bool:
     return BRAIN_MASK.search(stem(path)) is not None
 
 
-def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np.ndarray:
-    """A brain mask (d, h, w), boolean, on the grid of the scan `like`.
+def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> tuple[np.ndarray, list[Problem]]:
+    """A brain mask (d, h, w), boolean, on the grid of the scan `like`, and what is odd about it, as warnings.
 
     Raises InputError if it cannot be read, lies on another grid or is empty.
     """
@@ -85,7 +85,7 @@ def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np
     errors = [problem for problem in problems if problem.severity == "E"]
     if errors:
         raise InputError.of(errors)
-    return label_volume(image, grid) != 0
+    return label_volume(image, grid) != 0, problems
 
 
 def brain_problems(

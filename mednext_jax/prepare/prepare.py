@@ -279,7 +279,7 @@ def _read_case(
     """Cleaned volume (d, h, w, c), label (d, h, w), spacing in mm, and where the scan lay."""
     images = [read_scan(path) for path in case.images]
     volume, spacing, grid = to_volume(images)
-    brain = None if case.brain is None else read_brain(case.brain, images[0], grid)
+    brain = None if case.brain is None else read_brain(case.brain, images[0], grid)[0]  # `validate` has warned
     volume = clean(volume, spacing, cleaning, brain)
     label = label_volume(read_labels(case.label), grid)
     return volume, label, spacing, {"stored_shape": grid.shape, "affine": grid.affine.tolist()}

@@ -20,7 +20,7 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
 from mednext_jax.preprocess.trip import preprocess_scan, restore
-from mednext_jax.weights.directory import load_model
+from mednext_jax.weights.directory import Model, load_model
 
 pytestmark = pytest.mark.core
 CT = {"mean": 310.0, "std": 60.0, "percentile_00_5": 150.0, "percentile_99_5": 420.0}
@@ -195,6 +195,29 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(variant, brain, save_sc
         caplog.clear()
         predictor.load(path)
         assert ("does not look like" in caplog.text and str(path) in caplog.text) == (name == warned)
+
+
+def test_what_is_odd_about_voxels_channels_and_brain_masks_is_told(models, save_scan, tmp_path, caplog):
+    """Each is used, but may be wrong: one voxel of 1e9, a channel and a mask that lie half a voxel beside the scan."""
+    apart = np.diag([1.0, 1.1, 0.9, 1])
+    apart[0, 3] = 0.5
+    path = save_scan(tmp_path / "a.nii.gz")
+    bright = np.asarray(nib.load(path).dataobj, np.float32)
+    bright[5, 5, 5] = 1e9
+    nib.save(nib.Nifti1Image(bright, apart), tmp_path / "bright.nii.gz")
+    parcels = nib.Nifti1Image((bright > 300).astype(np.uint8) + (bright > 350), apart)
+    nib.save(parcels, tmp_path / "mask.nii.gz")
+    one = load_model(models[0])
+    stem = {**one.params["stem"], "kernel": np.repeat(one.params["stem"]["kernel"], 2, axis=0)}
+    recipe = dataclasses.replace(one.recipe, channel_names=("T1w", "T2w"), normalisation=("zscore",) * 2)
+    two = Model(dataclasses.replace(one.config, in_channels=2), {**one.params, "stem": stem}, recipe)
+    predictor = Predictor(two, tta=False)
+    predictor.load([path, save_scan(tmp_path / "b.nii.gz", seed=1)])
+    assert not caplog.text
+    predictor.load([path, tmp_path / "bright.nii.gz"], tmp_path / "mask.nii.gz")
+    for words in ("far beyond all others", "A channel has another affine", "The brain mask has another affine"):
+        assert words in caplog.text
+    assert "The brain mask has several values" in caplog.text and str(tmp_path / "mask.nii.gz") in caplog.text
 
 
 @pytest.mark.parametrize("value", [1e20, float(np.finfo(np.float32).max)])
