@@ -69,10 +69,8 @@ class Outputs:
         """Write mask, probability (BIDS: side-cars) and row of one scan, all or none; returns the row.
 
         The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.
-        May be called by several threads. Raises WorkError for a result that is not finite, OSError.
+        May be called by several threads. Raises OSError.
         """
-        if not np.isfinite(np.asarray(result.probability.dataobj)).all():
-            raise WorkError("The network's result has voxels that are not finite.")
         mask = np.asarray(result.mask.dataobj) > 0
         volume = float(mask.sum() * np.prod(voxel_sizes(result.mask.affine)))
         row = {

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError
 from mednext_jax.inference.outputs import open_outputs
 from mednext_jax.inference.scans import Scan
 
@@ -64,16 +64,6 @@ def test_each_scan_has_its_row_as_soon_as_it_is_written_in_the_order_of_the_scan
         assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
     kinds = [f"{case}_{kind}.nii.gz" for case in "ab" for kind in ("mask", "prob")]
     assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "volumes.tsv"])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_result_that_is_not_finite_is_not_written(tmp_path, value):
-    (a,) = scans_of("a")
-    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
-        with pytest.raises(WorkError, match="not finite"):
-            outputs.write(a, result(value=value))
-        assert not outputs.rows
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_scan_of_which_one_file_cannot_be_written_has_none(tmp_path):

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
@@ -228,6 +228,26 @@ def test_intensities_that_overflow_the_zscore_are_refused(predictor, save_scan, 
     nib.save(nib.Nifti1Image(array, image.affine), tmp_path / "b.nii.gz")
     with pytest.raises(InputError, match=r"no scanner writes(.|\n)*b\.nii\.gz"):
         predictor.load(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [np.full((16, 18, 20), 7.0), 1e-12 * np.random.default_rng(0).random((16, 18, 20)), 1e-30 * np.eye(16)[..., None]],
+    ids=["mask", "small", "tiny"],
+)
+def test_intensities_that_the_network_would_not_see_are_refused(predictor, tmp_path, inside):
+    """Tiny ones, and a brain of one intensity, such as a mask in the scan's place."""
+    nib.save(nib.Nifti1Image(np.pad(inside, 4).astype(np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=r"too much alike(.|\n)*a\.nii\.gz"):
+        predictor.load(tmp_path / "a.nii.gz")
+
+
+def test_a_result_that_is_not_finite_is_refused(models, save_scan, tmp_path):
+    """Of weights in memory, which no reader has judged."""
+    model = load_model(models[0])
+    params = {**model.params, "stem": {**model.params["stem"], "bias": np.full(2, np.nan, np.float32)}}
+    with pytest.raises(WorkError, match="not finite"):
+        Predictor(dataclasses.replace(model, params=params), tta=False)(save_scan(tmp_path / "a.nii.gz"))
 
 
 def test_a_scheme_is_one_entry(variant, by_hand, save_scan, tmp_path, monkeypatch):

@@ -164,6 +164,13 @@ def test_voxel_types_and_byte_orders_are_read(tmp_path, dtype):
     np.testing.assert_array_equal(np.asarray(read_scan(tmp_path / "a.nii.gz").dataobj), VOXELS)
 
 
+def test_a_few_bytes_behind_the_voxels_are_padding(tmp_path):
+    save(tmp_path / "a.nii")
+    with (tmp_path / "a.nii").open("ab") as file:
+        file.write(bytes(512))
+    np.testing.assert_array_equal(np.asarray(read_scan(tmp_path / "a.nii").dataobj), VOXELS)
+
+
 def test_trailing_axes_of_one_are_dropped(tmp_path):
     nib.Nifti1Image(VOXELS[..., None, None], np.eye(4)).to_filename(tmp_path / "a.nii")
     image = read_scan(tmp_path / "a.nii")
@@ -245,6 +252,15 @@ BAD = {
     "cut length": ("a.nii.gz", lambda p: (save(p), p.write_bytes(p.read_bytes()[:-1])), "damaged"),
     "another length": ("a.nii.gz", lambda p: (save(p), p.write_bytes(p.read_bytes()[:-4] + b"abcd")), "damaged"),
     "bytes behind the gzip": ("a.nii.gz", lambda p: (save(p), p.write_bytes(p.read_bytes() + b"junk")), "damaged"),
+    "more voxels than it says": (
+        "a.nii.gz",
+        lambda p: (
+            save(p.with_name("b.nii"), np.zeros((20, 20, 20, 2), np.int16)),
+            patch_header(p.with_name("b.nii"), 40, "<h", 3),
+            p.write_bytes(gzip.compress(p.with_name("b.nii").read_bytes())),
+        ),
+        "16000 bytes more than the header declares .20 x 20 x 20 voxels of int16",
+    ),
     "annex link": ("a.nii.gz", lambda p: p.symlink_to("../.git/annex/objects/x9/M.nii.gz"), "datalad get .*a.nii.gz"),
     "annex pointer": ("a.nii.gz", lambda p: p.write_text("/annex/objects/MD5E-s9--aa.nii.gz"), "datalad get"),
     "another link": ("a.nii.gz", lambda p: p.symlink_to("gone.nii.gz"), "link to gone.nii.gz, which is not there"),
