@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import shutil
 import threading
@@ -29,6 +30,7 @@ from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import write_image
 from mednext_jax.io.table_cell import quoted, unquoted
+from mednext_jax.io.tsv_file import read_tsv
 from mednext_jax.measure.clusters import label_clusters
 from mednext_jax.weights.directory import DESCRIPTION
 
@@ -271,16 +273,16 @@ def _read_table(path: Path) -> dict[str, dict[str, Any]]:
     """Case -> row of a table of volumes, {} if there is none; a row that cannot be read is left out."""
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        rows = {}
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise InputError(f"{_EXISTS}: predict cannot read the table.", file=path, expected=", ".join(COLUMNS))
-        for row in reader:
-            with contextlib.suppress(TypeError, ValueError):
-                case, numbers = unquoted(row["scan"]), (row["volume_mm3"], row["seconds"])
-                volume, seconds = map(float, numbers)
-                rows[case] = {"scan": case, "count": int(row["count"]), "volume_mm3": volume, "seconds": seconds}
+    columns, lines = read_tsv(path, errors="surrogateescape")
+    if columns != COLUMNS:
+        raise InputError(f"{_EXISTS}: predict cannot read the table.", file=path, expected=", ".join(COLUMNS))
+    rows = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            case, count = unquoted(line["scan"]), int(line["count"])
+            volume, seconds = float(line["volume_mm3"]), float(line["seconds"])
+            if count >= 0 and 0 <= volume < math.inf and 0 <= seconds < math.inf:
+                rows[case] = {"scan": case, "count": count, "volume_mm3": volume, "seconds": seconds}
     return rows
 
 

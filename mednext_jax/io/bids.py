@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
@@ -20,6 +19,7 @@ from mednext_jax.io.raw_dataset import (
     read_participants,
     subject_of,
 )
+from mednext_jax.io.tsv_file import read_tsv
 
 SUFFIXES = ("T1w", "T2w", "FLAIR")
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
@@ -158,8 +158,7 @@ def _lookup(labels: Path) -> dict[str, LabelValue]:
     tables = sorted(labels.glob("*dseg.tsv"))
     if not tables:
         return {BACKGROUND: 0, "pvs": 1}
-    with tables[0].open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = read_tsv(tables[0])[1]
     try:
         found: dict[str, LabelValue] = {row["name"]: int(row["index"]) for row in rows}
         if negative := [value for value in found.values() if isinstance(value, int) and value < 0]:

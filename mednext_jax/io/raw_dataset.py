@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.tsv_file import read_tsv
 
 BACKGROUND = "background"
 SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
@@ -73,22 +73,21 @@ def read_participants(folder: Path, cases: Sequence[str]) -> dict[str, dict[str,
     path = folder / "participants.tsv"
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    if rows and "participant_id" not in rows[0]:
+    columns, rows = read_tsv(path)
+    if rows and "participant_id" not in columns:
         raise InputError(
             "The participants table has no participant_id.",
             file=path,
             expected="tab-separated columns, participant_id among them",
-            found=", ".join(str(name) for name in rows[0]),
+            found=", ".join(columns),
             hint="see the BIDS specification of participants.tsv",
         )
     by_name: dict[str, dict[str, str]] = {}
     for row in rows:
-        name = (row["participant_id"] or "").strip()
+        name = row["participant_id"].strip()
         if name in by_name:
             raise InputError("The participants table repeats a participant.", file=path, found=name)
-        by_name[name] = {str(column): (value or "") for column, value in row.items() if column}
+        by_name[name] = row
     return {case: next((by_name[name] for name in _names(case) if name in by_name), {}) for case in cases}
 
 

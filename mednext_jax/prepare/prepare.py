@@ -23,7 +23,7 @@ from tqdm import tqdm
 from mednext_jax.data.case_store import ANNOTATED, CaseWriter
 from mednext_jax.data.prepared import PreparedMeta
 from mednext_jax.data.splits import Fold, make_splits, subject_leaks
-from mednext_jax.errors import InputError, Problem, in_groups
+from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
@@ -367,9 +367,9 @@ def _summary(meta: PreparedMeta, out: str | os.PathLike, folds: int, written: in
     schemes = ", ".join(f"{c} {s}" for c, s in zip(meta.channel_names, meta.normalisation, strict=True))
     where = f", {_convention(meta)}" if uses_mask(meta.normalisation) else ""
     cleaned = f" cleaned by {', '.join(meta.cleaning)};" if meta.cleaning else ""
-    return (
+    lines = (
         f"prepared {meta.name}: {len(meta.cases)} cases of {len(set(meta.subjects.values()))} subjects in {out} "
-        f"({written} written, {len(meta.cases) - written} kept)\n"
-        f"  channels {schemes}{where};{cleaned} {spacing}; "
-        f"labels {', '.join(names)}; {folds} folds"
+        f"({written} written, {len(meta.cases) - written} kept)",
+        f"  channels {schemes}{where};{cleaned} {spacing}; labels {', '.join(names)}; {folds} folds",
     )
+    return "\n".join(map(shown, lines))

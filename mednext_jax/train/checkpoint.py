@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError, WorkError, shown
 from mednext_jax.io.json_file import read_json
 from mednext_jax.parallel.processes import is_main_process, meet
 from mednext_jax.settings import Range, integer, setting
@@ -209,7 +209,8 @@ class Checkpoints:
             if not (path := folder.with_name(f"{step}{f'.{number}' if number else ''}{DAMAGED}")).exists()
         )
         folder.rename(aside)
-        print(f"The checkpoint of step {step} is damaged and set aside as {aside}: {_line(found)}", file=sys.stderr)
+        what = f"The checkpoint of step {step} is damaged and set aside as {aside}: {_line(found)}"
+        print(shown(what), file=sys.stderr)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

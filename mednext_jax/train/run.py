@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import mednext_jax
 from mednext_jax.data.case_store import CaseStore
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, shown
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.atomic import atomic_file, refuse_existing
@@ -59,7 +59,7 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                     refuse_existing(workdir, hidden=False)  # those of a run that was killed at its start
                 experiment = Experiment.of(checked)
         if finished:
-            print(f"This run has finished: {model}")
+            print(f"This run has finished: {shown(model)}")
             return model
         agree("configuration", _identity(experiment))
         agree("code version", code_version())
@@ -106,7 +106,7 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     if done < config.steps:
         saved = f"Stopped after step {done} of {config.steps} and saved in {workdir / 'checkpoints'}"
         if is_main_process():
-            print(f"{saved}; the same command continues.")
+            print(shown(f"{saved}; the same command continues."))
         return None
     params = to_host(state.result)
     validation = workdir / "validation"

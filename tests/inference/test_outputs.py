@@ -172,6 +172,10 @@ def test_a_table_that_is_no_table_is_refused_and_a_torn_row_is_done_again(tmp_pa
     (tmp_path / "volumes.tsv").write_text(whole[:-8])
     with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
         assert outputs.has(a) and not outputs.has(b)
+    for number in ("-1", "nan", "1e999"):
+        (tmp_path / "volumes.tsv").write_text(whole.replace("2.0", number, 1))
+        with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
+            assert not outputs.has(a) and outputs.has(b)
     (tmp_path / "volumes.tsv").write_text(whole.replace("count", "my notes"))
     with pytest.raises(InputError, match="cannot read the table"), open_outputs(tmp_path, [a, b], SETTINGS):
         pass

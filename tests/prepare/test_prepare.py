@@ -137,6 +137,16 @@ def test_an_output_with_something_else_in_it_is_refused(raw_dataset, tmp_path, k
     assert (out / "cases" / "mine.txt").read_text() == "keep" if kind == "folder" else out.read_text() == "keep"
 
 
+def test_names_of_a_data_set_steer_no_terminal(raw_dataset, tmp_path, capsys):
+    root = raw_dataset()
+    description = json.loads((root / "dataset.json").read_text())
+    description |= {"name": "A\x1b[2JB", "channel_names": {"0": "T2w\x1b[31m"}}
+    (root / "dataset.json").write_text(json.dumps(description))
+    prepare(root, tmp_path / "out", splits="kfold:3")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and r"A\x1b[2JB" in said and r"T2w\x1b[31m" in said
+
+
 def test_two_processes_do_not_write_one_data_set(raw_dataset, tmp_path):
     """With other settings, their cases would be mixed under the description of the one that ends last."""
     root, out = raw_dataset(), tmp_path / "out"
