@@ -11,6 +11,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
+from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.scores_file import write_scores
 from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
@@ -90,14 +91,10 @@ def evaluate(
         raise InputError.of(problems)
 
     absent = sorted(set(reference) - set(predicted))
-    with atomic_directory(out) as folder:
-        summary = write_scores(
-            folder, cases, references_without_prediction=absent, ignore_label=ignore_label, rules=RULES
-        )
     if warnings:
         print(in_groups(warnings))
     print(f"{len(cases)} case{'s' * (len(cases) != 1)}, mean ± SD; clusters: 26-connected, any overlap; r: Pearson")
-    print(terminal_table(summary["regions"]))
+    print(terminal_table(by_region(list(cases.values()))))
     if ignore_label in values:
         print(f"voxels with the ignore label {ignore_label} in the reference are not counted")
     elif ignore_label is not None:
@@ -106,7 +103,8 @@ def evaluate(
         print(f"the labels {', '.join(map(str, foreground))} of the references count alike, as foreground")
     if absent:
         print(f"{len(absent)} references have no prediction and are not scored: {shown(few(absent))}")
-    return summary
+    with atomic_directory(out) as folder:  # at the end: a full disk does not take the table
+        return write_scores(folder, cases, references_without_prediction=absent, ignore_label=ignore_label, rules=RULES)
 
 
 def find_masks(source: str | Path) -> dict[str, Path]:

@@ -67,6 +67,11 @@ class Outputs:
         """Whether a start before this one has segmented the scan."""
         return scan.case in self._rows
 
+    def is_older(self, scan: Scan) -> bool:
+        """Whether a file of the scan has changed since a start before this one segmented it."""
+        written = os.stat(self._folder / scan.mask).st_mtime_ns
+        return any(os.stat(file).st_mtime_ns > written for file in scan.files)
+
     def write(self, scan: Scan, result: Segmentation) -> dict[str, Any]:
         """Write mask, probability (BIDS: side-cars) and row of one scan, all or none; returns the row.
 

@@ -99,6 +99,8 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
         _write_config(config, workdir)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         state = _first_or_latest(experiment, checkpoints)
+        if int(state.step) < config.steps:
+            _refuse_earlier_scores(workdir / "validation")
         if is_main_process():
             _write_config(config, workdir)
         state = run_steps(experiment, state, checkpoints, _identity(experiment), workdir)
@@ -117,6 +119,16 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
+
+
+def _refuse_earlier_scores(validation: Path) -> None:
+    """Raise InputError for scores of whole scans where a run is not at its end: they are of an earlier one."""
+    if validation.exists():
+        raise InputError(
+            "The validation in this folder is of an earlier end of the run.",
+            file=validation,
+            hint="to train on, remove this folder",
+        )
 
 
 def _write_config(config: TrainConfig, workdir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 
 import nibabel as nib
@@ -139,6 +140,16 @@ def test_an_output_that_exists_is_refused(folders):
     with pytest.raises(InputError, match="not overwritten"):
         run(folders)
     assert [p.name for p in (folders / "out").iterdir()] == ["keep.txt"]
+
+
+def test_a_full_disk_does_not_take_the_table(folders, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mednext_jax.evaluate.evaluate.write_scores", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(folders)
+    assert "cluster Dice" in capsys.readouterr().out and not (folders / "out").exists()
 
 
 def test_the_ignore_label_of_dataset_json_counts_in_neither_mask(folders, capsys):

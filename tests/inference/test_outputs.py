@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import resource
@@ -119,6 +120,17 @@ def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), open_outputs(tmp_path / "file" / "out", [], SETTINGS):
         pass
+
+
+def test_a_scan_that_has_changed_since_is_known(tmp_path):
+    (a,) = [dataclasses.replace(scan, files=(tmp_path / "a.nii.gz",)) for scan in scans_of("a")]
+    a.files[0].write_bytes(b"first")
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        outputs.write(a, result())
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        assert outputs.has(a) and not outputs.is_older(a)
+        os.utime(a.files[0], ns=(2**62, 2**62))
+        assert outputs.is_older(a)
 
 
 @pytest.mark.parametrize("case", ["=1+2", "+a", "-a", "@a", "'=a", "M\udcfcller", "a\tb", "a\nb"])
