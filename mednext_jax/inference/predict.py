@@ -66,8 +66,8 @@ def predict(
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
     printed. An output that exists is refused: InputError, and nothing is written. But a run that was stopped goes on
-    when it is called again with the same settings: scans that have their files and their row are not done again; those that have
-    changed since are named.
+    when it is called again with the same settings: scans that have their files and their row are not done again, and
+    those of them that have changed since are named.
     A scan that fails (a channel or a brain mask that is missing, its header, voxels, memory, a file that cannot be
     written, a result that is not finite) is left out, the others are done, and the failures are raised together at the
     end: InputError if all of them are the input's fault, else WorkError. If no scan is left, nothing is written.
