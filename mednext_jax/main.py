@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError, shown
@@ -140,6 +140,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto: the zeros around an extracted brain are background; compute: ask the network, as nnU-Net does",
     )
     predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
+    predict.add_argument(
+        "--tables",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="clusters and regions of each scan, as `quantify` writes them",
+    )
+    _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
 
     quantify = command("quantify", _quantify, "tables of clusters and regions from masks")
@@ -212,6 +219,11 @@ def _add_counting(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-mm3", type=float, default=0.0, metavar="V", help="the same in mm3 (default: 0)")
     parser.add_argument("--split", action="store_true", help="cut clusters where their skeleton branches")
+
+
+def _counting(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("regions", "region_names", "connectivity", "min_voxels", "min_mm3", "split")
+    return {name: getattr(options, name) for name in names}
 
 
 def _labels(text: str) -> list[int]:
@@ -309,6 +321,8 @@ def _predict(options: argparse.Namespace) -> None:
             skip_background=options.skip_background,
             background=options.background,
             brain_masks=options.brain_masks,
+            tables=options.tables,
+            **_counting(options),
         )
 
 
@@ -343,16 +357,11 @@ def _quantify(options: argparse.Namespace) -> None:
     quantify(
         options.input,
         options.probability,
-        options.regions,
         out=options.output,
         scans=options.scans,
-        region_names=options.region_names,
         labels=options.labels,
         threshold=options.threshold,
-        connectivity=options.connectivity,
-        min_voxels=options.min_voxels,
-        min_mm3=options.min_mm3,
-        split=options.split,
+        **_counting(options),
     )
 
 

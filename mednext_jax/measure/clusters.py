@@ -94,6 +94,13 @@ class ClusterVoxels:
         """mm3."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
+    def of_clusters(self, chosen: np.ndarray) -> ClusterVoxels:
+        """Those of the clusters that are `chosen` (count,) boolean, numbered anew in the same order."""
+        keep = chosen[self.owner]
+        starts = np.concatenate([[0], np.cumsum(self.sizes[chosen])])
+        owner = (np.cumsum(chosen) - 1)[self.owner[keep]]
+        return ClusterVoxels(self.index[keep], owner, starts, self.affine, self.shape)
+
     def means(self, values: np.ndarray) -> np.ndarray:
         """Mean (count, ...) over each cluster of `values` (n, ...) of its voxels."""
         return np.add.reduceat(values, self.starts[:-1]) / self.sizes.reshape(-1, *(1,) * (values.ndim - 1))

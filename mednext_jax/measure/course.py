@@ -18,8 +18,8 @@ from mednext_jax.measure.clusters import ClusterVoxels
 
 MAX_DEGREE = 5  # of the middle line: enough for an S or a hook
 REFITS = 3
-# A line this many times as long as the tube is wide (and at least two voxels) earns one more degree.
-_FEWEST_VOXELS = 4
+# A smaller cluster has no course of its own, a larger one (10 mL at 0.8 mm) is no vessel's space.
+FEWEST_VOXELS, MOST_VOXELS = 4, 20_000
 _HALF_OFFSETS = np.array(
     [(x, y, z) for x in (0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)], np.int64
 )
@@ -37,6 +37,8 @@ class Course:
 
 def distances_to_an_end(voxels: ClusterVoxels) -> np.ndarray:
     """Distance (n,) in mm of each voxel, through its cluster, to one of the cluster's two farthest ends."""
+    if not voxels.count:
+        return np.zeros(0)
     edges = _neighbours(voxels)
     steps = np.linalg.norm((voxels.index[edges[0]] - voxels.index[edges[1]]) @ voxels.affine[:3, :3].T, axis=1)
     graph = sparse.coo_matrix((steps, edges), (len(voxels.index),) * 2).tocsr()
@@ -73,11 +75,10 @@ def fit_course(points: np.ndarray, start: np.ndarray, degree: int, step: float) 
     return Course(along, tangents[nearest], float(lengths[-1] / chord) if chord > 0 else np.inf)
 
 
-def degree_of(length: float, width: float, voxel: float, count: int) -> int:
-    """How much a middle line may bend: one degree for every width (at least two voxels) of its length."""
-    if count < _FEWEST_VOXELS:
-        return 1
-    return int(np.clip(length // max(width, 2 * voxel), 1, MAX_DEGREE))
+def degree_of(length: np.ndarray, width: np.ndarray, voxel: float, count: np.ndarray) -> np.ndarray:
+    """How much each middle line may bend: one degree for every width (at least two voxels) of its length."""
+    degree = np.clip(length // np.maximum(width, 2 * voxel), 1, MAX_DEGREE).astype(int)
+    return np.where((count < FEWEST_VOXELS) | (count > MOST_VOXELS), 1, degree)
 
 
 def _neighbours(voxels: ClusterVoxels) -> tuple[np.ndarray, np.ndarray]:

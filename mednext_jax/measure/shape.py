@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -58,15 +59,16 @@ def measure_shapes(voxels: ClusterVoxels) -> Shapes:
     direction = direction * np.where(_is_negative(direction), -1, 1)[:, None]
 
     length, tortuosity, width_max = straight.copy(), np.ones(voxels.count), np.zeros(voxels.count)
-    start = distances_to_an_end(voxels)
-    for i, (first, last) in enumerate(zip(voxels.starts[:-1], voxels.starts[1:], strict=True)):
+    degree = degree_of(straight, _width(volume, straight), voxel, voxels.sizes)
+    bending = voxels.of_clusters(degree > 1)
+    start = np.zeros(len(points))
+    start[(degree > 1)[voxels.owner]] = distances_to_an_end(bending)
+    for i, (first, last) in enumerate(itertools.pairwise(voxels.starts)):
         part = slice(first, last)
         course = Course(away[part] @ direction[i], np.broadcast_to(direction[i], (last - first, 3)), 1.0)
-        degree = degree_of(straight[i], _width(volume[i], straight[i]), voxel, last - first)
-        if degree > 1 and (bent := fit_course(points[part], start[part], degree, voxel / 2)) is not None:
+        if degree[i] > 1 and (bent := fit_course(points[part], start[part], degree[i], voxel / 2)) is not None:
             course = bent
-            along = course.tangent @ matrix
-            length[i] = np.sqrt(12 * course.along.var() + (along**2).sum(1).mean())
+            length[i] = np.sqrt(12 * course.along.var() + ((course.tangent @ matrix) ** 2).sum(1).mean())
             tortuosity[i] = course.tortuosity
         if length[i] < _width(volume[i], length[i]):
             length[i] = np.cbrt(4 * volume[i] / np.pi)

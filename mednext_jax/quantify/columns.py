@@ -59,7 +59,11 @@ CLUSTERS = (
     ),
     Column("width_edinburgh_mm", "mm", "2 sqrt(5 l2), as Ballerini et al.; of a long cylinder 1.12 times its diameter"),
     Column("counted", "", "1: of at least the smallest size; 0: too small, only in count_all and volume_all_mm3"),
-    Column("below_resolution", "", "1: narrower than 1.5 voxels; its width is the grid's, and thin PVS break into pieces or are missed"),
+    Column(
+        "below_resolution",
+        "",
+        "1: narrower than 1.5 voxels; its width is the grid's, and thin PVS break into pieces or are missed",
+    ),
     Column("possible_lacune", "", "1: wider than 3 mm and width / length above 0.6 (ovoid)"),
     Column("touches_csf_or_cortex", "", "1: in or beside cortex or fluid outside the ventricles; likely a sulcus"),
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import InputError
+from mednext_jax.measure.branches import split_clusters
 from mednext_jax.measure.clusters import CONNECTIVITIES, ClusterVoxels, label_clusters
 from mednext_jax.measure.parcellation import (
     BASAL_GANGLIA,
@@ -19,7 +20,6 @@ from mednext_jax.measure.parcellation import (
     select,
 )
 from mednext_jax.measure.shape import Shapes, measure_shapes
-from mednext_jax.measure.split import split_clusters
 from mednext_jax.measure.surroundings import Surroundings, find_surroundings
 from mednext_jax.measure.visual_scores import WARDLAW, fullest_slice, potter_grade
 

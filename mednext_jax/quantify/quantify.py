@@ -28,16 +28,14 @@ from mednext_jax.quantify.mask_files import (
 )
 from mednext_jax.quantify.one_scan import Counting, Quantified, quantify_arrays
 from mednext_jax.quantify.region_source import ATLAS, RegionSource, open_regions
+from mednext_jax.quantify.scan_tables import table_texts
 from mednext_jax.quantify.tables import (
     COHORT,
     TableFiles,
-    clusters_text,
     cohort_text,
     dictionaries,
     labels_image,
     read_rows,
-    regions_text,
-    side_car,
 )
 
 RECORD = "quantification.json"
@@ -113,23 +111,10 @@ class _Reading:
         if probability is None and self.threshold is not None:
             probability = source
         values = None if probability is None else read_probability(probability, mask)
-        return measure_image(case, mask, values, scan, regions, counting)
-
-
-def measure_image(
-    case: str,
-    mask: nib.Nifti1Image,
-    probability: np.ndarray | None,
-    scan: Source | None,
-    regions: RegionSource | None,
-    counting: Counting,
-) -> Quantified:
-    """The measures of a mask that has been read, with the regions of its case."""
-    found = None if regions is None else regions(case, mask, scan)
-    brain = None if found is None else found.brain
-    array = np.asanyarray(mask.dataobj) > 0
-    measured = quantify_arrays(array, np.asarray(mask.affine, np.float64), probability, brain, counting)
-    return measured if found is None else dataclasses.replace(measured, warnings=found.notes)
+        found = None if regions is None else regions(case, mask, scan)
+        array, affine = np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64)
+        measured = quantify_arrays(array, affine, values, None if found is None else found.brain, counting)
+        return measured if found is None else dataclasses.replace(measured, warnings=found.notes)
 
 
 def _quantify_files(
@@ -193,10 +178,8 @@ def _quantify_files(
 def write_tables(out: Path, files: TableFiles, found: Quantified, like: nib.Nifti1Image) -> None:
     """Write the files of one scan into the folder `out`; the table of regions last: where it is, the others are."""
     write_image(out / files.labels, labels_image(found, like))
-    _write_text(out / files.clusters, clusters_text(found, bids=files.dictionary is not None))
-    if files.dictionary is not None:
-        _write_text(out / files.dictionary, json.dumps(side_car(), indent=2) + "\n")
-    _write_text(out / files.regions, regions_text(found))
+    for path, text in table_texts(files, found).items():
+        _write_text(out / path, text)
 
 
 def _by_case(source: Source, cases: Sequence[str], what: str) -> dict[str, Path]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.nifti import Grid, image_like
@@ -142,6 +141,6 @@ def _text(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> str:
     if value is None or value == "":
         return "n/a"
-    if isinstance(value, float | np.floating):
+    if isinstance(value, float):
         return f"{round(value, _DECIMALS) + 0.0:.{_DECIMALS}f}" if math.isfinite(value) else "n/a"  # no -0.0000
     return quoted(value) if isinstance(value, str) and value[:1] not in "-0123456789" else str(value)
