@@ -3,9 +3,9 @@
     python -m tools.tube_errors
 
 Each tube is an arc of even width and random pose, drawn into a mask (voxels that it fills by half or more) and measured
-as `quantify` measures clusters. Prints a Markdown table: for each voxel size and each width in voxels, the share of tubes
-that stay one piece, the median error of the length in % and of the width in voxels (over those pieces), with the median of
-their magnitudes, and the spread of the median length between directions. docs/measures.md shows the table.
+as `quantify` measures clusters. Prints a Markdown table: for each voxel size and each width in voxels, the share of
+tubes that stay one piece, the median error of the length in % and of the width in voxels (over those pieces), with the
+median of their magnitudes, and how far a direction's median length lies from that of all. docs/measures.md shows it.
 """
 
 from __future__ import annotations
@@ -103,10 +103,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="poses of each length, bend and direction")
     options = parser.parse_args()
-    print(
-        "| voxel, mm | width, voxels | width, mm | one piece | length, % | magnitude | width, voxels | magnitude | directions |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    heads = ("voxel, mm", "width, voxels", "width, mm", "one piece", "error of the length, %", "its magnitude")
+    heads += ("error of the width, voxels", "its magnitude", "between directions")
+    print(f"| {' | '.join(heads)} |\n| {' | '.join('---' for _ in heads)} |")
     for voxel in VOXELS_MM:
         for voxels in WIDTHS:
             found = errors_of(draw_many(voxel, voxels * voxel, options.repeats), voxel)

