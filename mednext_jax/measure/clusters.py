@@ -91,8 +91,8 @@ class ClusterVoxels:
 
     @property
     def voxel_volume(self) -> float:
-        """mm3."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])))
+        """mm3, without the determinant's last digits: a smallest size of so many voxels is met by so many."""
+        return round(float(abs(np.linalg.det(self.affine[:3, :3]))), 9)
 
     def of_clusters(self, chosen: np.ndarray) -> ClusterVoxels:
         """Those of the clusters that are `chosen` (count,) boolean, numbered anew in the same order."""

@@ -40,7 +40,10 @@ class Course:
 
 
 def distances_to_an_end(voxels: ClusterVoxels) -> np.ndarray:
-    """Distance (n,) in mm of each voxel, through its cluster, to one of the cluster's two farthest ends."""
+    """Distance (n,) in mm of each voxel, through its cluster, to one of the cluster's two farthest ends.
+
+    Infinite in the other pieces of a cluster that is not connected.
+    """
     if not voxels.count:
         return np.zeros(0)
     edges = _neighbours(voxels)

@@ -76,7 +76,7 @@ class Parcellation:
             at = index @ to_scan[:3, :3].T + to_scan[:3, 3]
             codes = codes[there[((at > -0.5) & (at < np.array(shape) - 0.5)).all(1)]]
         counts = np.bincount(codes, minlength=len(self.structures))
-        return counts * abs(np.linalg.det(self.affine[:3, :3]))
+        return counts * round(float(abs(np.linalg.det(self.affine[:3, :3]))), 9)
 
     def ventricles(self) -> cKDTree | None:
         """The centres, in mm, of the voxels at the ventricles' surface; None if there are none."""

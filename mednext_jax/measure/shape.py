@@ -72,7 +72,9 @@ def measure_shapes(voxels: ClusterVoxels) -> Shapes:
         along = away[part] @ direction[i]
         across = float((away[part] ** 2).sum(1).mean() - (along**2).mean())
         course = Course(along, np.broadcast_to(direction[i], (last - first, 3)), 1.0, across)
-        bent = fit_course(points[part], start[part], degree[i], voxel / 2) if degree[i] > 1 else None
+        # A tube that was cut out of a crossing is in two pieces: none of the one is reached from the other.
+        begin = start[part] if np.isfinite(start[part]).all() else along
+        bent = fit_course(points[part], begin, degree[i], voxel / 2) if degree[i] > 1 else None
         if bent is not None and bent.across < BENT * across:
             course = bent
             length[i] = np.sqrt(12 * course.along.var() + ((course.tangent @ matrix) ** 2).sum(1).mean())
