@@ -75,6 +75,8 @@ def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, caps
     for command in starting("mednext-jax predict -i scans"):
         run(command, capsys)
     assert nib.load("segmented/sub-01_T2w_mask.nii.gz").get_data_dtype() == np.uint8
+    for command in starting("mednext-jax quantify"):
+        assert " PVS, " in run(command, capsys)
     (python,) = blocks("python")[:1]
     space: dict = {}
     exec(compile(python, "README.md", "exec"), space)
