@@ -146,6 +146,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="clusters and regions of each scan, as `quantify` writes them",
     )
+    predict.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="each model and mirror by itself: maps and intervals (twice the time)",
+    )
     _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
 
@@ -322,6 +327,7 @@ def _predict(options: argparse.Namespace) -> None:
             background=options.background,
             brain_masks=options.brain_masks,
             tables=options.tables,
+            uncertainty=options.uncertainty,
             **_counting(options),
         )
 

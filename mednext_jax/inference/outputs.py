@@ -27,9 +27,10 @@ from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
-from mednext_jax.io.nifti import write_image
+from mednext_jax.io.nifti import image_like, write_image
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.quantify.members import Members
 from mednext_jax.quantify.scan_tables import ScanTables, table_texts
 from mednext_jax.quantify.tables import TableFiles, cohort_text, dictionaries, labels_image, read_rows
 from mednext_jax.weights.directory import DESCRIPTION
@@ -77,8 +78,10 @@ class Outputs:
         """Whether a start before this one has segmented the scan."""
         return scan.case in self._rows
 
-    def write(self, scan: Scan, result: Segmentation) -> dict[str, Any]:
+    def write(self, scan: Scan, result: Segmentation, members: Members | None = None) -> dict[str, Any]:
         """Write mask, probability, tables (BIDS: side-cars) and row of one scan, all or none; returns the row.
+
+        members: what the models and mirrors find one by one, for tables with intervals and maps.
 
         The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.
         May be called by several threads. Raises WorkError for a result that is not finite, OSError.
@@ -102,13 +105,21 @@ class Outputs:
         texts = {target: _json_text(about) for target, about in self._side_cars(scan).items()}
         if self._tables is not None:
             voxels = np.asarray(result.probability.dataobj)
-            found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0])
+            found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0], members)
             self.without_regions += [(scan.case, problem) for problem in problems]
             targets = self._table_files[scan.case]
             labelled = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
             write_image(labelled, labels_image(found, result.mask))
             # Before the mask, for where it is, all else of the scan is.
             files = {self._folder / targets.labels: labelled} | files
+            for name, values in ({} if members is None else members.maps).items():
+                path = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
+                write_image(path, image_like(values, result.mask, np.float32))
+                files = {self._folder / _map_path(scan, name): path} | files
+                if scan.bids_sources:
+                    side_car = self._folder / _side_car(_map_path(scan, name))
+                    sources = [f"bids:raw:{path}" for path in scan.bids_sources]
+                    texts[side_car] = _json_text({"Sources": sources, "SpatialReference": "orig", "Label": "PVS"})
             texts |= {self._folder / p: text for p, text in table_texts(targets, found, scan.bids_sources).items()}
         for target, text in texts.items():
             files[target] = waiting.with_name(f"{waiting.name}_{len(files)}.txt")
@@ -239,6 +250,14 @@ def table_paths(folder: Path, part: Sequence[int]) -> tuple[Path, Path]:
 def table_files(scan: Scan) -> TableFiles:
     """Where the tables of a scan lie in the output folder."""
     return TableFiles.bids(scan.mask.parent, scan.case) if scan.bids_sources else TableFiles.plain(scan.case)
+
+
+def _map_path(scan: Scan, name: str) -> Path:
+    """Where a map of the members lies: CASE_entropy.nii.gz; BIDS: CASE_space-orig_desc-entropy_probseg.nii.gz."""
+    if not scan.bids_sources:
+        return Path(f"{scan.case}_{name}.nii.gz")
+    described = name.replace("_between_", "").replace("_", "")
+    return scan.mask.parent / f"{scan.case}_space-orig_desc-{described}_probseg.nii.gz"
 
 
 def describe_run(
