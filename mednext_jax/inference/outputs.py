@@ -21,7 +21,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 import mednext_jax
-from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.errors import InputError, Problem, WorkError, shown
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
@@ -107,6 +107,8 @@ class Outputs:
             voxels = np.asarray(result.probability.dataobj)
             found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0], members)
             self.without_regions += [(scan.case, problem) for problem in problems]
+            for note in found.warnings:
+                print(shown(note), flush=True)
             targets = self._table_files[scan.case]
             labelled = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
             write_image(labelled, labels_image(found, result.mask))
@@ -164,11 +166,22 @@ class Outputs:
                 raise
 
     def _gather(self) -> None:
-        """pvs.tsv: the tables of the regions of all scans as one, and the dictionaries of all columns."""
+        """pvs.tsv: the tables of the regions of all scans as one, and the dictionaries of all columns.
+
+        A part of a cohort writes its own; that which finds the tables of all parts there makes them one.
+        """
+        part = self._settings["part"]
         cases = [row["scan"] for row in self.rows if row["scan"] in self._table_files]
         paths = {case: self._folder / self._table_files[case].regions for case in cases}
         written = self._hidden / "pvs"
-        texts = {f"pvs{_suffix(self._settings['part'])}.tsv": cohort_text((c, read_rows(p)) for c, p in paths.items())}
+        texts = {f"pvs{_suffix(part)}.tsv": cohort_text((c, read_rows(p)) for c, p in paths.items())}
+        others = [self._folder / f"pvs{_suffix((k, part[1]))}.tsv" for k in range(1, part[1] + 1) if k != part[0]]
+        if others and all(path.is_file() for path in others):
+            tables = [path.read_text(encoding="utf-8", errors="surrogateescape") for path in others]
+            header, *rows = texts[f"pvs{_suffix(part)}.tsv"].splitlines()
+            rows += [row for table in tables for row in table.splitlines()[1:]]
+            # Python's sort keeps the order of a scan's rows.
+            texts["pvs.tsv"] = "\n".join([header, *sorted(rows, key=lambda row: row.split("\t")[0]), ""])
         for name, text in (texts | dictionaries()).items():
             written.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
             os.replace(written, self._folder / name)
