@@ -32,9 +32,8 @@ def coverage(predictions: Path, references: Path) -> dict[str, list[bool]]:
         for name, (low, high) in MEASURES.items():
             ends = float(row[low]), float(row[high])
             held[name].append(ends[0] <= truth[name] <= ends[1])
-            print(
-                f"{row['scan']} {name}: truth {truth[name]:.0f}, found {row[name]}, interval {ends[0]:.0f} to {ends[1]:.0f}"
-            )
+            said = f"truth {truth[name]:.0f}, found {row[name]}, interval {ends[0]:.0f} to {ends[1]:.0f}"
+            print(f"{row['scan']} {name}: {said}")
     return held
 
 
