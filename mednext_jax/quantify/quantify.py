@@ -13,7 +13,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-import mednext_jax
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.io.json_file import read_json
@@ -37,6 +36,7 @@ from mednext_jax.quantify.tables import (
     labels_image,
     read_rows,
 )
+from mednext_jax.version import __version__
 
 RECORD = "quantification.json"
 
@@ -139,7 +139,7 @@ def _quantify_files(
         "labels": None if reading.labels is None else list(reading.labels),
         "threshold": reading.threshold,
         **dataclasses.asdict(counting),
-        "mednext_jax": mednext_jax.__version__,
+        "mednext_jax": __version__,
     }
     if others:
         print(in_groups(others), flush=True)
