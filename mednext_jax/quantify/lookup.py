@@ -13,6 +13,7 @@ from mednext_jax.io.json_file import read_json
 from mednext_jax.io.table_file import read_table
 from mednext_jax.measure.freesurfer import FREESURFER
 from mednext_jax.measure.parcellation import Structure, Tissue
+from mednext_jax.quantify.one_scan import ELSEWHERE, WHOLE
 
 PRESET = "freesurfer"
 _EXPECTED = (
@@ -41,6 +42,8 @@ def read_lookup(source: str | Path) -> dict[int, Structure]:
     found = {value: structure_of(name) for value, name in named.items() if value > 0 and name.strip()}
     if not found:
         raise _not_understood(path, "no value above 0 with a name")
+    if taken := sorted({s.region for s in found.values()} & {WHOLE, ELSEWHERE}):
+        raise _not_understood(path, f"a region called {taken[0]!r}, as the tables call a row of their own")
     return found
 
 

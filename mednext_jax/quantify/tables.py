@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.bids import CLUSTERS_ENDING
 from mednext_jax.io.nifti import Grid, image_like
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.io.table_file import read_table
@@ -52,7 +53,7 @@ class TableFiles:
     @classmethod
     def bids(cls, folder: Path, case: str) -> TableFiles:
         """As a BIDS derivative names them: _dseg.nii.gz with its table and side-car, and _desc-pvs_stats.tsv."""
-        start = f"{case}_space-orig_seg-PVS_dseg"
+        start = f"{case}_space-orig{CLUSTERS_ENDING}"
         return cls(
             folder / f"{start}.nii.gz",
             folder / f"{start}.tsv",

@@ -116,6 +116,7 @@ def test_bids_derivative(models, scans, tmp_path):
         + [f"{start}_seg-PVS_dseg.{ending}" for ending in ("nii.gz", "tsv", "json")]
         + [f"{start}_desc-pvs_stats.tsv"]
         + ["dataset_description.json", "prediction.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json"]
+        + [".bidsignore"]
     )
     labels = nib.load(out / f"{start}_seg-PVS_dseg.nii.gz")
     (first, *_) = clusters = table(out / f"{start}_seg-PVS_dseg.tsv")
