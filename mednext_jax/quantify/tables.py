@@ -98,9 +98,9 @@ def dictionaries() -> dict[str, str]:
 
 
 def side_car(sources: Sequence[str] = ()) -> dict[str, Any]:
-    """The side-car of a BIDS dseg: what its labels and the columns of its table are."""
+    """The side-car of a BIDS dseg: what the columns of its table are; BIDS itself defines index and name."""
     about: dict[str, Any] = {"Sources": list(sources)} if sources else {}
-    return about | {"SpatialReference": "orig", "Manual": False, **dictionary((*INDEX, *_CLUSTER_COLUMNS))}
+    return about | {"SpatialReference": "orig", "Manual": False, **dictionary(_CLUSTER_COLUMNS)}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
