@@ -20,7 +20,6 @@ class Surroundings:
     the nearest voxel centres of cluster and ventricles; from_normal: degrees between the axis and the way from
     its centre to the nearest point of the ventricles, which is normal to their surface there (NaN: no ventricles in the
     map). touches: whether a voxel of it lies in cortex or fluid outside the ventricles, or beside one that does.
-    named: share of its voxels that have any label.
     """
 
     regions: list[tuple[str, str]]  # (region, hemisphere)
@@ -30,7 +29,6 @@ class Surroundings:
     to_ventricles: np.ndarray
     from_normal: np.ndarray
     touches: np.ndarray
-    named: np.ndarray
 
 
 def find_surroundings(
@@ -60,7 +58,6 @@ def find_surroundings(
         to_ventricles=to_ventricles,
         from_normal=from_normal,
         touches=np.bincount(voxels.owner, beside, voxels.count) > 0,
-        named=np.bincount(voxels.owner, codes > 0, voxels.count) / voxels.sizes,
     )
 
 

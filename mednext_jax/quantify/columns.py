@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from mednext_jax.measure.parcellation import CENTRUM_SEMIOVALE
 
@@ -131,11 +130,6 @@ INDEX = (
 def dictionary(columns: Iterable[Column]) -> dict[str, dict[str, str]]:
     """A BIDS data dictionary: column -> Description and Units."""
     return {c.name: {"Description": c.description} | ({"Units": c.units} if c.units else {}) for c in columns}
-
-
-def columns_of(rows: Sequence[dict[str, Any]], known: Sequence[Column]) -> list[Column]:
-    """Those of `known` that the rows have; all, if there are no rows."""
-    return [c for c in known if not rows or c.name in rows[0]]
 
 
 def dictionary_text(columns: Iterable[Column]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,6 @@ def structure_of(name: str) -> Structure:
     tissues: dict[str, Tissue] = {"ventricle": "ventricle", "csf": "csf", "cortex": "cortex", "ctx": "cortex"}
     tissue: Tissue = next((tissue for word, tissue in tissues.items() if word in f"{lowered} {name.lower()}"), "")
     return Structure(lowered, "" if region.lower() in ("unknown", "background") else region, hemisphere, tissue=tissue)
-
-
-def structures_of(names: Mapping[int, str]) -> dict[int, Structure]:
-    """The same for values and names that are at hand."""
-    return {value: structure_of(name) for value, name in names.items()}
 
 
 def _from_json(path: Path) -> dict[int, str]:
