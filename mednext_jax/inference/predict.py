@@ -57,7 +57,8 @@ def predict(
 
     Each scan gives CASE_mask.nii.gz (uint8) and CASE_probability.nii.gz (float32) on its own grid; a BIDS data set
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
-    volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
+    volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software) and scans.json
+    (each scan's files, and what failed).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
@@ -112,6 +113,7 @@ def predict(
             with contextlib.closing(_stream(predictor, todo, brains, outputs)) as outcomes:
                 for scan, outcome in outcomes:
                     log.take(scan, outcome)
+            outputs.list_scans(log.problems)
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
         log.finish()
         return outputs.rows
@@ -282,6 +284,7 @@ class _Log:
         self.count, self.done, self.written, self.busy = count, before, 0, 0.0
         self.failures: list[_Failed] = []
         self.bad = bad
+        self.problems = {case: str(problem) for case, problem in bad}  # case -> why it has no outputs
         self.start = time.perf_counter()
         self.first: float | None = None  # when the first scan was done, which waited for the compiler
         print(
@@ -298,6 +301,7 @@ class _Log:
         self.done += 1
         if isinstance(outcome, _Failed):
             self.failures.append(outcome)
+            self.problems[scan.case] = "\n".join(map(str, outcome.problems))
             text = "failed"
         else:
             self.written += 1

@@ -1,0 +1,183 @@
+"""The numbers of one scan: the tables that `quantify` wrote, or counted here from the mask where there are none."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from mednext_jax.errors import InputError
+from mednext_jax.io.geometry import grid_problems
+from mednext_jax.io.json_file import read_json
+from mednext_jax.io.nifti import read_labels
+from mednext_jax.io.table_cell import unquoted
+from mednext_jax.measure.clusters import cluster_table, label_clusters
+from mednext_jax.report.predicted import PredictedScan
+
+WHOLE_BRAIN = "whole brain"
+MAX_TABLE = 2**26  # bytes
+# How the files of a scan end, called by the case or like the mask.
+ENDINGS = {
+    "clusters": ("clusters.tsv",),
+    "regions": ("regions.tsv",),
+    "image": ("clusters.nii.gz", "dseg.nii.gz"),
+}
+# What the columns that are counted here mean.
+COUNTED = {
+    "cluster": {"Description": "Number of the cluster: 26-connected voxels of the mask"},
+    "x_mm": {"Description": "Centroid, scanner coordinates, to the right", "Units": "mm"},
+    "y_mm": {"Description": "Centroid, scanner coordinates, to the front", "Units": "mm"},
+    "z_mm": {"Description": "Centroid, scanner coordinates, upwards", "Units": "mm"},
+    "voxels": {"Description": "Voxels of the cluster"},
+    "volume_mm3": {"Description": "Volume", "Units": "mm3"},
+    "length_mm": {"Description": "Extent along the cluster's longest direction", "Units": "mm"},
+    "width_mm": {"Description": "Diameter of the cylinder of this length and volume", "Units": "mm"},
+    "probability_mean": {"Description": "Mean of the model's probability over the cluster"},
+    "probability_max": {"Description": "Largest of the model's probability in the cluster"},
+    "count": {"Description": "Number of clusters"},
+}
+
+Row = dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """labels (x, y, z): the clusters' numbers on the mask's grid. dictionary: column -> Description, Units.
+
+    counted_here: there were no tables of `quantify`.
+    """
+
+    labels: nib.Nifti1Image
+    clusters: list[Row]
+    regions: list[Row]
+    dictionary: Mapping[str, Mapping[str, Any]]
+    counted_here: bool
+
+    @property
+    def whole(self) -> Row:
+        """The row of the whole brain; {} if the table has none."""
+        return next((row for row in self.regions if row.get("region") == WHOLE_BRAIN), {})
+
+
+def read_measured(scan: PredictedScan, mask: nib.Nifti1Image, probability: np.ndarray | None) -> Measured:
+    """The tables beside the scan's mask, each read if it is there, else counted from the `mask` (`read_labels`).
+
+    Raises InputError for a damaged table, or for clusters that do not lie on the mask's grid.
+    """
+    tables = table_files(scan)
+    image = tables.get("image")
+    if image is not None:
+        labels = read_labels(image)
+        wrong = [p for p in grid_problems(labels, mask, "A cluster map", image, scan.mask) if p.severity == "E"]
+        if wrong:
+            raise InputError.of(wrong)
+    else:
+        labelled, _ = label_clusters(np.asanyarray(mask.dataobj))
+        labels = nib.Nifti1Image(labelled, mask.affine, mask.header)
+    dictionary = COUNTED | read_dictionary(_root(scan) / "clusters.json") | read_dictionary(_root(scan) / "pvs.json")
+    clusters = read_table(tables["clusters"]) if "clusters" in tables else count_clusters(labels, probability)
+    regions = read_table(tables["regions"]) if "regions" in tables else [_count_all(clusters)]
+    return Measured(labels, clusters, regions, dictionary, "clusters" not in tables)
+
+
+def table_files(scan: PredictedScan) -> dict[str, Path]:
+    """What `quantify` wrote of a scan, as far as it is there: "clusters" and "regions" (tables), "image" (labels)."""
+    found = {}
+    for kind, endings in ENDINGS.items():
+        names = [f"{start}_{ending}" for ending in endings for start in (scan.case, scan.prefix)]
+        if path := next((p for name in names if (p := scan.mask.with_name(name)).is_file()), None):
+            found[kind] = path
+    return found
+
+
+def count_clusters(labels: nib.Nifti1Image, probability: np.ndarray | None) -> list[Row]:
+    """A row for each cluster of a label map, with what can be counted without regions."""
+    array = np.asanyarray(labels.dataobj)
+    count = int(array.max(initial=0))
+    rows = []
+    inside = array > 0
+    mean, peak = np.zeros(count), np.zeros(count)
+    if probability is not None and count:
+        owner, values = array[inside] - 1, probability[inside]
+        mean = np.bincount(owner, values, count) / np.maximum(np.bincount(owner, minlength=count), 1)
+        np.maximum.at(peak, owner, values)
+    for cluster in cluster_table(array, count, labels.affine):
+        row = {
+            "cluster": str(cluster.label),
+            "x_mm": f"{cluster.x_mm:.2f}",
+            "y_mm": f"{cluster.y_mm:.2f}",
+            "z_mm": f"{cluster.z_mm:.2f}",
+            "voxels": str(cluster.voxels),
+            "volume_mm3": f"{cluster.volume_mm3:.3f}",
+            "length_mm": f"{cluster.length_mm:.2f}",
+            "width_mm": f"{cluster.width_mm:.2f}",
+        }
+        if probability is not None:
+            row |= {
+                "probability_mean": f"{mean[cluster.label - 1]:.3f}",
+                "probability_max": f"{peak[cluster.label - 1]:.3f}",
+            }
+        rows.append(row)
+    return rows
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a tab-separated file; raises InputError if it is too large, has no header or a row of another length."""
+    if path.stat().st_size > MAX_TABLE:
+        raise InputError("The table is too large.", file=path, expected=f"at most {MAX_TABLE} bytes")
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        try:
+            rows = list(csv.reader(file, delimiter="\t"))
+        except csv.Error as error:
+            raise InputError("The table cannot be read.", file=path, found=str(error)) from None
+    if not rows or len(set(rows[0])) != len(rows[0]):
+        found = "no line" if not rows else "a column twice"
+        raise InputError("The table has no header.", file=path, expected="a line of column names", found=found)
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(rows[0]):
+            expected = f"{len(rows[0])} cells in each line"
+            raise InputError("The table is damaged.", file=path, expected=expected, found=f"{len(row)} in line {number}")
+    return [dict(zip(rows[0], map(unquoted, row), strict=True)) for row in rows[1:]]
+
+
+def read_dictionary(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Column -> {"Description": ..., "Units": ...}; {} without the file, and without what is no such entry."""
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: about for name, about in entries if isinstance(about, dict)}
+
+
+def number(row: Mapping[str, str], column: str) -> float | None:
+    """The number in a cell; None if it is empty, absent or no finite number."""
+    try:
+        value = float(row.get(column, ""))
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def numbers(rows: Sequence[Mapping[str, str]], column: str) -> list[float]:
+    """The numbers of a column, in the rows' order, cells without one left out."""
+    return [value for row in rows if (value := number(row, column)) is not None]
+
+
+def _count_all(clusters: Sequence[Row]) -> Row:
+    volumes = numbers(clusters, "volume_mm3")
+    row = {"region": WHOLE_BRAIN, "count": str(len(clusters)), "volume_mm3": f"{sum(volumes):.3f}"}
+    if volumes:
+        row |= {"volume_median_mm3": f"{np.median(volumes):.3f}", "volume_max_mm3": f"{max(volumes):.3f}"}
+    return row
+
+
+def _root(scan: PredictedScan) -> Path:
+    """The prediction folder: that of a scan of a BIDS derivative lies above sub-*/."""
+    folder = scan.mask.parent
+    above = [p for p in (folder, *folder.parents) if (p / "dataset_description.json").is_file()]
+    return above[0] if above else folder

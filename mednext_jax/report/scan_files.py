@@ -1,0 +1,163 @@
+"""The images of one scan, read and checked, and what is to be said of them before anyone trusts a number."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from scipy import ndimage
+
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.geometry import grid_problems, scan_warnings
+from mednext_jax.io.nifti import read_labels, read_scan
+from mednext_jax.io.voxels import open_voxels
+from mednext_jax.report.measured import Measured, numbers
+from mednext_jax.report.predicted import PredictedScan
+
+SMALL_VOXEL = 1.0 + 1e-3  # mm; PVS are 0.5 to 3 mm wide
+MANY_SINGLE, MANY_OUTSIDE = 0.4, 0.05
+EXTRACTED = 0.3  # of a scan's voxels are exactly 0 where the brain was extracted
+EDGE_MM = 2.0
+MANY_AT_EDGE = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanFiles:
+    """Images on one grid (x, y, z); scan and probability are None where they were not found. problems: warnings."""
+
+    mask: nib.Nifti1Image
+    scan: nib.Nifti1Image | None
+    probability: nib.Nifti1Image | None
+    problems: list[Problem]
+
+    @property
+    def described(self) -> str:
+        """The grid in words."""
+        shape = " × ".join(map(str, self.mask.shape))
+        size = " × ".join(f"{mm:.3g}" for mm in voxel_sizes(self.mask.affine))
+        return f"{shape} voxels of {size} mm"
+
+    @property
+    def facts(self) -> list[tuple[str, object]]:
+        """What the page says of the images."""
+        axes = "".join(nib.aff2axcodes(self.mask.affine))
+        rows: list[tuple[str, object]] = [("Grid", self.described), ("Axes as stored", f"{axes} (towards)")]
+        if self.scan is not None:
+            values = np.asanyarray(self.scan.dataobj)
+            rows.append(("Intensities", f"{values.min():g} to {values.max():g}"))
+        return rows
+
+
+def read_scan_files(scan: PredictedScan) -> ScanFiles:
+    """Read mask, probability and scan; InputError for one that is damaged or lies on another grid than the mask.
+
+    A scan or a probability that is not there is a warning.
+    """
+    problems: list[Problem] = []
+    mask = read_labels(scan.mask)
+    probability = None
+    if scan.probability.exists():
+        probability = read_probability(scan.probability)
+        problems += _on_grid(probability, mask, "A probability map", scan.probability, scan)
+    else:
+        problems.append(_warning("The probability map was not found.", expected=scan.probability.name))
+    image = None
+    if scan.image is not None:
+        image = read_scan(scan.image)
+        problems += _on_grid(image, mask, "A scan", scan.image, scan)
+        problems += scan_warnings(image, scan.image)
+    else:
+        hint = "mednext-jax report OUT --scans FOLDER says where the scans are"
+        problems.append(_warning("The scan was not found; the pictures show the probability alone.", hint=hint))
+    return ScanFiles(mask, image, probability, problems)
+
+
+def read_probability(path) -> nib.Nifti1Image:
+    """A map of probabilities as float32; raises InputError if it is damaged or beyond 0 to 1."""
+    voxels = open_voxels(path)
+    values = np.concatenate([piece.astype(np.float32, copy=False) for piece in voxels.pieces()])
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1 + 1e-3):  # NaN, too
+        raise InputError("The probabilities are none.", file=path, expected="0 to 1", found=f"{low:g} to {high:g}")
+    return voxels.image(values.reshape(voxels.shape, order="F"))
+
+
+def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
+    """What the numbers themselves make suspicious, as warnings."""
+    found = []
+    sizes = voxel_sizes(files.mask.affine)
+    labels = np.asanyarray(measured.labels.dataobj)
+    count = len(np.unique(labels)) - 1 if labels.any() else 0
+    if sizes.max() > SMALL_VOXEL:
+        size = " × ".join(f"{mm:.3g}" for mm in sizes)
+        what = "The voxels are larger than many PVS are wide: counts and volumes are those that such voxels can show."
+        found.append(_warning(what, expected="at most 1 mm", found=f"{size} mm"))
+    if count == 0:
+        found.append(_warning("No PVS was found in this scan.", hint="look at the probability, or lower --threshold"))
+        return found
+    voxels = np.bincount(labels.ravel())[1:]
+    voxels = voxels[voxels > 0]
+    if (single := float((voxels == 1).mean())) > MANY_SINGLE:
+        found.append(_warning(f"{single:.0%} of the clusters are one voxel, which is often noise."))
+    found += _places(files, labels, count)
+    flags: dict[str, int] = {}
+    for row in measured.clusters:
+        for flag in filter(None, (part.strip() for part in row.get("flags", "").replace(";", ",").split(","))):
+            if flag != "n/a":
+                flags[flag] = flags.get(flag, 0) + 1
+    for flag, times in sorted(flags.items()):
+        found.append(_warning(f"{times} of {count} clusters have the flag: {flag.replace('_', ' ')}."))
+    likely = numbers(measured.clusters, "probability_mean")
+    if likely and float(np.median(likely)) < 0.6:
+        found.append(_warning("The model is unsure of half of the clusters: their mean probability is below 0.6."))
+    if measured.counted_here:
+        hint = "mednext-jax quantify measures clusters by region"
+        found.append(_warning("There were no tables beside the mask; this report counted the clusters.", hint=hint))
+    return found
+
+
+def _places(files: ScanFiles, labels: np.ndarray, count: int) -> list[Problem]:
+    """Clusters where the scan is empty, or at the edge of an extracted brain."""
+    if files.scan is None:
+        return []
+    empty = np.asanyarray(files.scan.dataobj) == 0
+    if empty.mean() < EXTRACTED:
+        return []
+    found = []
+    outside = _with_half(labels, empty)
+    if outside > MANY_OUTSIDE * count or outside > 4:
+        found.append(_warning(f"{outside} of {count} clusters lie where the scan is empty, outside of the brain."))
+    # Distances where clusters are: a box around them, not the whole head.
+    sizes = voxel_sizes(files.scan.affine)
+    holes_filled = ndimage.binary_fill_holes(~empty)
+    inner = holes_filled
+    for _ in range(max(1, round(EDGE_MM / float(sizes.mean())))):
+        inner = ndimage.binary_erosion(inner)
+    at_edge = _with_half(labels, ~inner) - outside
+    if at_edge > MANY_AT_EDGE * count:
+        what = f"{at_edge} of {count} clusters lie within about {EDGE_MM:g} mm of the brain's edge: likely sulci or vessels."
+        found.append(_warning(what, hint="look at them before the count is used"))
+    return found
+
+
+def _with_half(labels: np.ndarray, where: np.ndarray) -> int:
+    """How many clusters have more than half of their voxels `where`."""
+    inside = labels > 0
+    owner = labels[inside]
+    there = np.bincount(owner, where[inside])
+    return int((there > 0.5 * np.maximum(np.bincount(owner), 1)).sum())
+
+
+def _on_grid(image: nib.Nifti1Image, mask: nib.Nifti1Image, what: str, file, scan: PredictedScan) -> Sequence[Problem]:
+    problems = grid_problems(image, mask, what, file, scan.mask)
+    wrong = [dataclasses.replace(p, what=p.what.replace("than its scan", "than its mask")) for p in problems]
+    if any(problem.severity == "E" for problem in wrong):
+        raise InputError.of(wrong)
+    return wrong
+
+
+def _warning(what: str, expected: str | None = None, found: str | None = None, hint: str | None = None) -> Problem:
+    return Problem(what, None, expected, found, hint, "W")
