@@ -141,6 +141,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
+    predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
+
+    report = command("report", _report, "a page for each scan of a prediction, and one for all of them")
+    report.add_argument("output", type=Path, metavar="OUT", help="a folder that predict wrote")
+    report.add_argument(
+        "--scans", type=Path, default=None, metavar="FOLDER", help="the segmented scans, if they have moved"
+    )
+    report.add_argument(
+        "--participants",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="a folder with a participants.tsv (default: beside the segmented scans)",
+    )
+    report.add_argument("--group-only", action="store_true", help="only the page of all scans")
 
     evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
     evaluate.add_argument("-p", "--predictions", type=Path, default=None)
@@ -248,6 +263,7 @@ def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.inference.predict import predict
     from mednext_jax.parallel.processes import initialise
+    from mednext_jax.report.report import report
 
     use_compilation_cache()
     initialise()  # before the handler: JAX sets its own for SIGTERM
@@ -264,7 +280,14 @@ def _predict(options: argparse.Namespace) -> None:
             skip_background=options.skip_background,
             background=options.background,
             brain_masks=options.brain_masks,
+            after=(lambda folder, cases: report(folder, cases=cases)) if options.report else None,
         )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mednext_jax.report.report import report
+
+    report(options.output, options.scans, options.participants, pages=not options.group_only)
 
 
 @contextlib.contextmanager

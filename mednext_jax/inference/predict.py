@@ -52,6 +52,7 @@ def predict(
     tile_batch: int | None = None,
     skip_background: bool = False,
     background: str = "auto",
+    after: Callable[[Path, list[str]], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
@@ -63,6 +64,7 @@ def predict(
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
+    after: is called with the folder and the cases that have outputs there, before failures are raised.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
@@ -115,7 +117,11 @@ def predict(
                     log.take(scan, outcome)
             outputs.list_scans(log.problems)
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
-        log.finish()
+        try:
+            if after is not None and outputs.rows:
+                after(output, [row["scan"] for row in outputs.rows])
+        finally:
+            log.finish()
         return outputs.rows
 
 

@@ -24,9 +24,7 @@ DECADES = tuple(factor * 10.0**power for power in range(-6, 10) for factor in (1
 
 def svg(body: str, described: str, height: float = HEIGHT) -> str:
     """A chart with its content in words for who does not see it."""
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{text(described)}">{body}</svg>'
-    )
+    return f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{text(described)}">{body}</svg>'
 
 
 def size_histogram(volumes: Sequence[float], voxel_volume: float) -> str:
@@ -168,18 +166,19 @@ def scatter(
 def _points(places: Sequence[tuple[float, float]], links: Sequence[tuple[str, str]] = ()) -> str:
     if len(places) > LINKED_POINTS or not links:
         return f'<path class="points" d="{"".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)}"/>'
-    return "".join(
-        f'<a href="{address}"><circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text(title)}</title></circle></a>'
-        if address
-        else f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text(title)}</title></circle>'
-        for (x, y), (address, title) in zip(places, links, strict=True)
-    )
+    parts = []
+    for (x, y), (address, title) in zip(places, links, strict=True):
+        point = f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{text(title)}</title></circle>'
+        # For the mouse; a keyboard reaches the same pages by the table of scans.
+        parts.append(f'<a href="{address}" tabindex="-1">{point}</a>' if address else point)
+    return "".join(parts)
 
 
 def _x_axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
     base = HEIGHT - BOTTOM
     marks = "".join(
-        f'<path class="tick" d="M{x:.1f} {base}v5"/><text x="{x:.1f}" y="{base + 18}" text-anchor="middle">{text(t)}</text>'
+        f'<path class="tick" d="M{x:.1f} {base}v5"/>'
+        f'<text x="{x:.1f}" y="{base + 18}" text-anchor="middle">{text(t)}</text>'
         for x, t in ticks
     )
     title = f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{text(name)}</text>'

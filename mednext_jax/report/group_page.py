@@ -1,4 +1,4 @@
-"""The page of a cohort: distributions, outliers, failed scans, and any column of participants.tsv against the measures."""
+"""The page of a cohort: distributions, outliers, failed scans, columns of participants.tsv against the measures."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def _outliers(values: Mapping[str, Mapping[str, float]], cohort: Cohort) -> str:
                 value = f"{values[column][case]:g}"
                 rows.append({"scan": case, "measure": quantity, "value": value, "side": side, "z": f"{score:.1f}"})
     said = (
-        f"<p>Scans whose count or volume is far from the others': modified z-score beyond {OUTLIER:g}, of the logarithm "
-        "of 1 + value. An outlier may be true; look at the scan.</p>"
+        f"<p>Scans whose count or volume is far from the others': modified z-score beyond {OUTLIER:g}, of the "
+        "logarithm of 1 + value. An outlier may be true; look at the scan.</p>"
     )
     table = sortable_table(rows, "Outliers", {}, lambda row: _linked(row["scan"], cohort.pages))
     return section("outliers", "Outliers", said + table)

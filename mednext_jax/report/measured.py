@@ -79,7 +79,7 @@ def read_measured(scan: PredictedScan, mask: nib.Nifti1Image, probability: np.nd
     else:
         labelled, _ = label_clusters(np.asanyarray(mask.dataobj))
         labels = nib.Nifti1Image(labelled, mask.affine, mask.header)
-    dictionary = COUNTED | read_dictionary(_root(scan) / "clusters.json") | read_dictionary(_root(scan) / "pvs.json")
+    dictionary = COUNTED | read_dictionary(scan.folder / "clusters.json") | read_dictionary(scan.folder / "pvs.json")
     clusters = read_table(tables["clusters"]) if "clusters" in tables else count_clusters(labels, probability)
     regions = read_table(tables["regions"]) if "regions" in tables else [_count_all(clusters)]
     return Measured(labels, clusters, regions, dictionary, "clusters" not in tables)
@@ -127,7 +127,7 @@ def count_clusters(labels: nib.Nifti1Image, probability: np.ndarray | None) -> l
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a tab-separated file; raises InputError if it is too large, has no header or a row of another length."""
+    """The rows of a tab-separated file; InputError if it is too large, has no header or a row of another length."""
     if path.stat().st_size > MAX_TABLE:
         raise InputError("The table is too large.", file=path, expected=f"at most {MAX_TABLE} bytes")
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -141,7 +141,9 @@ def read_table(path: Path) -> list[Row]:
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(rows[0]):
             expected = f"{len(rows[0])} cells in each line"
-            raise InputError("The table is damaged.", file=path, expected=expected, found=f"{len(row)} in line {number}")
+            raise InputError(
+                "The table is damaged.", file=path, expected=expected, found=f"{len(row)} in line {number}"
+            )
     return [dict(zip(rows[0], map(unquoted, row), strict=True)) for row in rows[1:]]
 
 
@@ -174,10 +176,3 @@ def _count_all(clusters: Sequence[Row]) -> Row:
     if volumes:
         row |= {"volume_median_mm3": f"{np.median(volumes):.3f}", "volume_max_mm3": f"{max(volumes):.3f}"}
     return row
-
-
-def _root(scan: PredictedScan) -> Path:
-    """The prediction folder: that of a scan of a BIDS derivative lies above sub-*/."""
-    folder = scan.mask.parent
-    above = [p for p in (folder, *folder.parents) if (p / "dataset_description.json").is_file()]
-    return above[0] if above else folder

@@ -54,7 +54,7 @@ def tile_svg(volume: ViewVolume, tile: Tile) -> str:
     grey, clusters = (_picture(a, tile) for a in (volume.background, volume.clusters))
     sizes = volume.voxel_size
     width, height = grey.shape[1] * sizes[across], grey.shape[0] * sizes[up]
-    left, right, top, bottom = EDGES[tile.plane]
+    left, right, top, _ = tuple(EDGES[tile.plane])
     path = outline_path(clusters, sizes[across], sizes[up])
     outline = f'<path class="casing" d="{path}"/><path class="outline" d="{path}"/>' if path else ""
     middle = f"{height / 2:.1f}"

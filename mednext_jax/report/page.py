@@ -45,7 +45,9 @@ def data_block(name: str, value: Any) -> str:
 
 def section(name: str, title: str, body: str) -> str:
     """A part of the page with its heading."""
-    return f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{text(title)}</h2>{body}</section>'
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{text(title)}</h2>{body}</section>'
+    )
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> str:

@@ -21,8 +21,9 @@ CHANNEL_ENDING = "_0000"  # nnU-Net's first channel
 
 @dataclasses.dataclass(frozen=True)
 class PredictedScan:
-    """One scan of a prediction folder. `image`: the first channel that was segmented, None if it was not found."""
+    """One scan of a prediction `folder`. `image`: the first channel that was segmented, None if it was not found."""
 
+    folder: Path
     case: str
     mask: Path
     probability: Path
@@ -94,7 +95,7 @@ def _predicted(
             mask = found[0]
             probability = mask.with_name(f"{stem(mask).removesuffix('_mask')}_probseg.nii.gz")
     image = images.of(case, listed.files if listed is not None else ())
-    return PredictedScan(case, mask, probability, image, record, row)
+    return PredictedScan(folder, case, mask, probability, image, record, row)
 
 
 class _Images:

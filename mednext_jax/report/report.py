@@ -57,7 +57,9 @@ def report(
             said = _write_one(scan, group)
         except InputError as error:
             failed[scan.case] = str(error)
-            problems += [p if p.file else Problem(p.what, str(scan.mask), p.expected, p.found, p.hint) for p in error.problems]
+            problems += [
+                p if p.file else Problem(p.what, str(scan.mask), p.expected, p.found, p.hint) for p in error.problems
+            ]
             said = "failed"
         print(f"report [{done}/{len(todo)}] {shown(scan.case)}: {said}", flush=True)
     cohort = Cohort(_cohort_rows(folder), _existing_pages(folder), failed, known, _dictionary(folder))
@@ -97,7 +99,10 @@ def _write_one(scan: PredictedScan, group: Path) -> str:
 def _refuse_other_files(group: Path, todo: Collection[PredictedScan]) -> None:
     """Raise InputError for what is in a page's place and is no page that this run would write."""
     problems: list[Problem] = []
-    for path, source in [(group, None), *((page_of(scan), _fingerprint(scan)) for scan in todo if page_of(scan).exists())]:
+    for path, source in [
+        (group, None),
+        *((page_of(scan), _fingerprint(scan)) for scan in todo if page_of(scan).exists()),
+    ]:
         there = made_from(path)
         if there is not None and source in (None, there):
             continue
@@ -107,7 +112,9 @@ def _refuse_other_files(group: Path, todo: Collection[PredictedScan]) -> None:
             problem = error.problems[0]
             found = "a file of another origin" if there is None else "a page that was made from other files"
             hint = "move it elsewhere, or remove it"
-            problems.append(Problem(problem.what, problem.file, f"a page of {GENERATOR}, from the same files", found, hint))
+            problems.append(
+                Problem(problem.what, problem.file, f"a page of {GENERATOR}, from the same files", found, hint)
+            )
     if problems:
         raise InputError.of(problems)
 

@@ -70,7 +70,7 @@ def read_scan_files(scan: PredictedScan) -> ScanFiles:
         problems += _on_grid(image, mask, "A scan", scan.image, scan)
         problems += scan_warnings(image, scan.image)
     else:
-        hint = "mednext-jax report OUT --scans FOLDER says where the scans are"
+        hint = "say where the scans are: mednext-jax report OUT --scans FOLDER"
         problems.append(_warning("The scan was not found; the pictures show the probability alone.", hint=hint))
     return ScanFiles(mask, image, probability, problems)
 
@@ -114,7 +114,7 @@ def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
     if likely and float(np.median(likely)) < 0.6:
         found.append(_warning("The model is unsure of half of the clusters: their mean probability is below 0.6."))
     if measured.counted_here:
-        hint = "mednext-jax quantify measures clusters by region"
+        hint = "run mednext-jax quantify to measure clusters by region"
         found.append(_warning("There were no tables beside the mask; this report counted the clusters.", hint=hint))
     return found
 
@@ -130,16 +130,14 @@ def _places(files: ScanFiles, labels: np.ndarray, count: int) -> list[Problem]:
     outside = _with_half(labels, empty)
     if outside > MANY_OUTSIDE * count or outside > 4:
         found.append(_warning(f"{outside} of {count} clusters lie where the scan is empty, outside of the brain."))
-    # Distances where clusters are: a box around them, not the whole head.
     sizes = voxel_sizes(files.scan.affine)
-    holes_filled = ndimage.binary_fill_holes(~empty)
-    inner = holes_filled
+    inner = ndimage.binary_fill_holes(~empty)
     for _ in range(max(1, round(EDGE_MM / float(sizes.mean())))):
         inner = ndimage.binary_erosion(inner)
     at_edge = _with_half(labels, ~inner) - outside
     if at_edge > MANY_AT_EDGE * count:
-        what = f"{at_edge} of {count} clusters lie within about {EDGE_MM:g} mm of the brain's edge: likely sulci or vessels."
-        found.append(_warning(what, hint="look at them before the count is used"))
+        what = f"{at_edge} of {count} clusters lie within about {EDGE_MM:g} mm of the brain's edge."
+        found.append(_warning(what, hint="likely sulci or vessels; look at them before the count is used"))
     return found
 
 

@@ -79,7 +79,9 @@ def _warnings(problems: Sequence[Problem]) -> str:
         return section("warnings", "Warnings", "<p>None. That does not replace a look at the images.</p>")
     items = []
     for problem in problems:
-        more = [f"{name} {value}." for name, value in (("Expected", problem.expected), ("Found", problem.found)) if value]
+        more = [
+            f"{name} {value}." for name, value in (("Expected", problem.expected), ("Found", problem.found)) if value
+        ]
         more += [f"{problem.hint[0].upper()}{problem.hint[1:]}."] if problem.hint else []
         items.append(f"<li><strong>{text(problem.what)}</strong> {text(' '.join(more))}</li>")
     return section("warnings", "Warnings", f'<ul class="warnings">{"".join(items)}</ul>')
@@ -96,13 +98,14 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         "probability": volume.probability is not None,
     }
     panes = "".join(
-        f'<figure class="pane" data-plane="{plane}"><canvas tabindex="0" role="img" aria-label="{plane} slice"></canvas>'
+        f'<figure class="pane" data-plane="{plane}">'
+        f'<canvas tabindex="0" role="img" aria-label="{plane} slice"></canvas>'
         f'<figcaption><label for="slice-{plane}">{plane.capitalize()}</label>'
         f'<input type="range" id="slice-{plane}" min="0" step="1" value="0"></figcaption></figure>'
         for plane in EDGES
     )
     keys = "; ".join(f"<kbd>{text(key)}</kbd> {text(what)}" for key, what in VIEWER_KEYS)
-    reduced = _reduced(volume)
+    disabled = "" if volume.probability is not None else " disabled"
     blocks = "".join(
         f'<script type="text/plain" id="voxels-{name}">{packed(array)}</script>'
         for name, array in (("scan", volume.scan), ("probability", volume.probability), ("clusters", volume.clusters))
@@ -120,8 +123,7 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         '<button type="button" data-do="in" aria-label="Zoom in">+</button>'
         '<button type="button" data-do="out" aria-label="Zoom out">−</button>'
         '<label><input type="checkbox" data-show="outlines" checked> Outlines</label>'
-        f'<label><input type="checkbox" data-show="probability"{"" if volume.probability is not None else " disabled"}> '
-        "Probability</label>"
+        f'<label><input type="checkbox" data-show="probability"{disabled}> Probability</label>'
         '<label><input type="checkbox" data-show="cross" checked> Cross</label>'
         '<label>Darkest <input type="range" data-window="low" min="0" max="254" value="0"></label>'
         '<label>Brightest <input type="range" data-window="high" min="1" max="255" value="255"></label>'
@@ -130,8 +132,8 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         '<span class="scale-bar" hidden>Probability 0 <canvas width="96" height="10" role="img" '
         'aria-label="Colours of the probability, from dark for 0 to bright for 1"></canvas> 1</span>'
         "</div>"
-        f'<p class="keys">{keys}. A click in a picture moves the cross; a click on a row of the table of PVS jumps there.'
-        f" {text(reduced)}</p></div>"
+        f'<p class="keys">{keys}. A click in a picture moves the cross; a click on a row of the table of PVS jumps '
+        f"there. {text(_reduced(volume))}</p></div>"
     )
     return section("viewer", "Viewer", body) + data_block("viewer-about", about) + blocks
 
@@ -189,7 +191,8 @@ def _sizes(measured: Measured, volume: ViewVolume) -> str:
         return section("sizes", "Sizes", '<p class="empty">There are no PVS to show the sizes of.</p>')
     voxel = abs(float(np.linalg.det(measured.labels.affine[:3, :3])))
     single = sum(v < 1.5 * voxel for v in volumes)
-    said = f"<p>{single} of {len(volumes)} clusters ({single / len(volumes):.0%}) are one voxel ({compact(voxel)} mm³).</p>"
+    part = f"{single} of {len(volumes)} clusters ({single / len(volumes):.0%})"
+    said = f"<p>{part} are one voxel ({compact(voxel)} mm³).</p>"
     return section("sizes", "Sizes", f"{said}<figure>{size_histogram(volumes, voxel)}</figure>")
 
 
@@ -216,7 +219,7 @@ def _clusters(measured: Measured, volume: ViewVolume) -> str:
         else ""
     )
     search = (
-        '<p class="search"><label>Rows with <input type="search" data-filter="clusters-table"></label> '
+        '<p class="search"><label>Rows that hold <input type="search" data-filter="clusters-table"></label> '
         '<output data-count="clusters-table"></output></p>'
     )
     table = sortable_table(rows, "PVS, the largest first", measured.dictionary, name, attributes)

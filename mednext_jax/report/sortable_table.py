@@ -31,7 +31,8 @@ def sortable_table(
     columns = [name for name in columns if any(row.get(name, "") != "" for row in rows)]
     numeric = {name for name in columns[1:] if any(number(row, name) is not None for row in rows)}
     head = "".join(
-        f'<th scope="col" aria-sort="none"{_NUMBER if name in numeric else ""}><button type="button">{text(_title(name, dictionary))}</button></th>'
+        f'<th scope="col" aria-sort="none"{_NUMBER if name in numeric else ""}>'
+        f'<button type="button">{text(_title(name, dictionary))}</button></th>'
         for name in columns
     )
     body = []

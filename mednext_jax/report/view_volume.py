@@ -17,7 +17,7 @@ from nibabel.affines import voxel_sizes
 
 # Of the voxels above the scan's lowest value: what is darkest and brightest in the viewer.
 DARKEST, BRIGHTEST = 0.03, 99.8
-MARGIN = 4  # voxels kept around the head
+MARGIN_MM = 10.0  # kept around the head, for the letters of the edges
 # A plane belongs to the head if this part of it is brighter than the air.
 HEAD_PART = 0.002
 # A scan is empty at 0 if this part of it is exactly that.
@@ -74,7 +74,7 @@ def view_volume(
         values = np.asanyarray(nib.as_closest_canonical(scan).dataobj)
         window = _window(values)
         seen = seen | (values > window[0])
-    box = _box(seen, labels > 0)
+    box = _box(seen, labels > 0, voxel_sizes(canonical.affine))
     if scan is not None:
         low, high = window
         grey = np.clip((values[box] - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
@@ -131,14 +131,15 @@ def _window(values: np.ndarray) -> tuple[float, float]:
     return lowest + DARKEST * (high - lowest), high
 
 
-def _box(seen: np.ndarray, clusters: np.ndarray) -> tuple[slice, slice, slice]:
+def _box(seen: np.ndarray, clusters: np.ndarray, sizes: np.ndarray) -> tuple[slice, slice, slice]:
     parts = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
         of_head = np.flatnonzero(seen.mean(others) > HEAD_PART)
         used = np.union1d(of_head, np.flatnonzero(clusters.any(others)))
         start, stop = (used[0], used[-1] + 1) if used.size else (0, seen.shape[axis])
-        parts.append(slice(int(max(0, start - MARGIN)), int(min(seen.shape[axis], stop + MARGIN))))
+        margin = round(MARGIN_MM / sizes[axis])
+        parts.append(slice(int(max(0, start - margin)), int(min(seen.shape[axis], stop + margin))))
     x, y, z = parts
     return x, y, z
 

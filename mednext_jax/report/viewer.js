@@ -9,7 +9,7 @@
     sagittal: { across: 1, up: 2, along: 0, edges: ["A", "P", "S", "I"] },
   };
   const OUTLINE = "#ffd54a", CHOSEN = "#ffffff", CASING = "#000000", CROSS = "#7fd4ff";
-  const JUMP_ZOOM = 3, MAX_ZOOM = 12, SCALE_MM = 20, LEAST_SHOWN = 13; // of 255: 0.05
+  const JUMP_ZOOM = 3, MAX_ZOOM = 12, SCALE_MM = 20, LEAST_SHOWN = 13, TOLD = 6; // of 255: 0.05
 
   const inflate = async (name) => {
     const packed = atob(document.getElementById(`voxels-${name}`).textContent);
@@ -108,7 +108,7 @@
         const p = state.show.probability && probability ? probability[from] : 0;
         if (p >= LEAST_SHOWN) {
           [heated.data[4 * to], heated.data[4 * to + 1], heated.data[4 * to + 2]] = heat(p);
-          heated.data[4 * to + 3] = 90 + 0.6 * p;
+          heated.data[4 * to + 3] = 60 + 0.45 * p;
         }
       }
     }
@@ -116,7 +116,7 @@
     const context = canvas.getContext("2d");
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
-    context.imageSmoothingEnabled = place.dx < 6 * ratio; // far in, the voxels themselves are shown
+    context.imageSmoothingEnabled = place.dx < 12 * ratio; // far in, the voxels themselves are shown
     for (const [layer, image] of [[pane.voxels, grey], [pane.overlay, heated]]) {
       if (image === heated && !state.show.probability) continue;
       layer.width = columns;
@@ -213,9 +213,11 @@
     if (label > 0) {
       state.chosen = label;
       const row = rows.get(label);
-      const cells = row ? [...row.cells].slice(1, 6).map((cell) => cell.textContent.trim()) : [];
-      const names = row ? [...row.closest("table").tHead.rows[0].cells].slice(1, 6).map((head) => head.textContent) : [];
-      const said = cells.map((cell, i) => (cell ? `${names[i]} ${cell}` : "")).filter(Boolean).join(", ");
+      const heads = row ? [...row.closest("table").tHead.rows[0].cells] : [];
+      const said = heads
+        .map((head, i) => [head.textContent.trim(), row.cells[i].textContent.trim()])
+        .filter(([name, value], i) => i > 0 && value !== "" && !/^[xyz] \(/.test(name))
+        .slice(0, TOLD).map((pair) => pair.join(" ")).join(", ");
       parts.push(`PVS ${label}${said ? ` (${said})` : ""}`);
       if (row) row.classList.add("chosen");
     }

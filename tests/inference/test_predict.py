@@ -40,7 +40,7 @@ def test_a_folder(models, scans, tmp_path, capsys):
     rows = predict(scans, tmp_path / "out", models[0], tta=False)
     out = tmp_path / "out"
     names = [f"case{i}_{kind}.nii.gz" for i in range(3) for kind in ("mask", "probability")]
-    assert sorted(p.name for p in out.iterdir()) == sorted([*names, "volumes.tsv", "prediction.json"])
+    assert sorted(p.name for p in out.iterdir()) == sorted([*names, "volumes.tsv", "prediction.json", "scans.json"])
     predictor = Predictor(models[0], tta=False)
     for i, row in enumerate(table(out / "volumes.tsv")):
         source, mask = nib.load(scans / f"case{i}_0000.nii.gz"), nib.load(out / f"case{i}_mask.nii.gz")
@@ -108,7 +108,7 @@ def test_bids_derivative(models, scans, tmp_path):
     stem = "sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-PVS"
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == sorted(
         [f"{stem}_{kind}" for kind in ("mask.json", "mask.nii.gz", "probseg.json", "probseg.nii.gz")]
-        + ["dataset_description.json", "prediction.json", "volumes.tsv"]
+        + ["dataset_description.json", "prediction.json", "scans.json", "volumes.tsv"]
     )
     about = json.loads((out / f"{stem}_mask.json").read_text())
     assert about["Sources"] == ["bids:raw:sub-01/ses-2/anat/sub-01_ses-2_T2w.nii.gz"]

@@ -80,7 +80,7 @@ def test_ctrl_c_leaves_what_the_table_tells_and_the_same_call_does_the_rest(mode
     status, said = stopped(2, signal.SIGINT, scans, out, models[0], ["[1/4] case0", "[2/4] case1"])
     assert status == 130 and "predict: stopped" in said and "Traceback" not in said
     done = [f"case{i}_{kind}.nii.gz" for i in range(2) for kind in ("mask", "probability")]
-    assert files(out) == sorted([*done, "prediction.json", "volumes.tsv"])
+    assert files(out) == sorted([*done, "prediction.json", "scans.json", "volumes.tsv"])
     assert table(out / "volumes.tsv") == ["case0", "case1"]
 
     before = {name: (out / name).stat().st_mtime_ns for name in done}
@@ -115,6 +115,6 @@ def test_a_killed_run_continues_and_its_remains_go(models, scans, tmp_path):
     predict(scans, out, models[0], tta=False)
     assert table(out / "volumes.tsv") == [f"case{i}" for i in range(4)]
     whole = [f"case{i}_{kind}.nii.gz" for i in range(4) for kind in ("mask", "probability")]
-    assert files(out) == sorted([*whole, "prediction.json", "volumes.tsv"])
+    assert files(out) == sorted([*whole, "prediction.json", "scans.json", "volumes.tsv"])
     first, third = ((out / f"case{i}_mask.nii.gz").read_bytes() for i in (0, 2))
     assert first != third
