@@ -85,9 +85,10 @@ def as_numbers(values: Mapping[str, str]) -> dict[str, float] | None:
 
 
 def as_groups(values: Mapping[str, str]) -> dict[str, list[str]] | None:
-    """Group -> its cases, of a column with two to `MAX_GROUPS` values; else None."""
+    """Group -> its cases, of a column with two to `MAX_GROUPS` values that are not another for each case; else None."""
     groups: dict[str, list[str]] = {}
     for case, text in values.items():
         if text.strip().lower() not in MISSING:
             groups.setdefault(text.strip(), []).append(case)
-    return dict(sorted(groups.items())) if 2 <= len(groups) <= MAX_GROUPS else None
+    told_apart = 2 <= len(groups) <= MAX_GROUPS and any(len(cases) > 1 for cases in groups.values())
+    return dict(sorted(groups.items())) if told_apart else None

@@ -21,6 +21,13 @@ LINKED_POINTS = 400
 # Ticks of a logarithmic axis.
 DECADES = tuple(factor * 10.0**power for power in range(-6, 10) for factor in (1, 2, 5))
 
+# What fills the right's bars; once on a page.
+HATCH = (
+    '<svg class="defined" width="0" height="0" aria-hidden="true"><defs><pattern id="hatch" width="6" height="6" '
+    'patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect class="hatch-ground" width="6" height="6"/>'
+    '<path class="hatch-line" d="M0 0V6"/></pattern></defs></svg>'
+)
+
 
 def svg(body: str, described: str, height: float = HEIGHT) -> str:
     """A chart with its content in words for who does not see it."""
@@ -63,7 +70,7 @@ def size_histogram(volumes: Sequence[float], voxel_volume: float) -> str:
 
 
 def region_bars(bars: Sequence[tuple[str, str, float]], quantity: str) -> str:
-    """Horizontal bars of (region, hemisphere, value), in the order given; left is plain, right hatched."""
+    """Horizontal bars of (region, hemisphere, value), in the order given; left is plain, right has `HATCH`."""
     line, gap = 20, 4
     room = 220
     height = TOP + len(bars) * (line + gap) + BOTTOM
@@ -87,11 +94,7 @@ def region_bars(bars: Sequence[tuple[str, str, float]], quantity: str) -> str:
     )
     axes += f'<text x="{(room + WIDTH - 70) / 2:.0f}" y="{base + 38}" text-anchor="middle">{text(quantity)}</text>'
     words = f"{quantity} by region: " + "; ".join(f"{r} {h} {_value(v)}".replace("  ", " ") for r, h, v in bars)
-    hatch = (
-        '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<rect class="hatch-ground" width="6" height="6"/><path class="hatch-line" d="M0 0V6"/></pattern></defs>'
-    )
-    return svg(hatch + axes + "".join(parts), words, height)
+    return svg(axes + "".join(parts), words, height)
 
 
 def distribution(
@@ -155,10 +158,11 @@ def scatter(
     band = "L".join(path(upper) + path(lower, slice(None, None, -1)))
     places = [(x(a), y(b)) for a, b in zip(x_values, y_values, strict=True)]
     body = (
-        f'<path class="band" d="M{band}z"/><path class="fit" d="M{"L".join(path(fit))}"/>'
-        + _points(places, links)
+        f'<path class="band" d="M{band}z"/>'
         + _x_axis([(x(t), _plain(t)) for t in _nice(low_x, high_x)], names[0])
         + _y_axis([(y(t), _plain(t)) for t in _nice(low_y, high_y)], names[1])
+        + f'<path class="fit" d="M{"L".join(path(fit))}"/>'
+        + _points(places, links)
     )
     return svg(body, described)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import Problem
-from mednext_jax.report.charts import region_bars, size_histogram
+from mednext_jax.report.charts import HATCH, region_bars, size_histogram
 from mednext_jax.report.measured import Measured, Row, number, numbers
 from mednext_jax.report.mosaic import EDGES, choose_slices, tile_svg
 from mednext_jax.report.page import data_block, facts, how_to_cite, key_figures, link, section, text, write_page
@@ -182,7 +182,9 @@ def _regions(measured: Measured) -> str:
         if bars:
             charts += f"<figure>{region_bars(bars, quantity)}</figure>"
     none = "<p>Counted over the whole scan; there was no map of regions.</p>" if not parts else ""
-    return section("regions", "Regions", none + table + (f'<div class="charts">{charts}</div>' if charts else ""))
+    return section(
+        "regions", "Regions", none + table + (f'{HATCH}<div class="charts">{charts}</div>' if charts else "")
+    )
 
 
 def _sizes(measured: Measured, volume: ViewVolume) -> str:
