@@ -102,7 +102,7 @@ def _mm(value: float) -> str:
 def _picture(array: np.ndarray, tile: Tile) -> np.ndarray:
     """A slice as rows from the top, the subject's right (sagittal: front) at the left."""
     across, up, along = PLANES[tile.plane]
-    return np.take(array, tile.index, along).T[::-1, ::-1]
+    return np.moveaxis(array, along, 0)[tile.index].T[::-1, ::-1]
 
 
 def _smaller(pixels: np.ndarray) -> np.ndarray:

@@ -93,9 +93,8 @@ def fitted(volume: ViewVolume, limit: int) -> ViewVolume:
     """The volume with as many grey levels and voxels as `limit` bytes of text (`packed`) hold."""
     while True:
         for levels in GREY_LEVELS:
-            candidate = volume if levels == 256 else _with_levels(volume, levels)
-            if _estimated(candidate) <= limit or min(candidate.shape) < 2:
-                return candidate
+            if _estimated(volume, levels) <= limit or min(volume.shape) < 2:
+                return volume if levels == 256 else _with_levels(volume, levels)
         volume = _halved(volume)
 
 
@@ -144,24 +143,28 @@ def _box(seen: np.ndarray, clusters: np.ndarray, sizes: np.ndarray) -> tuple[sli
     return x, y, z
 
 
-def _estimated(volume: ViewVolume) -> float:
-    """Bytes of `packed` of all arrays, from some planes."""
-    total = 0.0
-    for array in (volume.scan, volume.probability, volume.clusters):
-        if array is not None:
-            planes = np.linspace(0, array.shape[2] - 1, min(SAMPLED, array.shape[2])).astype(int)
-            # A little more than the sample: its planes are few.
-            total += 1.05 * len(packed(array[:, :, planes])) * array.shape[2] / len(planes)
-    return total
+def _estimated(volume: ViewVolume, levels: int) -> float:
+    """Bytes of `packed` of all arrays with so many grey levels, from some planes."""
+    count = volume.shape[2]
+    planes = np.linspace(0, count - 1, min(SAMPLED, count)).astype(int)
+    total = len(packed(volume.clusters[:, :, planes]))
+    total += sum(
+        len(packed(_coarser(a[:, :, planes], levels))) for a in (volume.scan, volume.probability) if a is not None
+    )
+    return 1.05 * total * count / len(planes)  # a little more: the planes are few
 
 
 def _with_levels(volume: ViewVolume, levels: int) -> ViewVolume:
-    step = 256 // levels
-    grey, likely = (
-        None if a is None else np.minimum((a // step) * step + (a > 0) * (step // 2), 255).astype(np.uint8)
-        for a in (volume.scan, volume.probability)
-    )
+    grey, likely = (None if a is None else _coarser(a, levels) for a in (volume.scan, volume.probability))
     return dataclasses.replace(volume, scan=grey, probability=likely, levels=levels)
+
+
+def _coarser(array: np.ndarray, levels: int) -> np.ndarray:
+    """uint8 values in so many levels, each in the middle of what it stands for; 0 stays 0."""
+    step = 256 // levels
+    values = np.arange(256)
+    table = np.where(values > 0, values // step * step + step // 2, 0).astype(np.uint8)
+    return table[array]
 
 
 def _halved(volume: ViewVolume) -> ViewVolume:
