@@ -155,6 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="a folder with a participants.tsv (default: beside the segmented scans)",
     )
+    report.add_argument(
+        "--tables", type=Path, default=None, metavar="FOLDER", help="what quantify wrote, if not into OUT"
+    )
     report.add_argument("--group-only", action="store_true", help="only the page of all scans")
 
     evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
@@ -287,7 +290,7 @@ def _predict(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from mednext_jax.report.report import report
 
-    report(options.output, options.scans, options.participants, pages=not options.group_only)
+    report(options.output, options.scans, options.participants, options.tables, pages=not options.group_only)
 
 
 @contextlib.contextmanager

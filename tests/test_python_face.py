@@ -20,7 +20,7 @@ COMMANDS = {
     "prepare": {"dataset", "out", "spacing", "splits", "labels", "suffix", "regions", "n4", "denoise", "brain_masks"},
     "train": {"config", "workdir"},
     "predict": {"inputs", "output", "models", "threshold", "tta", "step", "part", "brain_masks", "skip_background"},
-    "report": {"out", "scans", "participants"},
+    "report": {"out", "scans", "participants", "tables"},
     "evaluate": {"predictions", "references", "out", "regions"},
     "convert": {"source", "target", "to", "upkern"},
 }

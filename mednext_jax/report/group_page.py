@@ -19,20 +19,22 @@ from mednext_jax.report.association import (
     outliers,
 )
 from mednext_jax.report.charts import distribution, scatter
-from mednext_jax.report.measured import COUNTED, Row, number
+from mednext_jax.report.measured import BOTH, COUNTED, Row, is_whole, number
 from mednext_jax.report.page import how_to_cite, key_figures, link, section, text, write_page
 from mednext_jax.report.sortable_table import compact, sortable_table
 
 MEASURES = {"count": "PVS", "volume_mm3": "volume of PVS (mm³)"}
+MAX_REGIONS = 8  # that are drawn beside each other
 MAX_COLUMNS = 12  # columns of participants.tsv that are drawn
 NAME = "participant_id"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
-    """rows: one a scan, with a column scan. pages: case -> relative path of its page, for those that have one.
+    """rows: with a column scan; if they have regions, one a scan and region. failed: case -> why it has no numbers.
 
-    failed: case -> why it has no numbers. participants: case -> its row of participants.tsv.
+    pages: case -> relative path of its page, for those that have one. participants: case -> its row of
+    participants.tsv.
     """
 
     rows: Sequence[Row]
@@ -41,17 +43,22 @@ class Cohort:
     participants: Mapping[str, Mapping[str, str]]
     dictionary: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def whole(self) -> list[Row]:
+        """The rows of whole brains, sorted by scan."""
+        return sorted(filter(is_whole, self.rows), key=lambda row: row["scan"])
+
 
 def write_group_page(path: Path, cohort: Cohort, made_from: str) -> None:
     """Write the page."""
-    values = {c: {r["scan"]: v for r in cohort.rows if (v := number(r, c)) is not None} for c in MEASURES}
-    figures = [("Scans", str(len(cohort.rows)), f"{len(cohort.failed)} failed" if cohort.failed else "none failed")]
+    values = {c: {r["scan"]: v for r in cohort.whole if (v := number(r, c)) is not None} for c in MEASURES}
+    figures = [("Scans", str(len(cohort.whole)), f"{len(cohort.failed)} failed" if cohort.failed else "none failed")]
     for column, (name, of) in {"count": ("Median PVS", ""), "volume_mm3": ("Median volume", " mm³")}.items():
         if values[column]:
             q1, q2, q3 = (compact(float(q)) for q in np.percentile(list(values[column].values()), (25, 50, 75)))
             figures.append((name, q2, f"{of.strip()} (quartiles {q1} to {q3})".strip()))
     sections = {
-        "Distributions": _distributions(values),
+        "Distributions": _distributions(values, cohort),
         "Outliers": _outliers(values, cohort),
         "Failed scans": _failed(cohort),
         "Participants": _participants(values, cohort),
@@ -61,15 +68,26 @@ def write_group_page(path: Path, cohort: Cohort, made_from: str) -> None:
     write_page(path, "Perivascular spaces: all scans", key_figures(figures), sections, ("table.js",), made_from)
 
 
-def _distributions(values: Mapping[str, Mapping[str, float]]) -> str:
-    charts = [
-        f"<figure>{distribution([('all scans', list(values[column].values()))], quantity)}</figure>"
-        for column, quantity in MEASURES.items()
-        if values[column]
-    ]
-    body = f'<div class="charts">{"".join(charts)}</div>' if charts else '<p class="empty">There are no scans.</p>'
+def _distributions(values: Mapping[str, Mapping[str, float]], cohort: Cohort) -> str:
+    charts = []
+    for column, quantity in MEASURES.items():
+        groups = [("whole brain", list(values[column].values())), *_by_region(cohort, column)]
+        charts += [distribution([group], quantity) for group in groups[:1] if group[1]]
+        charts += [distribution(groups[1:], quantity)] if groups[1:] else []
+    figures = "".join(f"<figure>{chart}</figure>" for chart in charts)
+    body = f'<div class="charts">{figures}</div>' if charts else '<p class="empty">There are no scans.</p>'
     said = "<p>Each point is a scan; the box holds the middle half, the line in it is the median.</p>"
     return section("distributions", "Distributions", said + body)
+
+
+def _by_region(cohort: Cohort, column: str) -> list[tuple[str, list[float]]]:
+    """Region -> its values in the scans, both sides together; the first `MAX_REGIONS` that are not empty."""
+    found: dict[str, list[float]] = {}
+    for row in cohort.rows:
+        value = number(row, column)
+        if value is not None and not is_whole(row) and row.get("hemisphere", "") in BOTH:
+            found.setdefault(row["region"], []).append(value)
+    return [(name, values) for name, values in found.items() if any(values)][:MAX_REGIONS]
 
 
 def _outliers(values: Mapping[str, Mapping[str, float]], cohort: Cohort) -> str:
@@ -95,7 +113,8 @@ def _failed(cohort: Cohort) -> str:
 
 
 def _scans(cohort: Cohort) -> str:
-    rows = [{"scan": row["scan"], **{k: v for k, v in row.items() if k != "scan"}} for row in cohort.rows]
+    of_region = ("scan", "region", "hemisphere")
+    rows = [{"scan": r["scan"]} | {k: v for k, v in r.items() if k not in of_region} for r in cohort.whole]
     table = sortable_table(
         rows, "Scans", COUNTED | dict(cohort.dictionary), lambda row: _linked(row["scan"], cohort.pages)
     )

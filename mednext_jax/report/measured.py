@@ -19,14 +19,25 @@ from mednext_jax.io.table_cell import unquoted
 from mednext_jax.measure.clusters import cluster_table, label_clusters
 from mednext_jax.report.predicted import PredictedScan
 
+MISSING = "n/a"
 WHOLE_BRAIN = "whole brain"
 MAX_TABLE = 2**26  # bytes
-# How the files of a scan end, called by the case or like the mask.
+# The files of a scan after its case: as `quantify` names them, and as BIDS does.
 ENDINGS = {
-    "clusters": ("clusters.tsv",),
-    "regions": ("regions.tsv",),
-    "image": ("clusters.nii.gz", "dseg.nii.gz"),
+    "clusters": ("_clusters.tsv", "_space-orig_seg-PVS_dseg.tsv"),
+    "regions": ("_regions.tsv", "_space-orig_desc-pvs_stats.tsv"),
+    "image": ("_clusters.nii.gz", "_space-orig_seg-PVS_dseg.nii.gz"),
 }
+DICTIONARIES = ("clusters.json", "pvs.json")
+# Columns of 0 and 1, or of a cluster's size, and what a reader is told instead.
+REMARKS = {
+    "possible_lacune": "possible lacune",
+    "touches_csf_or_cortex": "touches fluid or cortex",
+    "below_resolution": "narrower than 1.5 voxels",
+    "region_tie": "between two regions",
+}
+SMALL = "too small to count"
+BOTH = ("both", "")
 # What the columns that are counted here mean.
 COUNTED = {
     "cluster": {"Description": "Number of the cluster: 26-connected voxels of the mask"},
@@ -61,11 +72,34 @@ class Measured:
     @property
     def whole(self) -> Row:
         """The row of the whole brain; {} if the table has none."""
-        return next((row for row in self.regions if row.get("region") == WHOLE_BRAIN), {})
+        return next((row for row in self.regions if is_whole(row)), {})
+
+    @property
+    def counted(self) -> list[Row]:
+        """The clusters that are large enough to be counted."""
+        return [row for row in self.clusters if row.get("counted", "") != "0"]
+
+    @property
+    def small(self) -> set[int]:
+        """The numbers of those that are not."""
+        return {int(label) for row in self.clusters if row.get("counted") == "0" and (label := number(row, "cluster"))}
 
 
-def read_measured(scan: PredictedScan, mask: nib.Nifti1Image, probability: np.ndarray | None) -> Measured:
-    """The tables beside the scan's mask, each read if it is there, else counted from the `mask` (`read_labels`).
+def is_whole(row: Mapping[str, str]) -> bool:
+    """Whether a row is that of the whole brain, both sides."""
+    return row.get("region", WHOLE_BRAIN) == WHOLE_BRAIN and row.get("hemisphere", "") in BOTH
+
+
+def remarks(row: Mapping[str, str]) -> list[str]:
+    """What is odd about a cluster, in words."""
+    small = [SMALL] if row.get("counted") == "0" else []
+    return small + [words for column, words in REMARKS.items() if row.get(column) == "1"]
+
+
+def read_measured(scan: PredictedScan, root: Path, mask: nib.Nifti1Image, probability: np.ndarray | None) -> Measured:
+    """The scan's tables, each read if it is there, else counted from the `mask` (`read_labels`).
+
+    root: the folder with the data dictionaries.
 
     Raises InputError for a damaged table, or for clusters that do not lie on the mask's grid.
     """
@@ -79,7 +113,7 @@ def read_measured(scan: PredictedScan, mask: nib.Nifti1Image, probability: np.nd
     else:
         labelled, _ = label_clusters(np.asanyarray(mask.dataobj))
         labels = nib.Nifti1Image(labelled, mask.affine, mask.header)
-    dictionary = COUNTED | read_dictionary(scan.folder / "clusters.json") | read_dictionary(scan.folder / "pvs.json")
+    dictionary = COUNTED | read_dictionaries(root)
     clusters = read_table(tables["clusters"]) if "clusters" in tables else count_clusters(labels, probability)
     regions = read_table(tables["regions"]) if "regions" in tables else [_count_all(clusters)]
     return Measured(labels, clusters, regions, dictionary, "clusters" not in tables)
@@ -89,8 +123,7 @@ def table_files(scan: PredictedScan) -> dict[str, Path]:
     """What `quantify` wrote of a scan, as far as it is there: "clusters" and "regions" (tables), "image" (labels)."""
     found = {}
     for kind, endings in ENDINGS.items():
-        names = [f"{start}_{ending}" for ending in endings for start in (scan.case, scan.prefix)]
-        if path := next((p for name in names if (p := scan.mask.with_name(name)).is_file()), None):
+        if path := next((p for end in endings if (p := scan.tables / f"{scan.case}{end}").is_file()), None):
             found[kind] = path
     return found
 
@@ -127,7 +160,10 @@ def count_clusters(labels: nib.Nifti1Image, probability: np.ndarray | None) -> l
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a tab-separated file; InputError if it is too large, has no header or a row of another length."""
+    """The rows of a tab-separated file; InputError if it is too large, has no header or a row of another length.
+
+    A cell n/a, as BIDS has it where there is no value, is empty here.
+    """
     if path.stat().st_size > MAX_TABLE:
         raise InputError("The table is too large.", file=path, expected=f"at most {MAX_TABLE} bytes")
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -144,7 +180,13 @@ def read_table(path: Path) -> list[Row]:
             raise InputError(
                 "The table is damaged.", file=path, expected=expected, found=f"{len(row)} in line {number}"
             )
-    return [dict(zip(rows[0], map(unquoted, row), strict=True)) for row in rows[1:]]
+    cells = (["" if cell == MISSING else unquoted(cell) for cell in row] for row in rows[1:])
+    return [dict(zip(rows[0], row, strict=True)) for row in cells]
+
+
+def read_dictionaries(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The data dictionaries of `quantify` in its output folder, as one."""
+    return {name: about for file in DICTIONARIES for name, about in read_dictionary(folder / file).items()}
 
 
 def read_dictionary(path: Path) -> dict[str, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -30,12 +31,15 @@ class Tile:
     count: int
 
 
-def choose_slices(volume: ViewVolume, plane: str, count: int) -> list[Tile]:
-    """The head in `count` slabs along an axis, and of each the slice that cuts most clusters, else its middle one."""
+def choose_slices(volume: ViewVolume, plane: str, count: int, small: Collection[int] = ()) -> list[Tile]:
+    """The head in `count` slabs along an axis, and of each the slice that cuts most clusters, else its middle one.
+
+    small: clusters that do not count.
+    """
     across, up, along = PLANES[plane]
     length = volume.shape[along]
     edges = np.unique(np.linspace(length * ENDS, length * (1 - ENDS), count + 1).round().astype(int))
-    index = np.argwhere(volume.clusters > 0)
+    index = np.argwhere(_split(volume.clusters, small)[0])
     pairs = np.unique(np.stack([index[:, along], volume.clusters[tuple(index.T)]], 1), axis=0)
     cut = np.bincount(pairs[:, 0].astype(int), minlength=length)
     tiles = []
@@ -48,15 +52,20 @@ def choose_slices(volume: ViewVolume, plane: str, count: int) -> list[Tile]:
     return tiles
 
 
-def tile_svg(volume: ViewVolume, tile: Tile) -> str:
-    """The slice as an SVG picture, in mm, with the letters of its edges and a scale of 20 mm."""
+def tile_svg(volume: ViewVolume, tile: Tile, small: Collection[int] = ()) -> str:
+    """The slice as an SVG picture, in mm, with the letters of its edges and a scale of 20 mm.
+
+    small: clusters whose outlines are thin.
+    """
     across, up, along = PLANES[tile.plane]
     grey, clusters = (_picture(a, tile) for a in (volume.background, volume.clusters))
     sizes = volume.voxel_size
     width, height = grey.shape[1] * sizes[across], grey.shape[0] * sizes[up]
     left, right, top, _ = tuple(EDGES[tile.plane])
-    path = outline_path(clusters, sizes[across], sizes[up])
-    outline = f'<path class="casing" d="{path}"/><path class="outline" d="{path}"/>' if path else ""
+    outline = ""
+    for part, kind in zip(_split(clusters, small), ("outline", "outline small"), strict=True):
+        if path := outline_path(part, sizes[across], sizes[up]):
+            outline += f'<path class="casing" d="{path}"/><path class="{kind}" d="{path}"/>'
     middle = f"{height / 2:.1f}"
     letters = "".join(
         f'<text x="{x}" y="{y}" text-anchor="{anchor}">{letter}</text>'
@@ -93,6 +102,14 @@ def outline_path(labels: np.ndarray, width: float, height: float) -> str:
             else:
                 lines.append(f"M{_mm((start - 1) * width)} {_mm(row * height)}h{_mm(length * width)}")
     return "".join(lines)
+
+
+def _split(labels: np.ndarray, small: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of clusters that count, and of those that are too small to."""
+    is_small = np.zeros(int(labels.max(initial=0)) + 1, bool)
+    is_small[[label for label in small if label < len(is_small)]] = True
+    there = is_small[labels]
+    return np.where(there, 0, labels), np.where(there, labels, 0)
 
 
 def _mm(value: float) -> str:

@@ -21,15 +21,19 @@ CHANNEL_ENDING = "_0000"  # nnU-Net's first channel
 
 @dataclasses.dataclass(frozen=True)
 class PredictedScan:
-    """One scan of a prediction `folder`. `image`: the first channel that was segmented, None if it was not found."""
+    """One scan of a prediction. `image`: the first channel that was segmented, None if it was not found.
 
-    folder: Path
+    tables: the folder that holds what `quantify` wrote of it; `record` is that of the run, `volumes` its row of
+    volumes.tsv.
+    """
+
+    tables: Path
     case: str
     mask: Path
     probability: Path
     image: Path | None
     record: Mapping[str, Any]
-    volumes: Mapping[str, str]  # its row of volumes.tsv
+    volumes: Mapping[str, str]
 
     @property
     def prefix(self) -> str:
@@ -39,22 +43,32 @@ class PredictedScan:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionFolder:
-    """A folder that `predict` wrote. failed: case -> why it has no mask. record: that of the first part."""
+    """A folder that `predict` wrote. failed: case -> why it has no mask. record: that of the first part.
+
+    tables: the folder with pvs.tsv and the data dictionaries of `quantify`: the same one, or one of its own.
+    """
 
     path: Path
+    tables: Path
     scans: tuple[PredictedScan, ...]
     failed: Mapping[str, str]
     record: Mapping[str, Any]
 
     @classmethod
-    def open(cls, path: str | Path, scans: str | Path | None = None) -> PredictionFolder:
-        """List the folder `path`. `scans`: where the segmented scans lie, if not where the prediction found them.
+    def open(
+        cls, path: str | Path, scans: str | Path | None = None, tables: str | Path | None = None
+    ) -> PredictionFolder:
+        """List the folder `path`.
 
-        Raises InputError if `path` holds no prediction or `scans` is no folder, or for tables that are not understood.
+        scans: where the segmented scans lie, if not where the prediction found them. tables: the output folder of
+        `quantify`, if it is another one. Raises InputError if `path` holds no prediction, if `scans` or `tables` is no
+        folder, or for tables that are not understood.
         """
         path = Path(path)
-        if scans is not None and not Path(scans).is_dir():
-            raise InputError("The folder of scans does not exist.", file=scans, hint="check --scans")
+        for folder, option in ((scans, "--scans"), (tables, "--tables")):
+            if folder is not None and not Path(folder).is_dir():
+                raise InputError("The folder does not exist.", file=folder, hint=f"check {option}")
+        measured = path if tables is None else Path(tables)
         rows = {row["scan"]: row for table in sorted(path.glob(TABLES)) for row in _read_volumes(table)}
         listed = {scan.case: scan for file in sorted(path.glob(LISTS)) for scan in read_scan_list(file)}
         records = [_read_record(file) for file in sorted(path.glob(RECORDS))]
@@ -71,7 +85,10 @@ class PredictionFolder:
         images = _Images(path, scans, record)
         return cls(
             path,
-            tuple(_predicted(path, case, rows[case], listed.get(case), images, record) for case in sorted(rows)),
+            measured,
+            tuple(
+                _predicted(path, measured, case, rows[case], listed.get(case), images, record) for case in sorted(rows)
+            ),
             failed | waiting,
             record,
         )
@@ -79,6 +96,7 @@ class PredictionFolder:
 
 def _predicted(
     folder: Path,
+    tables: Path,
     case: str,
     row: Mapping[str, str],
     listed: ListedScan | None,
@@ -95,7 +113,8 @@ def _predicted(
             mask = found[0]
             probability = mask.with_name(f"{stem(mask).removesuffix('_mask')}_probseg.nii.gz")
     image = images.of(case, listed.files if listed is not None else ())
-    return PredictedScan(folder, case, mask, probability, image, record, row)
+    tables = tables / mask.parent.relative_to(folder)
+    return PredictedScan(tables, case, mask, probability, image, record, row)
 
 
 class _Images:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.io.raw_dataset import participants_problems, read_participants
 from mednext_jax.report.group_page import Cohort, write_group_page
-from mednext_jax.report.measured import WHOLE_BRAIN, Row, read_dictionary, read_measured, read_table, table_files
+from mednext_jax.report.measured import Row, read_dictionaries, read_measured, read_table, table_files
 from mednext_jax.report.page import GENERATOR, made_from
 from mednext_jax.report.predicted import PredictedScan, PredictionFolder, participants_folder
 from mednext_jax.report.scan_files import findings, read_scan_files
@@ -26,6 +26,7 @@ def report(
     out: str | Path,
     scans: str | Path | None = None,
     participants: str | Path | None = None,
+    tables: str | Path | None = None,
     *,
     pages: bool = True,
     cases: Collection[str] | None = None,
@@ -33,14 +34,14 @@ def report(
     """Write CASE_report.html beside the mask of each scan of the prediction `out`, and report.html; returns its path.
 
     scans: the folder of the segmented scans, if they are not where the prediction found them. participants: the folder
-    with a participants.tsv (default: beside the segmented scans). pages: False writes report.html alone. cases: only
-    the pages of these.
+    with a participants.tsv (default: beside the segmented scans). tables: the output folder of `quantify`, if not `out`.
+    pages: False writes report.html alone. cases: only the pages of these.
     A page that was made from the same files is kept, so that a run that was stopped goes on; any other file in its
     place is refused before anything is written: InputError. report.html is a list of what is there and is made anew.
     A scan whose files are damaged has no page and is named in report.html; the others are done, and all such problems
     are raised together at the end: InputError.
     """
-    folder = PredictionFolder.open(out, scans)
+    folder = PredictionFolder.open(out, scans, tables)
     todo = [scan for scan in folder.scans if pages and (cases is None or scan.case in cases)]
     group = folder.path / GROUP_PAGE
     _refuse_other_files(group, todo)
@@ -54,7 +55,7 @@ def report(
     start = time.perf_counter()
     for done, scan in enumerate(todo, 1):
         try:
-            said = _write_one(scan, group)
+            said = _write_one(scan, folder)
         except InputError as error:
             failed[scan.case] = str(error)
             problems += [
@@ -62,7 +63,7 @@ def report(
             ]
             said = "failed"
         print(f"report [{done}/{len(todo)}] {shown(scan.case)}: {said}", flush=True)
-    cohort = Cohort(_cohort_rows(folder), _existing_pages(folder), failed, known, _dictionary(folder))
+    cohort = Cohort(_cohort_rows(folder), _existing_pages(folder), failed, known, read_dictionaries(folder.tables))
     with atomic_file(group) as temporary:
         write_group_page(temporary, cohort, made_from="")
     if warned:
@@ -78,7 +79,7 @@ def page_of(scan: PredictedScan) -> Path:
     return scan.mask.with_name(f"{scan.prefix}_report.html")
 
 
-def _write_one(scan: PredictedScan, group: Path) -> str:
+def _write_one(scan: PredictedScan, folder: PredictionFolder) -> str:
     """Write one scan's page unless it is there; returns what to say."""
     path = page_of(scan)
     source = _fingerprint(scan)
@@ -87,9 +88,9 @@ def _write_one(scan: PredictedScan, group: Path) -> str:
     start = time.perf_counter()
     files = read_scan_files(scan)
     probability = None if files.probability is None else files.probability.get_fdata(dtype="float32")
-    measured = read_measured(scan, files.mask, probability)
+    measured = read_measured(scan, folder.tables, files.mask, probability)
     files.problems.extend(findings(files, measured))
-    up = os.path.relpath(group, path.parent)
+    up = os.path.relpath(folder.path / GROUP_PAGE, path.parent)
     with atomic_file(path) as temporary:
         write_scan_page(temporary, scan, files, measured, up, source)
         size = temporary.stat().st_size
@@ -134,15 +135,9 @@ def _existing_pages(folder: PredictionFolder) -> dict[str, str]:
 
 
 def _cohort_rows(folder: PredictionFolder) -> list[Row]:
-    """One row a scan: of pvs.tsv the whole brain's, else of volumes.tsv."""
-    path = folder.path / COHORT_TABLE
-    wide: dict[str, Row] = {}
-    if path.is_file():
-        for row in read_table(path):
-            if row.get("region", WHOLE_BRAIN) == WHOLE_BRAIN and "scan" in row:
-                wide[row["scan"]] = {k: v for k, v in row.items() if k not in ("region", "hemisphere")}
-    return [wide.get(scan.case) or dict(scan.volumes) for scan in folder.scans]
-
-
-def _dictionary(folder: PredictionFolder) -> Mapping[str, Mapping]:
-    return read_dictionary(folder.path / "pvs.json")
+    """The rows of pvs.tsv, by region, of the scans of the prediction; of volumes.tsv for those that it lacks."""
+    path = folder.tables / COHORT_TABLE
+    cases = {scan.case for scan in folder.scans}
+    rows = [row for row in read_table(path) if row.get("scan") in cases] if path.is_file() else []
+    there = {row["scan"] for row in rows}
+    return rows + [dict(scan.volumes) for scan in folder.scans if scan.case not in there]

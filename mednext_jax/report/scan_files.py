@@ -14,7 +14,7 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.geometry import grid_problems, scan_warnings
 from mednext_jax.io.nifti import read_labels, read_scan
 from mednext_jax.io.voxels import open_voxels
-from mednext_jax.report.measured import Measured, numbers
+from mednext_jax.report.measured import Measured, numbers, remarks
 from mednext_jax.report.predicted import PredictedScan
 
 SMALL_VOXEL = 1.0 + 1e-3  # mm; PVS are 0.5 to 3 mm wide
@@ -90,7 +90,8 @@ def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
     found = []
     sizes = voxel_sizes(files.mask.affine)
     labels = np.asanyarray(measured.labels.dataobj)
-    count = len(np.unique(labels)) - 1 if labels.any() else 0
+    sizes_of = np.bincount(labels.ravel())[1:]
+    count = int((sizes_of > 0).sum())
     if sizes.max() > SMALL_VOXEL:
         size = " × ".join(f"{mm:.3g}" for mm in sizes)
         what = "The voxels are larger than many PVS are wide: counts and volumes are those that such voxels can show."
@@ -98,21 +99,17 @@ def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
     if count == 0:
         found.append(_warning("No PVS was found in this scan.", hint="look at the probability, or lower --threshold"))
         return found
-    voxels = np.bincount(labels.ravel())[1:]
-    voxels = voxels[voxels > 0]
-    if (single := float((voxels == 1).mean())) > MANY_SINGLE:
+    if (single := float((sizes_of == 1).sum() / count)) > MANY_SINGLE:
         found.append(_warning(f"{single:.0%} of the clusters are one voxel, which is often noise."))
     found += _places(files, labels, count)
-    flags: dict[str, int] = {}
-    for row in measured.clusters:
-        for flag in filter(None, (part.strip() for part in row.get("flags", "").replace(";", ",").split(","))):
-            if flag != "n/a":
-                flags[flag] = flags.get(flag, 0) + 1
-    for flag, times in sorted(flags.items()):
-        found.append(_warning(f"{times} of {count} clusters have the flag: {flag.replace('_', ' ')}."))
-    likely = numbers(measured.clusters, "probability_mean")
+    told: dict[str, int] = {}
+    for row in measured.counted:
+        for words in remarks(row):
+            told[words] = told.get(words, 0) + 1
+    found += [_warning(f"Of {len(measured.counted)} PVS, {n}: {words}.") for words, n in sorted(told.items())]
+    likely = numbers(measured.counted, "probability_mean")
     if likely and float(np.median(likely)) < 0.6:
-        found.append(_warning("The model is unsure of half of the clusters: their mean probability is below 0.6."))
+        found.append(_warning("The model is unsure of half of the PVS: their mean probability is below 0.6."))
     if measured.counted_here:
         hint = "run mednext-jax quantify to measure clusters by region"
         found.append(_warning("There were no tables beside the mask; this report counted the clusters.", hint=hint))

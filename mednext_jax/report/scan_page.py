@@ -10,7 +10,7 @@ import numpy as np
 
 from mednext_jax.errors import Problem
 from mednext_jax.report.charts import HATCH, region_bars, size_histogram
-from mednext_jax.report.measured import Measured, Row, number, numbers
+from mednext_jax.report.measured import BOTH, REMARKS, Measured, Row, is_whole, number, numbers, remarks
 from mednext_jax.report.mosaic import EDGES, choose_slices, tile_svg
 from mednext_jax.report.page import data_block, facts, how_to_cite, key_figures, link, section, text, write_page
 from mednext_jax.report.predicted import PredictedScan
@@ -28,7 +28,8 @@ VIEWER_KEYS = (
     ("+, −", "zoom"),
 )
 # Columns that come first, if they are there; the others follow in the table's own order.
-FIRST = ("cluster", "region", "hemisphere", "volume_mm3", "length_mm", "width_mm", "probability_mean", "flags")
+FIRST = ("cluster", "region", "hemisphere", "volume_mm3", "length_mm", "width_mm", "probability_mean", "remarks")
+RATED = ("basal ganglia", "centrum semiovale", "midbrain")  # regions with a visual score
 
 
 def write_scan_page(
@@ -42,7 +43,7 @@ def write_scan_page(
     sections = {
         "Warnings": _warnings(files.problems),
         "Viewer": "",
-        "Mosaics": _mosaics(volume),
+        "Mosaics": _mosaics(volume, measured.small),
         "Regions": _regions(measured),
         "Sizes": _sizes(measured, volume),
         "PVS": _clusters(measured, volume),
@@ -58,20 +59,39 @@ def write_scan_page(
 
 def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str | None) -> str:
     whole = measured.whole
-    volumes = numbers(measured.clusters, "volume_mm3")
-    figures = [("PVS", short(whole, "count") or str(len(measured.clusters)), "clusters")]
+    volumes = numbers(measured.counted, "volume_mm3")
+    figures = [("PVS", short(whole, "count") or str(len(measured.counted)), _counted(whole))]
     if whole.get("count_all", "") not in ("", whole.get("count")):
-        figures.append(("PVS of any size", short(whole, "count_all"), "clusters"))
-    figures.append(("Volume", short(whole, "volume_mm3"), "mm³"))
+        figures.append(("Clusters of any size", short(whole, "count_all"), ""))
+    figures.append(("Volume", short(whole, "volume_mm3"), f"mm³{_interval(whole, 'volume', '_mm3')}"))
     if volumes:
         figures.append(("Median size", compact(float(np.median(volumes))), "mm³"))
         figures.append(("Largest", compact(max(volumes)), "mm³"))
-    if (length := number(whole, "length_total_mm") or number(whole, "length_mm")) is not None:
-        figures.append(("Total length", compact(length), "mm"))
-    if (density := number(whole, "density_per_ml")) is not None:
-        figures.append(("Density", compact(density), "per mL"))
+    if number(whole, "length_total_mm") is not None:
+        figures.append(("Total length", short(whole, "length_total_mm"), "mm"))
+    if number(whole, "density_per_ml") is not None:
+        figures.append(("Density", short(whole, "density_per_ml"), "per mL of brain"))
+    for row in measured.regions:
+        if row.get("region") in RATED and row.get("hemisphere", "") in BOTH and row.get("potter"):
+            figures.append((f"Potter, {row['region']}", row["potter"], row.get("wardlaw", "")))
     up = f'<p><a href="{link(group)}">All scans</a></p>' if group else ""
     return f'<p class="sub">{text(files.described)}</p>{up}{key_figures(figures)}'
+
+
+def _counted(whole: Row) -> str:
+    """Which clusters are counted, and the interval of the count if there is one."""
+    least = number(whole, "min_voxels")
+    sizes = "clusters" if least is None else f"clusters of at least {least:.0f} voxel{'s' * (least != 1)}"
+    if (mm3 := number(whole, "min_mm3")) is not None and mm3 > 0:
+        sizes += f" and {compact(mm3)} mm³"
+    return sizes + _interval(whole, "count", "")
+
+
+def _interval(row: Row, quantity: str, end: str) -> str:
+    low, high = (f"{quantity}_{side}{end}" for side in ("low", "high"))
+    if number(row, low) is None or number(row, high) is None:
+        return ""
+    return f" (95 % interval {short(row, low)} to {short(row, high)})"
 
 
 def _warnings(problems: Sequence[Problem]) -> str:
@@ -94,6 +114,7 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         "voxelSize": volume.voxel_size,
         "affine": volume.affine.tolist(),
         "labelBytes": volume.clusters.itemsize,
+        "small": sorted(measured.small),
         "scan": volume.scan is not None,
         "probability": volume.probability is not None,
     }
@@ -148,21 +169,22 @@ def _reduced(volume: ViewVolume) -> str:
     return " ".join(said)
 
 
-def _mosaics(volume: ViewVolume) -> str:
+def _mosaics(volume: ViewVolume, small: set[int]) -> str:
     parts = [
         "<p>Radiological convention: the subject's right is at the left of axial and coronal slices; the front is at "
         "the left of sagittal ones. The head is cut into slabs; of each, the slice with most PVS is shown. Places are "
-        "in mm of the scanner's coordinates, the bar is 20 mm.</p>"
+        "in mm of the scanner's coordinates, the bar is 20 mm."
+        f"{' Thin outlines are clusters that are too small to count.' if small else ''}</p>"
     ]
     axis = {"axial": "z", "coronal": "y", "sagittal": "x"}
     for plane, count in MOSAICS.items():
         tiles = []
-        for tile in choose_slices(volume, plane, count):
+        for tile in choose_slices(volume, plane, count, small):
             where = f"{axis[plane]} {tile.mm:+.0f} mm".replace("-", "−")
             name = f"{plane.capitalize()} slice at {where}, {tile.count} PVS outlined. Show it in the viewer."
             tiles.append(
                 f'<li><button type="button" class="tile" data-plane="{plane}" data-index="{tile.index}" '
-                f'data-of="{" ".join(map(str, volume.shape))}" aria-label="{name}">{tile_svg(volume, tile)}'
+                f'data-of="{" ".join(map(str, volume.shape))}" aria-label="{name}">{tile_svg(volume, tile, small)}'
                 f'<span>{where} <span class="muted">· {tile.count} PVS</span></span></button></li>'
             )
         parts.append(f'<h3>{plane.capitalize()}</h3><ul class="mosaic">{"".join(tiles)}</ul>')
@@ -171,15 +193,17 @@ def _mosaics(volume: ViewVolume) -> str:
 
 def _regions(measured: Measured) -> str:
     table = sortable_table(measured.regions, "Regions", measured.dictionary)
-    parts = [row for row in measured.regions if row is not measured.whole]
+    parts = [row for row in measured.regions if not is_whole(row)]
+    sided = {row.get("region") for row in parts if row.get("hemisphere", "") not in BOTH}
     charts = ""
     for column, quantity in (("count", "PVS"), ("volume_mm3", "volume of PVS (mm³)"), ("density_per_ml", "PVS per mL")):
         bars = [
             (row.get("region", ""), row.get("hemisphere", ""), value)
             for row in parts
             if (value := number(row, column)) is not None
+            and (row.get("hemisphere", "") not in BOTH or row.get("region") not in sided)
         ]
-        if bars:
+        if any(value for *_, value in bars):
             charts += f"<figure>{region_bars(bars, quantity)}</figure>"
     none = "<p>Counted over the whole scan; there was no map of regions.</p>" if not parts else ""
     return section(
@@ -209,17 +233,13 @@ def _clusters(measured: Measured, volume: ViewVolume) -> str:
     def attributes(row: Row) -> str:
         label = number(row, "cluster")
         at = places.get(int(label)) if label is not None else None
-        flagged = ' class="flagged"' if row.get("flags", "") not in ("", "n/a") else ""
+        flagged = ' class="flagged"' if row.get("remarks") else ""
         where = f' data-at="{" ".join(map(str, at))}" data-of="{shape}"' if at else ""
         return f'{flagged} data-cluster="{text(row["cluster"])}"{where}'
 
     rows = [_ordered(row) for row in measured.clusters if "cluster" in row]
     rows.sort(key=lambda row: -(number(row, "volume_mm3") or 0))
-    how = (
-        "<p>Counted by this report: 26-connected clusters of the mask, of any size.</p>"
-        if measured.counted_here
-        else ""
-    )
+    how = "<p>Counted by this report: 26-connected clusters, of any size.</p>" if measured.counted_here else ""
     search = (
         '<p class="search"><label>Rows that hold <input type="search" data-filter="clusters-table"></label> '
         '<output data-count="clusters-table"></output></p>'
@@ -229,7 +249,10 @@ def _clusters(measured: Measured, volume: ViewVolume) -> str:
 
 
 def _ordered(row: Row) -> Row:
-    return {name: row[name] for name in (*(n for n in FIRST if n in row), *(n for n in row if n not in FIRST))}
+    """The row as it is shown: the first columns first, remarks in words."""
+    told = {name: value for name, value in row.items() if name not in REMARKS and name != "counted"}
+    told["remarks"] = "; ".join(remarks(row))
+    return {name: told[name] for name in (*(n for n in FIRST if n in told), *(n for n in told if n not in FIRST))}
 
 
 def _made(scan: PredictedScan, files: ScanFiles) -> list[tuple[str, object]]:
@@ -246,6 +269,7 @@ def _made(scan: PredictedScan, files: ScanFiles) -> list[tuple[str, object]]:
         ("Tile step", "step"),
         ("Background", "background"),
         ("Brain masks", "brain_masks"),
+        ("Tables", "tables"),
         ("Software", "software"),
         ("Device", "device"),
     ):

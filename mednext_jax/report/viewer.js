@@ -45,6 +45,7 @@
     show: { outlines: true, probability: false, cross: true },
   };
 
+  const small = new Set(about.small); // clusters that are too small to count
   const rows = new Map();
   for (const row of document.querySelectorAll("tr[data-cluster]")) rows.set(Number(row.dataset.cluster), row);
   const panes = {};
@@ -133,14 +134,14 @@
     canvas.setAttribute(
       "aria-label",
       `${plane} slice ${state.at[along] + 1} of ${size[along]} at ${"xyz"[along]} ${signed(position)} mm; ` +
-        `${new Set(cut.filter((label) => label > 0)).size} PVS outlined`,
+        `${[...new Set(cut)].filter((label) => label > 0 && !small.has(label)).length} PVS outlined`,
     );
   };
 
   const outline = (context, cut, columns, lines, place, ratio) => {
-    const usual = new Path2D(), chosen = new Path2D();
+    const usual = new Path2D(), chosen = new Path2D(), thin = new Path2D();
     const segment = (label, c0, r0, c1, r1) => {
-      const path = label === state.chosen ? chosen : usual;
+      const path = label === state.chosen ? chosen : small.has(label) ? thin : usual;
       path.moveTo(place.left + c0 * place.dx, place.top + r0 * place.dy);
       path.lineTo(place.left + c1 * place.dx, place.top + r1 * place.dy);
     };
@@ -155,7 +156,7 @@
       }
     }
     context.lineCap = "square";
-    const strokes = [[usual, CASING, 2.6], [usual, OUTLINE, 1.3], [chosen, CASING, 3.6], [chosen, CHOSEN, 1.8]];
+    const strokes = [[thin, CASING, 1.6], [thin, OUTLINE, 0.7], [usual, CASING, 2.6], [usual, OUTLINE, 1.3], [chosen, CASING, 3.6], [chosen, CHOSEN, 1.8]];
     for (const [path, colour, thick] of strokes) {
       context.strokeStyle = colour;
       context.lineWidth = thick * ratio;

@@ -107,15 +107,19 @@ def _write_tables(out, case, labels, affine):
                 "volume_mm3": len(voxels) * volume,
                 "length_mm": 2.5 * len(voxels),
                 "probability_mean": 0.75,
-                "flags": "likely_sulcus" if label == 2 else "",
+                "counted": int(label != 2),
+                "touches_csf_or_cortex": int(label == 3),
+                "width_mm": "n/a",
             }
         )
-    write_table(out / f"{case}_clusters.tsv", rows) if rows else None
-    regions = [{"region": "whole brain", "hemisphere": "both", "count": len(rows), "volume_mm3": 1.0 * len(rows)}]
-    for side in ("left", "right"):
-        of = [row for row in rows if row["hemisphere"] == side]
-        total = sum(row["volume_mm3"] for row in of)
-        regions.append({"region": "white matter", "hemisphere": side, "count": len(of), "volume_mm3": total})
+    write_table(out / f"{case}_clusters.tsv", rows)
+    regions = []
+    for region, side in (("whole brain", "both"), *(("white matter", side) for side in ("both", "left", "right"))):
+        of = [row for row in rows if row["hemisphere"] == side or side == "both"]
+        counted = [row for row in of if row["counted"]]
+        total = sum(row["volume_mm3"] for row in counted)
+        regions.append({"region": region, "hemisphere": side, "count": len(counted), "count_all": len(of)})
+        regions[-1] |= {"volume_mm3": total, "potter": "n/a", "min_voxels": 2, "min_mm3": 0.0}
     write_table(out / f"{case}_regions.tsv", regions)
 
 

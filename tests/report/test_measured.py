@@ -8,7 +8,7 @@ import pytest
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.nifti import read_labels
-from mednext_jax.report.measured import number, read_measured, read_table
+from mednext_jax.report.measured import number, read_measured, read_table, remarks
 from mednext_jax.report.predicted import PredictionFolder
 
 pytestmark = pytest.mark.core
@@ -17,13 +17,19 @@ pytestmark = pytest.mark.core
 def measured(out):
     scan = PredictionFolder.open(out).scans[0]
     probability = nib.load(scan.probability).get_fdata() if scan.probability.exists() else None
-    return read_measured(scan, read_labels(scan.mask), probability)
+    return read_measured(scan, out, read_labels(scan.mask), probability)
 
 
 def test_tables_are_read(write_prediction):
     found = measured(write_prediction())
     assert [row["cluster"] for row in found.clusters] == ["1", "2", "3"] and not found.counted_here
-    assert found.whole["count"] == "3" and len(found.regions) == 3
+    assert found.whole["count"] == "2" and found.whole["count_all"] == "3" and len(found.regions) == 4
+    assert found.small == {2} and [remarks(row) for row in found.clusters] == [
+        [],
+        ["too small to count"],
+        ["touches fluid or cortex"],
+    ]
+    assert found.clusters[0]["width_mm"] == ""  # n/a
     assert found.dictionary["length_mm"]["Units"] == "mm"
     assert found.labels.shape == (48, 40, 30)
 
