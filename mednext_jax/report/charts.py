@@ -18,6 +18,7 @@ BINS = 24
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 50
 # Above this, points are one path without links, and a chart of 10,000 scans stays small.
 LINKED_POINTS = 400
+BOXED = 5  # values that quartiles say something of
 # Ticks of a logarithmic axis.
 DECADES = tuple(factor * 10.0**power for power in range(-6, 10) for factor in (1, 2, 5))
 
@@ -112,14 +113,16 @@ def distribution(
     for i, (name, values) in enumerate(groups):
         centre = LEFT + step * (i + 0.5)
         ticks.append((centre, _cut(f"{name} ({len(values)})", max(6, int(step / 7)))))
-        q1, q2, q3 = (y(q) for q in np.percentile(values, (25, 50, 75)))
         half = min(60, step * 0.3)
+        q1, q2, q3 = (y(q) for q in np.percentile(values, (25, 50, 75)))
+        box = (
+            f'<rect class="box" x="{centre - half:.1f}" y="{q3:.1f}" width="{2 * half:.1f}" height="{q1 - q3:.1f}"/>'
+            if len(values) >= BOXED
+            else ""
+        )
         spread = np.random.default_rng(0).uniform(-0.6 * half, 0.6 * half, len(values))
         parts.append(_points([(centre + dx, y(v)) for dx, v in zip(spread, values, strict=True)]))
-        parts.append(
-            f'<rect class="box" x="{centre - half:.1f}" y="{q3:.1f}" width="{2 * half:.1f}" height="{q1 - q3:.1f}"/>'
-            f'<path class="median" d="M{centre - half:.1f} {q2:.1f}h{2 * half:.1f}"/>'
-        )
+        parts.append(f'{box}<path class="median" d="M{centre - half:.1f} {q2:.1f}h{2 * half:.1f}"/>')
         if means:
             mean, start, stop = (y(v) for v in means[i])
             at = centre + half + 10

@@ -34,8 +34,8 @@ def report(
     """Write CASE_report.html beside the mask of each scan of the prediction `out`, and report.html; returns its path.
 
     scans: the folder of the segmented scans, if they are not where the prediction found them. participants: the folder
-    with a participants.tsv (default: beside the segmented scans). tables: the output folder of `quantify`, if not `out`.
-    pages: False writes report.html alone. cases: only the pages of these.
+    with a participants.tsv (default: beside the segmented scans). tables: the output folder of `quantify`,
+    if not `out`. pages: False writes report.html alone. cases: only the pages of these.
     A page that was made from the same files is kept, so that a run that was stopped goes on; any other file in its
     place is refused before anything is written: InputError. report.html is a list of what is there and is made anew.
     A scan whose files are damaged has no page and is named in report.html; the others are done, and all such problems

@@ -106,7 +106,7 @@ def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
     for row in measured.counted:
         for words in remarks(row):
             told[words] = told.get(words, 0) + 1
-    found += [_warning(f"Of {len(measured.counted)} PVS, {n}: {words}.") for words, n in sorted(told.items())]
+    found += [_warning(f"{n} of {len(measured.counted)} PVS: {words}.") for words, n in sorted(told.items())]
     likely = numbers(measured.counted, "probability_mean")
     if likely and float(np.median(likely)) < 0.6:
         found.append(_warning("The model is unsure of half of the PVS: their mean probability is below 0.6."))

@@ -70,7 +70,7 @@ def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str 
     if number(whole, "length_total_mm") is not None:
         figures.append(("Total length", short(whole, "length_total_mm"), "mm"))
     if number(whole, "density_per_ml") is not None:
-        figures.append(("Density", short(whole, "density_per_ml"), "per mL of brain"))
+        figures.append(("Density", short(whole, "density_per_ml"), "per mL"))
     for row in measured.regions:
         if row.get("region") in RATED and row.get("hemisphere", "") in BOTH and row.get("potter"):
             figures.append((f"Potter, {row['region']}", row["potter"], row.get("wardlaw", "")))

@@ -60,7 +60,7 @@ def short(row: Mapping[str, str], column: str) -> str:
         return row.get(column, "")
     if value == int(value) and "." not in row[column] and "e" not in row[column].lower():
         return str(int(value))
-    if column.endswith("_mm"):
+    if column.endswith("_mm") and abs(value) < 100:
         return f"{value:.1f}"
     return compact(value)
 
@@ -69,8 +69,9 @@ def compact(value: float) -> str:
     """A number to three digits, without an exponent between 0.001 and a million."""
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    return f"{value:.{digits}f}"
+    if abs(value) < 1:
+        return f"{value:.3g}"
+    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
 def unit(column: str, dictionary: Mapping[str, Mapping[str, Any]]) -> str:
