@@ -18,6 +18,7 @@ BINS = 24
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 50
 # Above this, points are one path without links, and a chart of 10,000 scans stays small.
 LINKED_POINTS = 400
+FAR_QUARTILES = 8.0  # times the quartiles' distance above the third
 BOXED = 5  # values that quartiles say something of
 # Ticks of a logarithmic axis.
 DECADES = tuple(factor * 10.0**power for power in range(-6, 10) for factor in (1, 2, 5))
@@ -106,7 +107,8 @@ def distribution(
     means: of each group its mean and the ends of its interval, drawn as a diamond with a line.
     """
     every = [value for _, values in groups for value in values]
-    low, high = _padded(min(every), max(every))
+    most = axis_end(every)
+    low, high = _padded(min(every), most)
     y = _scale(low, high, HEIGHT - BOTTOM, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(groups)
     parts, ticks = [], []
@@ -121,10 +123,12 @@ def distribution(
             else ""
         )
         spread = np.random.default_rng(0).uniform(-0.6 * half, 0.6 * half, len(values))
-        parts.append(_points([(centre + dx, y(v)) for dx, v in zip(spread, values, strict=True)]))
+        places = list(zip(spread, values, strict=True))
+        parts.append(_points([(centre + dx, y(v)) for dx, v in places if v <= most]))
+        parts.append(_beyond([centre + dx for dx, v in places if v > most]))
         parts.append(f'{box}<path class="median" d="M{centre - half:.1f} {q2:.1f}h{2 * half:.1f}"/>')
         if means:
-            mean, start, stop = (y(v) for v in means[i])
+            mean, start, stop = (y(min(max(v, low), high)) for v in means[i])
             at = centre + half + 10
             parts.append(
                 f'<path class="mean" d="M{at:.1f} {start:.1f}V{stop:.1f}M{at - 5:.1f} {mean:.1f}l5 -5 5 5 -5 5z"/>'
@@ -134,7 +138,7 @@ def distribution(
         f"{name}: {len(v)} scans, median {compact(float(np.median(v)))}, from {compact(min(v))} to {compact(max(v))}"
         for name, v in groups
     )
-    return svg(axes + "".join(parts), words)
+    return svg(axes + "".join(parts), words + _said_beyond(every, most))
 
 
 def scatter(
@@ -148,10 +152,11 @@ def scatter(
     """Points with a line and its interval. line: x, y, lower and upper ends; links: (address, title) of each point."""
     at, fit, lower, upper = line
     low_x, high_x = _padded(min(x_values), max(x_values))
+    most = axis_end(y_values)
     # A band that is wide at its ends does not squeeze the points.
-    spread = max(y_values) - min(y_values) or 1.0
+    spread = most - min(y_values) or 1.0
     low_y = max(min(*y_values, lower.min()), min(y_values) - 0.3 * spread)
-    low_y, high_y = _padded(low_y, min(max(*y_values, upper.max()), max(y_values) + 0.3 * spread))
+    low_y, high_y = _padded(low_y, min(max(most, upper.max()), most + 0.3 * spread))
     x, y = _scale(low_x, high_x, LEFT, WIDTH - RIGHT), _scale(low_y, high_y, HEIGHT - BOTTOM, TOP)
 
     def path(values: np.ndarray, order: slice = slice(None)) -> list[str]:
@@ -159,15 +164,38 @@ def scatter(
         return [f"{x(a):.1f} {y(b):.1f}" for a, b in zip(at[order], clipped[order], strict=True)]
 
     band = "L".join(path(upper) + path(lower, slice(None, None, -1)))
-    places = [(x(a), y(b)) for a, b in zip(x_values, y_values, strict=True)]
+    inside = [value <= most for value in y_values]
+    places = [(x(a), y(b)) for a, b, shown in zip(x_values, y_values, inside, strict=True) if shown]
+    links = [link for link, shown in zip(links, inside, strict=True) if shown] if links else links
+    beyond = _beyond([x(a) for a, shown in zip(x_values, inside, strict=True) if not shown])
     body = (
         f'<path class="band" d="M{band}z"/>'
         + _x_axis([(x(t), _plain(t)) for t in _nice(low_x, high_x)], names[0])
         + _y_axis([(y(t), _plain(t)) for t in _nice(low_y, high_y)], names[1])
         + f'<path class="fit" d="M{"L".join(path(fit))}"/>'
         + _points(places, links)
+        + beyond
     )
-    return svg(body, described)
+    return svg(body, described + _said_beyond(y_values, most))
+
+
+def axis_end(values: Sequence[float]) -> float:
+    """The largest value that an axis shows: a few that are very far off would leave no room for all others."""
+    if len(values) < BOXED:
+        return max(values)
+    q1, q3 = np.percentile(values, (25, 75))
+    return max(value for value in values if value <= q3 + FAR_QUARTILES * (q3 - q1))
+
+
+def _beyond(places: Sequence[float]) -> str:
+    """A triangle at the top for each point above the axis."""
+    marks = "".join(f"M{x - 5:.1f} {TOP + 9}l5 -9 5 9z" for x in places)
+    return f'<path class="beyond" d="{marks}"/>' if marks else ""
+
+
+def _said_beyond(values: Sequence[float], most: float) -> str:
+    count = sum(value > most for value in values)
+    return f" Beyond the axis, as triangles at the top: {count}." if count else ""
 
 
 def _points(places: Sequence[tuple[float, float]], links: Sequence[tuple[str, str]] = ()) -> str:

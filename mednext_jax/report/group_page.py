@@ -76,7 +76,10 @@ def _distributions(values: Mapping[str, Mapping[str, float]], cohort: Cohort) ->
         charts += [distribution(groups[1:], quantity)] if groups[1:] else []
     figures = "".join(f"<figure>{chart}</figure>" for chart in charts)
     body = f'<div class="charts">{figures}</div>' if charts else '<p class="empty">There are no scans.</p>'
-    said = "<p>Each point is a scan; the box holds the middle half, the line in it is the median.</p>"
+    said = (
+        "<p>Each point is a scan; the box holds the middle half, the line in it is the median. A triangle at the top "
+        "is a scan that lies far above the axis.</p>"
+    )
     return section("distributions", "Distributions", said + body)
 
 
@@ -135,8 +138,9 @@ def _participants(values: Mapping[str, Mapping[str, float]], cohort: Cohort) -> 
             parts.append(f'<h3>{text(column)}</h3><div class="charts">{"".join(charts)}</div>')
     left = len(parts) - MAX_COLUMNS
     said = (
-        f"<p>Lines are least squares, not adjusted for anything; bands and bars are {LEVEL:.0%} intervals of the mean. "
-        "Columns that are the same for all, or another word for each, are left out.</p>"
+        "<p>Lines are least squares of all scans, outliers too, not adjusted for anything; bands and bars are "
+        f"{LEVEL:.0%} intervals of the mean. Columns that are the same for all, or another word for each, are left out."
+        "</p>"
     )
     if not parts:
         said = '<p class="empty">There is no participants.tsv with a column to show (--participants FOLDER).</p>'

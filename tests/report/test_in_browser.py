@@ -293,12 +293,11 @@ def test_a_screen_reader_finds_landmarks_headings_names_and_headers(opened, scan
         assert len(ids) == len(set(ids))
         for target in page.evaluate("[...document.querySelectorAll('nav a')].map((a) => a.getAttribute('href'))"):
             assert page.locator(target).count() == 1
-    assert "3 PVS" not in page.title()
     page = opened(scan_page)
-    page.locator("tr[data-cluster='2'] button").click()
+    page.locator("tr[data-cluster='3'] button").click()
     place(page)
     label = page.locator("[data-plane=axial] canvas").get_attribute("aria-label")
-    assert "1 PVS outlined" in label and "z −14.0 mm" in label
+    assert "1 PVS outlined" in label and "z 10.0 mm" in label
 
 
 def test_without_a_scan_or_a_cluster_the_page_still_works(opened, write_prediction):
