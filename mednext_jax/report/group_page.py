@@ -21,7 +21,7 @@ from mednext_jax.report.association import (
 from mednext_jax.report.charts import distribution, scatter
 from mednext_jax.report.measured import BOTH, COUNTED, Row, is_whole, number
 from mednext_jax.report.page import how_to_cite, key_figures, link, section, text, write_page
-from mednext_jax.report.sortable_table import compact, sortable_table
+from mednext_jax.report.sortable_table import MAX_ROWS, compact, sortable_table
 
 MEASURES = {"count": "PVS", "volume_mm3": "volume of PVS (mm³)"}
 MAX_REGIONS = 8  # that are drawn beside each other
@@ -118,9 +118,10 @@ def _failed(cohort: Cohort) -> str:
 def _scans(cohort: Cohort) -> str:
     of_region = ("scan", "region", "hemisphere")
     rows = [{"scan": r["scan"]} | {k: v for k, v in r.items() if k not in of_region} for r in cohort.whole]
-    table = sortable_table(
-        rows, "Scans", COUNTED | dict(cohort.dictionary), lambda row: _linked(row["scan"], cohort.pages)
-    )
+    if len(rows) > MAX_ROWS:  # each is the way to its page
+        rows = [{name: row[name] for name in ("scan", *MEASURES) if name in row} for row in rows]
+    dictionary = COUNTED | dict(cohort.dictionary)
+    table = sortable_table(rows, "Scans", dictionary, lambda row: _linked(row["scan"], cohort.pages), limit=None)
     return section("scans", "Scans", table)
 
 

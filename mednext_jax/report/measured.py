@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from mednext_jax.report.predicted import PredictedScan
 
 MISSING = "n/a"
 WHOLE_BRAIN = "whole brain"
-MAX_TABLE = 2**26  # bytes
 # The files of a scan after its case: as `quantify` names them, and as BIDS does.
 ENDINGS = {
     "clusters": ("_clusters.tsv", "_space-orig_seg-PVS_dseg.tsv"),
@@ -160,28 +159,31 @@ def count_clusters(labels: nib.Nifti1Image, probability: np.ndarray | None) -> l
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a tab-separated file; InputError if it is too large, has no header or a row of another length.
+    """The rows of a tab-separated file, as `iterate_table` gives them."""
+    return list(iterate_table(path))
+
+
+def iterate_table(path: Path) -> Iterator[Row]:
+    """The rows of a tab-separated file one by one, column -> text; InputError without a header or for a row too short.
 
     A cell n/a, as BIDS has it where there is no value, is empty here.
     """
-    if path.stat().st_size > MAX_TABLE:
-        raise InputError("The table is too large.", file=path, expected=f"at most {MAX_TABLE} bytes")
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        lines = csv.reader(file, delimiter="\t")
         try:
-            rows = list(csv.reader(file, delimiter="\t"))
+            header = next(lines, [])
+            if not header or len(set(header)) != len(header):
+                found = "a column twice" if header else "no line"
+                raise InputError("The table has no header.", file=path, expected="a line of names", found=found)
+            for line, row in enumerate(lines, 2):
+                if len(row) != len(header):
+                    expected = f"{len(header)} cells in each line"
+                    raise InputError(
+                        "The table is damaged.", file=path, expected=expected, found=f"{len(row)} in line {line}"
+                    )
+                yield dict(zip(header, ("" if cell == MISSING else unquoted(cell) for cell in row), strict=True))
         except csv.Error as error:
             raise InputError("The table cannot be read.", file=path, found=str(error)) from None
-    if not rows or len(set(rows[0])) != len(rows[0]):
-        found = "no line" if not rows else "a column twice"
-        raise InputError("The table has no header.", file=path, expected="a line of column names", found=found)
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(rows[0]):
-            expected = f"{len(rows[0])} cells in each line"
-            raise InputError(
-                "The table is damaged.", file=path, expected=expected, found=f"{len(row)} in line {number}"
-            )
-    cells = (["" if cell == MISSING else unquoted(cell) for cell in row] for row in rows[1:])
-    return [dict(zip(rows[0], row, strict=True)) for row in cells]
 
 
 def read_dictionaries(folder: Path) -> dict[str, Mapping[str, Any]]:

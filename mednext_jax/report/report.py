@@ -11,8 +11,16 @@ from pathlib import Path
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.io.raw_dataset import participants_problems, read_participants
-from mednext_jax.report.group_page import Cohort, write_group_page
-from mednext_jax.report.measured import Row, read_dictionaries, read_measured, read_table, table_files
+from mednext_jax.report.group_page import MEASURES, Cohort, write_group_page
+from mednext_jax.report.measured import (
+    BOTH,
+    Row,
+    is_whole,
+    iterate_table,
+    read_dictionaries,
+    read_measured,
+    table_files,
+)
 from mednext_jax.report.page import GENERATOR, made_from
 from mednext_jax.report.predicted import PredictedScan, PredictionFolder, participants_folder
 from mednext_jax.report.scan_files import findings, read_scan_files
@@ -135,9 +143,19 @@ def _existing_pages(folder: PredictionFolder) -> dict[str, str]:
 
 
 def _cohort_rows(folder: PredictionFolder) -> list[Row]:
-    """The rows of pvs.tsv, by region, of the scans of the prediction; of volumes.tsv for those that it lacks."""
+    """The rows of pvs.tsv of the scans of the prediction; of volumes.tsv for scans that it lacks.
+
+    Of a region both sides together, and what is drawn: a cohort of thousands has hundreds of thousands of rows.
+    """
     path = folder.tables / COHORT_TABLE
     cases = {scan.case for scan in folder.scans}
-    rows = [row for row in read_table(path) if row.get("scan") in cases] if path.is_file() else []
+    rows = []
+    for row in iterate_table(path) if path.is_file() else ():
+        if row.get("scan") not in cases:
+            continue
+        if is_whole(row):
+            rows.append(row)
+        elif row.get("hemisphere", "") in BOTH:
+            rows.append({name: row.get(name, "") for name in ("scan", "region", "hemisphere", *MEASURES)})
     there = {row["scan"] for row in rows}
     return rows + [dict(scan.volumes) for scan in folder.scans if scan.case not in there]

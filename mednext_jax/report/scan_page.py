@@ -75,7 +75,8 @@ def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str 
         if row.get("region") in RATED and row.get("hemisphere", "") in BOTH and row.get("potter"):
             figures.append((f"Potter, {row['region']}", row["potter"], row.get("wardlaw", "")))
     up = f'<p><a href="{link(group)}">All scans</a></p>' if group else ""
-    return f'<p class="sub">{text(files.described)}</p>{up}{key_figures(figures)}'
+    name = f"{scan.image.name}, " if scan.image is not None else ""
+    return f'<p class="sub">{text(name + files.described)}</p>{up}{key_figures(figures)}'
 
 
 def _counted(whole: Row) -> str:
@@ -113,6 +114,7 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         "shape": volume.shape,
         "voxelSize": volume.voxel_size,
         "affine": volume.affine.tolist(),
+        "toFile": (np.linalg.inv(measured.labels.affine) @ volume.affine).tolist(),
         "labelBytes": volume.clusters.itemsize,
         "small": sorted(measured.small),
         "scan": volume.scan is not None,

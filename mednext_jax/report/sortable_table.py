@@ -20,8 +20,10 @@ def sortable_table(
     dictionary: Mapping[str, Mapping[str, Any]],
     first: Callable[[Row], str] | None = None,
     attributes: Callable[[Row], str] | None = None,
+    limit: int | None = MAX_ROWS,
 ) -> str:
     """Rows (column -> text) as HTML. first: the content of a row's first cell, as HTML; attributes: of a row.
+    limit: rows that are shown.
 
     Numbers are shown short and sorted in full.
     """
@@ -36,14 +38,14 @@ def sortable_table(
         for name in columns
     )
     body = []
-    for row in rows[:MAX_ROWS]:
+    for row in rows[:limit]:
         cells = [_cell(row, name) for name in columns[1:]]
         value = first(row) if first else text(row.get(columns[0], ""))
         start = f'<th scope="row"{_value(row, columns[0])}>{value}</th>'
         body.append(f"<tr{attributes(row) if attributes else ''}>{start}{''.join(cells)}</tr>")
     more = (
-        f"<p>{len(rows) - MAX_ROWS} rows more are in the table's file; the first {MAX_ROWS} are here.</p>"
-        if len(rows) > MAX_ROWS
+        f"<p>{len(rows) - limit} rows more are in the table's file; the first {limit} are here.</p>"
+        if limit is not None and len(rows) > limit
         else ""
     )
     return (

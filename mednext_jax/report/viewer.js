@@ -64,7 +64,8 @@
   };
   const mirrored = (plane) => plane === "sagittal" || state.radiological;
 
-  const toMm = (at) => about.affine.slice(0, 3).map((row) => row[0] * at[0] + row[1] * at[1] + row[2] * at[2] + row[3]);
+  const placed = (affine, at) => affine.slice(0, 3).map((row) => row[0] * at[0] + row[1] * at[1] + row[2] * at[2] + row[3]);
+  const toMm = (at) => placed(about.affine, at);
   const signed = (value) => `${value < 0 ? "−" : ""}${Math.abs(value).toFixed(1)}`;
   const indexOf = (at) => at[0] + stride[1] * at[1] + stride[2] * at[2];
 
@@ -208,7 +209,8 @@
   const tell = () => {
     const at = indexOf(state.at), label = clusters[at];
     const [x, y, z] = toMm(state.at).map(signed);
-    const parts = [`x ${x}, y ${y}, z ${z} mm`];
+    const voxel = placed(about.toFile, state.at).map((index) => Math.max(0, Math.round(index)));
+    const parts = [`x ${x}, y ${y}, z ${z} mm`, `voxel ${voxel.join(", ")} of the file`];
     if (probability) parts.push(`probability ${(probability[at] / 255).toFixed(2)}`);
     for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
     if (label > 0) {

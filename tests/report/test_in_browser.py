@@ -69,6 +69,9 @@ def test_a_click_on_a_row_jumps_to_its_cluster(opened, scan_page):
         assert any(at == in_mm(*voxel) for voxel in CLUSTERS[label])
         assert f"PVS {label}" in page.locator(".here").inner_text()
         assert "probability 0.75" in page.locator(".here").inner_text()
+        assert any(
+            "voxel {}, {}, {} of the file".format(*v) in page.locator(".here").inner_text() for v in CLUSTERS[label]
+        )
         assert page.locator("tr.chosen").get_attribute("data-cluster") == str(label)
     page.locator("tr[data-cluster='2'] button.jump").focus()  # the same by keyboard
     page.keyboard.press("Enter")

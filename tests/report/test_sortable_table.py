@@ -45,3 +45,5 @@ def test_columns_without_a_value_are_left_out_and_the_others_explained():
 def test_very_many_rows_stay_in_the_file():
     html = sortable_table([{"a": str(i)} for i in range(MAX_ROWS + 5)], "Title", {})
     assert html.count("<tr>") == MAX_ROWS + 1 and "5 rows more" in html
+    html = sortable_table([{"a": str(i)} for i in range(MAX_ROWS + 5)], "Title", {}, limit=None)
+    assert html.count("<tr>") == MAX_ROWS + 6 and "rows more" not in html
