@@ -71,7 +71,7 @@ class ScoredFold:
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidation:
-    """The scores of all folds that are there. scores: a row a scan, fold after fold, (fold, case, region -> scores)."""
+    """The scores of all folds that are there. scores: one row per scan, by fold, (fold, case, region -> scores)."""
 
     first: ScoredFold
     missing: tuple[int, ...]
@@ -127,7 +127,7 @@ def evaluate_cross_validation(folder: str | Path, out: str | Path | None = None)
             ],
         )
     with atomic_file(out / "table.md") as path:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     print(text, end="")
     return found
 
@@ -213,7 +213,7 @@ def _misfits(
 
 
 def table_rows(found: CrossValidation) -> list[dict[str, Any]]:
-    """A row a region, numbers unrounded: `table.csv`."""
+    """One row per region, numbers unrounded: `table.csv`."""
     rows = []
     for region, summary in found.summaries.items():
         row: dict[str, Any] = {
@@ -266,7 +266,7 @@ def markdown(several: Sequence[CrossValidation]) -> str:
     )
     if undefined:
         notes += ["- A score of 0/0 is left out:", *(f"  - {line}" for line in undefined)]
-    return "\n".join([*lines, "", *notes]) + "\n"
+    return "\n".join(shown(line) for line in [*lines, "", *notes]) + "\n"
 
 
 def _shown(region: str) -> str:

@@ -13,6 +13,7 @@ from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.scores_file import write_scores
 from mednext_jax.evaluate.table import terminal_table
+from mednext_jax.io.absent import dangling_folders, refuse_no_folder
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
@@ -55,6 +56,12 @@ def evaluate(
     predicted, reference = find_masks(predictions), find_masks(references)
     if Path(predictions).is_file() and Path(references).is_file():
         reference = dict(zip(predicted, reference.values(), strict=True))
+    if ignore_label is not None and ignore_label < 1:
+        raise InputError(
+            "The ignore label is not one of a label map.",
+            expected="a value above 0, which is the background",
+            found=ignore_label,
+        )
     if ignore_label is None:
         ignore_label = read_ignore_label(references if Path(references).is_dir() else Path(references).parent)
     maps = None if regions is None else RegionMaps.open(regions)
@@ -103,13 +110,13 @@ def find_masks(source: str | Path) -> dict[str, Path]:
     """
     source = Path(source)
     if not source.is_dir():
-        if source.is_file():
+        if source.exists():  # what is no file is told when it is read
             return {case_of(source): source}
-        raise InputError("There are no label maps.", file=source, expected="a folder or a NIfTI file", found="nothing")
+        refuse_no_folder(source, "There are no label maps.", expected="a folder or a NIfTI file")
     files = files_below(source)
     maps = [p for p in files if is_nifti_name(p) and not is_brain_mask(p)]
     maps = [p for p in maps if stem(p).endswith("_mask")] or maps
-    others = left_out(files, source)
+    others = [*left_out(files, source), *dangling_folders(files)]
     if not maps:
         raise InputError(
             "There are no label maps.",
@@ -125,7 +132,7 @@ def find_masks(source: str | Path) -> dict[str, Path]:
     for path in maps:
         other = cases.setdefault(case_of(path), path)
         if other != path:
-            hint = "keep one of them"
+            hint = "keep one of them, or name a folder with the label maps alone, such as labelsTr"
             problems.append(Problem("Two label maps are of one case.", str(path), found=str(other), hint=hint))
     if problems:
         raise InputError.of(problems)

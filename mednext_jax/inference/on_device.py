@@ -41,7 +41,7 @@ BACKGROUNDS = ("auto", "compute")
 
 @dataclasses.dataclass(frozen=True)
 class _Resampling:
-    """Matrices from the stored box to the network's volume and back, one an axis; None where the grids are the same.
+    """Matrices from the stored box to the network's volume and back, one per axis; None where the grids are the same.
 
     thick_axis: resampled with nearest neighbour after the slices across it (on the way there; the way back is linear,
     without a clip, and its order does not matter).
@@ -169,7 +169,7 @@ def compute_evidence(scan: LoadedScan, networks: Sequence[Network], window: Wind
 def decide_box(scan: LoadedScan, evidence: jax.Array, window: Window, threshold: float | None) -> Slabs:
     """Label uint8 and foreground probability float32 of all that is stored, on the device, in slabs of depth.
 
-    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding.
+    Equal to `preprocess_scan`, plain tiling, nnU-Net's export and `decide` to float32 rounding.
     """
     return _decide_on_device(evidence, scan.resampling.back, threshold, window.kind, window.regions)
 

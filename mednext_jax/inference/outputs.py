@@ -21,7 +21,6 @@ import jax
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-import mednext_jax
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
@@ -32,6 +31,7 @@ from mednext_jax.io.nifti import write_image
 from mednext_jax.io.scan_list import ListedScan, write_scan_list
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION
 
 COLUMNS = ("scan", "count", "volume_mm3", "seconds")
@@ -242,7 +242,7 @@ def describe_run(
         "brain_masks": None if brain_masks is None else Path(brain_masks).resolve().as_posix(),
         "background": predictor.background,
         "part": list(part),
-        "software": {"mednext_jax": mednext_jax.__version__, "jax": jax.__version__},
+        "software": {"mednext_jax": __version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
 
@@ -320,7 +320,7 @@ def _derivative(inputs: str) -> dict[str, Any]:
         "Name": "Perivascular spaces",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "mednext-jax", "Version": mednext_jax.__version__}],
+        "GeneratedBy": [{"Name": "mednext-jax", "Version": __version__}],
         "DatasetLinks": {"raw": inputs},
     }
 

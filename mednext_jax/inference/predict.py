@@ -23,7 +23,7 @@ from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, r
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.geometry import grid_warnings
+from mednext_jax.io.geometry import grid_warnings, in_mm
 from mednext_jax.io.nifti import grid_of
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
@@ -62,7 +62,7 @@ def predict(
     (each scan's files, and what failed).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
-    suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
+    suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     after: is called with the folder and the cases that have outputs there, before failures are raised.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
@@ -86,7 +86,7 @@ def predict(
                 raise InputError(
                     "The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}"
                 )
-            if output.name.endswith(NIFTI_ENDINGS):
+            if output.name.lower().endswith(NIFTI_ENDINGS):
                 raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
             refuse_output(output, part)
             predictor = Predictor(
@@ -132,7 +132,7 @@ def _brain_masks(
 
     Raises InputError if the folder or all masks are missing, or if the model needs them and none were named.
     """
-    needed = "brain" in predictor.recipe.cleaning
+    needed = "brain" in predictor.recipe.optional_steps
     if needed and folder is None:
         raise InputError(
             "The model was trained on brain-extracted scans and needs a brain mask for each scan.",
@@ -166,13 +166,13 @@ def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
     if recipe.spacing is not None:
         times = np.array(spacing) / recipe.spacing
         if max(times.max(), 1 / times.min()) > FAR_SPACING:
-            xyz, wanted = (" x ".join(f"{size:.4g}" for size in reversed(s)) for s in (spacing, recipe.spacing))
+            xyz, wanted = (in_mm(reversed(sizes)) for sizes in (spacing, recipe.spacing))
             problems.append(
                 Problem(
                     "The voxel size is far from the model's.",
                     str(file),
-                    expected=f"{wanted} mm, or up to {FAR_SPACING:g} times larger or smaller",
-                    found=f"{xyz} mm",
+                    expected=f"{wanted}, or up to {FAR_SPACING:g} times larger or smaller",
+                    found=xyz,
                     hint="the scan is resampled; check some of the masks by eye",
                     severity="W",
                 )

@@ -1,4 +1,4 @@
-"""Intensity normalisation, one scheme a channel, as nnU-Net does it.
+"""Intensity normalisation, one scheme per channel, as nnU-Net does it.
 
 A scheme finds the scaling of a channel; `scale` applies it, on the host and in the compiled program. A new scheme is
 one entry of `SCHEMES`.
@@ -41,13 +41,16 @@ class Scheme:
 
     find: (channel (d, h, w), mask (d, h, w) or None for all voxels, intensity properties or None) -> its scaling.
     channel_names: nnU-Net's channel names that choose it, in lower case. masked: whether it can be done in the mask
-    only. needs_intensities: whether it needs the training set's intensity properties.
+    only. needs_intensities: whether it needs the training set's intensity properties. nnunet_v1, nnunet_v2: its names
+    in nnU-Net's plans, the one that is written first; none where nnU-Net has no such scheme.
     """
 
     find: Callable[[np.ndarray, np.ndarray | None, Mapping[str, float] | None], Scaling]
     channel_names: tuple[str, ...] = ()
     masked: bool = False
     needs_intensities: bool = False
+    nnunet_v1: tuple[str, ...] = ()
+    nnunet_v2: tuple[str, ...] = ()
 
 
 def scheme_of(channel_name: str) -> str:
@@ -160,7 +163,12 @@ def _ct(_channel: np.ndarray, _mask: np.ndarray | None, known: Mapping[str, floa
 
 # By the name that a recipe and a prepared data set store.
 SCHEMES: dict[str, Scheme] = {
-    "zscore": Scheme(_zscore, ("zscore",), masked=True),
-    "none": Scheme(lambda channel, mask, known: Scaling(), ("nonorm", "none")),
-    "ct": Scheme(_ct, ("ct",), needs_intensities=True),
+    "zscore": Scheme(_zscore, ("zscore",), masked=True, nnunet_v1=("nonCT",), nnunet_v2=("ZScoreNormalization",)),
+    "none": Scheme(
+        lambda channel, mask, known: Scaling(),
+        ("nonorm", "none"),
+        nnunet_v1=("noNorm",),
+        nnunet_v2=("NoNormalization",),
+    ),
+    "ct": Scheme(_ct, ("ct",), needs_intensities=True, nnunet_v1=("CT", "CT2"), nnunet_v2=("CTNormalization",)),
 }

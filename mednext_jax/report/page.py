@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import mednext_jax
 from mednext_jax.errors import shown
+from mednext_jax.version import __version__
 
 ASSETS = Path(__file__).parent
 GENERATOR = "mednext-jax report"
@@ -68,7 +68,7 @@ def key_figures(figures: Sequence[tuple[str, str, str]]) -> str:
 def how_to_cite() -> str:
     """The section on citing."""
     items = "".join(f"<li>{text(entry)}</li>" for entry in CITATIONS)
-    software = f"<li>mednext_jax {text(mednext_jax.__version__)}, the software that segmented and made this page.</li>"
+    software = f"<li>mednext_jax {text(__version__)}, the software that segmented and made this page.</li>"
     return section("cite", "How to cite", f"<ul>{items}{software}</ul>")
 
 
@@ -94,7 +94,7 @@ def write_page(
         '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta name="generator" content="{GENERATOR} {text(mednext_jax.__version__)}">',
+        f'<meta name="generator" content="{GENERATOR} {text(__version__)}">',
         f'<meta name="made-from" content="{made_from}">',
         f"<title>{text(title)}</title>",
         f"<style>{style}</style>",
@@ -105,7 +105,7 @@ def write_page(
         f"<header><h1>{text(title)}</h1>{head}</header>",
         f'<nav aria-label="Parts of this page"><ul>{links}</ul></nav>',
         f'<main id="content">{"".join(sections.values())}</main>',
-        f"<footer><p>Made with mednext_jax {text(mednext_jax.__version__)}. {NOT_CLINICAL}</p></footer>",
+        f"<footer><p>Made with mednext_jax {text(__version__)}. {NOT_CLINICAL}</p></footer>",
         f"<script>{script}</script>",
         "</body>",
         "</html>",

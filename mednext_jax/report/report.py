@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.io.atomic import atomic_file, refuse_existing
-from mednext_jax.io.raw_dataset import participants_problems, read_participants
+from mednext_jax.io.raw_dataset import read_participants
 from mednext_jax.report.group_page import MEASURES, Cohort, write_group_page
 from mednext_jax.report.measured import (
     BOTH,
@@ -56,8 +56,7 @@ def report(
     place = Path(participants) if participants is not None else participants_folder(folder)
     if participants is not None and not (Path(participants) / "participants.tsv").is_file():
         raise InputError("There is no participants.tsv.", file=participants, hint="check --participants")
-    known = read_participants(place, [scan.case for scan in folder.scans]) if place else {}
-    warned = participants_problems(place, known) if place else []
+    known, warned = read_participants(place, [scan.case for scan in folder.scans]) if place else ({}, [])
     problems: list[Problem] = []
     failed = dict(folder.failed)
     start = time.perf_counter()

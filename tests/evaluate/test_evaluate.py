@@ -163,6 +163,12 @@ def test_the_ignore_label_of_dataset_json_counts_in_neither_mask(folders, capsys
     assert asked["cases"]["a"]["all"] == scores
 
 
+@pytest.mark.parametrize("value", [0, -1])
+def test_the_background_is_no_ignore_label(folders, value):
+    with pytest.raises(InputError, match="above 0"):
+        evaluate(folders / "predictions", folders / "references", folders / "out", ignore_label=value)
+
+
 def test_the_ignore_label_holds_in_regions(folders):
     reference = blobs((0, 0, 0), (8, 8, 6))
     reference[8:] = 2  # all of the basal ganglia

@@ -14,13 +14,15 @@ from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
 from mednext_jax.inference.predictor import Predictor, products_in
-from mednext_jax.inference.tiles import gaussian_map, pad_to_patch, tile_starts
+from mednext_jax.inference.tiles import pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
-from mednext_jax.preprocess.trip import preprocess_scan, restore
-from mednext_jax.weights.directory import load_model
+from mednext_jax.preprocess.trip import preprocess_scan
+from mednext_jax.weights.directory import load_model, save_model
+from tests.inference.conftest import CONFIG, RECIPE, random_params
+from tests.oracles import gaussian_weights, restore
 
 pytestmark = pytest.mark.core
 CT = {"mean": 310.0, "std": 60.0, "percentile_00_5": 150.0, "percentile_99_5": 420.0}
@@ -45,7 +47,7 @@ def by_hand(models):
         volume = np.pad(case.volume, [*pads, (0, 0)])
         total = np.zeros((*volume.shape[:3], 2))
         weight = np.zeros((*volume.shape[:3], 1))
-        gaussian = gaussian_map(recipe.patch_size)[..., None]
+        gaussian = gaussian_weights(recipe.patch_size)[..., None]
         for start in tile_starts(volume.shape[:3], recipe.patch_size, 0.5):
             here = tuple(slice(s, s + 16) for s in start)
             total[here] += np.asarray(apply({"params": model.params}, volume[here][None])[0]) * gaussian
@@ -197,6 +199,36 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(variant, brain, save_sc
         assert ("does not look like" in caplog.text and str(path) in caplog.text) == (name == warned)
 
 
+def test_what_prepare_warns_of_in_voxels_and_masks_predict_warns_of_too(predictor, save_scan, tmp_path, caplog):
+    path = save_scan(tmp_path / "a.nii.gz")
+    predictor.load(path)
+    assert not caplog.records
+    image = nib.load(path)
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[3, 2, 1] = 1e6
+    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "far.nii.gz")
+    mask = np.ones(image.shape, np.uint8)
+    mask[:5] = 3
+    nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "mask.nii.gz")
+    predictor.load(tmp_path / "far.nii.gz", tmp_path / "mask.nii.gz")
+    told = [record.getMessage() for record in caplog.records]
+    assert "far beyond all others" in told[0] and "far.nii.gz" in told[0] and "up to 1e+06" in told[0]
+    assert "The brain mask has several values" in told[1] and "mask.nii.gz" in told[1]
+
+
+def test_channels_a_little_apart_are_warned_of(save_scan, tmp_path, caplog):
+    config = dataclasses.replace(CONFIG, in_channels=2)
+    recipe = dataclasses.replace(RECIPE, channel_names=("T1w", "T2w"), normalisation=("zscore",) * 2)
+    model = save_model(tmp_path / "model", config, random_params(config, 0), recipe)
+    path = save_scan(tmp_path / "a.nii.gz")
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 0.4
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), tmp_path / "b.nii.gz")
+    Predictor(model, tta=False).load([path, tmp_path / "b.nii.gz"])
+    assert "A channel has another affine" in caplog.text and "b.nii.gz" in caplog.text
+
+
 @pytest.mark.parametrize("value", [1e20, float(np.finfo(np.float32).max)])
 def test_intensities_that_overflow_the_zscore_are_refused(predictor, save_scan, tmp_path, value):
     image = nib.load(save_scan(tmp_path / "a.nii.gz"))
@@ -286,11 +318,14 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
         predictor([path, path])
     with pytest.raises(InputError, match="spacing"):
         Predictor([models[0], variant(spacing=(1.0, 1.0, 1.0))])
-    for wrong in ({"threshold": 1.0}, {"threshold": -0.1}, {"step": 0.0}, {"step": 1.5}):
+    numbers = {"threshold": (1.0, -0.1, "0.5"), "step": (0.0, 1.5, "a"), "tile_batch": (0, -1, "a")}
+    for wrong in ({name: value} for name, values in numbers.items() for value in values):
         with pytest.raises(InputError):
             Predictor(models[0], **wrong)
     with pytest.raises(InputError, match="No model"):
         Predictor([])
+    with pytest.raises(InputError, match="NoneType"):
+        Predictor(None)
     with pytest.raises(InputError, match="not finite"):
         predictor(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)))
     with pytest.raises(InputError, match="constant"):
@@ -300,6 +335,18 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
             predictor(wrong)
     with pytest.raises(InputError, match="channels") as error:
         predictor([np.zeros((20, 20, 20))] * 3)
+    assert len(str(error.value)) < 500
+
+
+def test_arrays_of_other_libraries_are_one_scan_and_masks_may_be_in_memory(predictor, save_scan, tmp_path):
+    scan = nib.load(save_scan(tmp_path / "a.nii.gz"))
+    voxels = np.asarray(scan.dataobj)
+    with pytest.warns(UserWarning, match="1 mm"):
+        assert predictor.load(jax.numpy.asarray(voxels)).properties.shape == predictor.load(voxels).properties.shape
+    mask = nib.Nifti1Image(np.ones(scan.shape, np.uint8), scan.affine)
+    assert predictor.load(scan, mask).properties == predictor.load(scan).properties
+    with pytest.raises(InputError, match="the brain mask in memory") as error:
+        predictor.load(scan, mask.slicer[1:])
     assert len(str(error.value)) < 500
 
 

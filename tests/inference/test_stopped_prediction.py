@@ -26,7 +26,13 @@ import itertools, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.main import main
-infer, numbers, stuck = Predictor.infer, itertools.count(), int(sys.argv[1])
+from mednext_jax.inference.outputs import Outputs
+infer, numbers, stuck, close = Predictor.infer, itertools.count(), int(sys.argv[1]), Outputs.close
+def slowly(self):
+    print("closing", flush=True)
+    time.sleep(2)
+    close(self)
+Outputs.close = slowly
 def slow(self, loaded):
     if next(numbers) == stuck:
         print("stuck", flush=True)
@@ -61,6 +67,12 @@ def stopped(number, by, scans, out, model, said_before):
             lines.append(process.stdout.readline())
             assert lines[-1], "".join(lines)
         process.send_signal(by)
+        if by != signal.SIGKILL:  # and people press Ctrl-C again
+            while "closing" not in lines[-1]:
+                lines.append(process.stdout.readline())
+                assert lines[-1], "".join(lines)
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -18,6 +18,7 @@ from mednext_jax.weights.directory import load_model, load_models, save_model, s
 from mednext_jax.weights.names import DUMMY, expected_shapes, from_torch_names, to_torch_names
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.safetensors_file import read_tensors
+from tests.convert.torch_archive import DATA
 
 pytestmark = pytest.mark.core
 
@@ -96,6 +97,11 @@ def test_recipe_must_fit_the_network(tmp_path, params):
     with pytest.raises(InputError, match="labels"):
         save_model(tmp_path / "m", CONFIG, params, dataclasses.replace(RECIPE, labels={"background": 0, "PVS": 1}))
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_of_version_0_1_0_spells_a_field_otherwise(model):
+    edit(model, lambda d: d["recipe"].update(cleaning=["n4", "brain"]) or d["recipe"].pop("optional_steps"))
+    assert load_model(model).recipe == dataclasses.replace(RECIPE, optional_steps=("n4", "brain"))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,26 @@ def test_senseless_weights_are_neither_written_nor_read(tmp_path, params, model,
     edit(model, lambda d: d["weights"].update(sha256=sha256(file)))
     with pytest.raises(InputError, match=r"(?s)model\.safetensors.*up_1\.conv2\.bias"):
         load_model(model)
+
+
+def test_a_pytorch_file_is_no_packed_model(tmp_path):
+    for name in ("model_final_checkpoint.model", "legacy.pth", "checkpoint_final.pth"):
+        with pytest.raises(InputError, match="(?s)not a model directory.*mednext-jax convert"):
+            load_model(DATA / name)
+    (tmp_path / "model").symlink_to(".git/annex/objects/aa/model")
+    with pytest.raises(InputError, match="datalad get"):
+        load_model(tmp_path / "model")
+
+
+def test_what_lies_near_a_model_is_told_where_the_model_is(tmp_path, model):
+    for name in ("model.safetensors", "model.json"):
+        assert load_model(model / name).recipe == RECIPE
+    shutil.copytree(model, tmp_path / "folds" / "fold_0" / "model")
+    with pytest.raises(InputError, match=f"-m {tmp_path}/folds/fold_0"):
+        load_models(tmp_path / "folds")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="has not finished"):
+        load_models(tmp_path / "run")
 
 
 def test_a_packed_model_wants_unpacking(tmp_path, model):
