@@ -117,12 +117,12 @@ def predict(
                     log.take(scan, outcome)
             outputs.list_scans(log.problems)
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
-        try:
-            if after is not None and outputs.rows:
-                after(output, [row["scan"] for row in outputs.rows])
-        finally:
-            log.finish()
-        return outputs.rows
+    try:
+        if after is not None and outputs.rows:  # all is written now
+            after(output, [row["scan"] for row in outputs.rows])
+    finally:
+        log.finish()
+    return outputs.rows
 
 
 def _brain_masks(
