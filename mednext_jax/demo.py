@@ -44,7 +44,12 @@ def run_demo(workdir: Path) -> dict:
     with _stage(3, "train a small MedNeXt"):
         train("demo", workdir / "training", overrides={"data": str(workdir / "prepared")})
     with _stage(4, "segment the held-out scans"):
-        predict(workdir / "held_out" / "imagesTr", workdir / "predictions", [workdir / "training" / "model"])
+        predict(
+            workdir / "held_out" / "imagesTr",
+            workdir / "predictions",
+            [workdir / "training" / "model"],
+            regions=workdir / "held_out" / "regions",
+        )
     with _stage(5, "evaluate on the held-out scans (simulated data)"):
         summary = evaluate(
             workdir / "predictions",

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError, shown
@@ -159,6 +159,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto: the zeros around an extracted brain are background; compute: ask the network, as nnU-Net does",
     )
     predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
+    predict.add_argument(
+        "--tables",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="clusters and regions of each scan, as `quantify` writes them",
+    )
+    _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
 
@@ -178,6 +185,27 @@ def build_parser() -> argparse.ArgumentParser:
         "--tables", type=Path, default=None, metavar="FOLDER", help="what quantify wrote, if not into OUT"
     )
     report.add_argument("--group-only", action="store_true", help="only the page of all scans")
+
+    quantify = command("quantify", _quantify, "tables of clusters and regions from masks")
+    quantify.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="MASKS|PREDICTIONS", help="a mask, or a folder of them"
+    )
+    quantify.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    quantify.add_argument(
+        "--probability", type=Path, default=None, metavar="MAPS", help="probabilities (default: those beside the masks)"
+    )
+    quantify.add_argument(
+        "--scans", type=Path, default=None, metavar="SCANS", help="the scans, for the atlas and checks"
+    )
+    quantify.add_argument(
+        "--labels",
+        type=_labels,
+        default=None,
+        metavar="1,2",
+        help="values of the masks that are PVS (default: the only)",
+    )
+    quantify.add_argument("--threshold", type=float, default=None, metavar="T", help="the masks are probabilities")
+    _add_counting(quantify)
 
     evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
     evaluate.add_argument("-p", "--predictions", type=Path, default=None)
@@ -210,6 +238,35 @@ def build_parser() -> argparse.ArgumentParser:
     info = command("info", _info, "say what a model directory or a checkpoint file holds")
     info.add_argument("model", type=Path, metavar="MODEL")
     return parser
+
+
+def _add_counting(parser: argparse.ArgumentParser) -> None:
+    """What `quantify` and `predict` count, and where."""
+    parser.add_argument(
+        "--regions", default=None, metavar="MAPS|atlas", help="region maps of the scans, or the packaged atlas"
+    )
+    parser.add_argument(
+        "--region-names", default=None, metavar="TABLE", help="lookup table of the maps, or the word freesurfer"
+    )
+    parser.add_argument(
+        "--connectivity", type=int, choices=(6, 18, 26), default=26, help="of the voxels of a cluster (default: 26)"
+    )
+    parser.add_argument(
+        "--min-voxels", type=int, default=5, metavar="N", help="smallest cluster that counts (default: 5 voxels)"
+    )
+    parser.add_argument("--min-mm3", type=float, default=0.0, metavar="V", help="the same in mm3 (default: 0)")
+    parser.add_argument("--split", action="store_true", help="cut clusters where their skeleton branches")
+
+
+def _counting(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("regions", "region_names", "connectivity", "min_voxels", "min_mm3", "split")
+    return {name: getattr(options, name) for name in names}
+
+
+def _labels(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 1 or 1,2, found {text!r}")
+    return [int(part) for part in text.split(",")]
 
 
 def _spacing(text: str) -> float | str | None:
@@ -303,6 +360,8 @@ def _predict(options: argparse.Namespace) -> None:
             background=options.background,
             brain_masks=options.brain_masks,
             after=(lambda folder, cases: report(folder, cases=cases)) if options.report else None,
+            tables=options.tables,
+            **_counting(options),
         )
 
 
@@ -345,6 +404,20 @@ def _stopping_at_once() -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler or signal.SIG_DFL)
+
+
+def _quantify(options: argparse.Namespace) -> None:
+    from mednext_jax.quantify.quantify import quantify
+
+    quantify(
+        options.input,
+        options.probability,
+        out=options.output,
+        scans=options.scans,
+        labels=options.labels,
+        threshold=options.threshold,
+        **_counting(options),
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": {"config", "workdir"},
     "predict": {"inputs", "output", "models", "threshold", "tta", "step", "part", "brain_masks", "skip_background"},
     "report": {"out", "scans", "participants", "tables"},
+    "quantify": {"mask", "probability", "regions", "out", "scans", "min_voxels", "connectivity", "split"},
     "evaluate": {"predictions", "references", "out", "regions"},
     "convert": {"source", "target", "to", "upkern"},
 }

@@ -75,6 +75,8 @@ def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, caps
     for command in starting("mednext-jax predict -i scans"):
         run(command, capsys)
     assert nib.load("segmented/sub-01_T2w_mask.nii.gz").get_data_dtype() == np.uint8
+    for command in starting("mednext-jax quantify"):
+        assert " PVS, " in run(command, capsys)
     for command in commands((ROOT / "docs" / "report.md").read_text()):
         run(command, capsys)
     assert "sub-01_T2w_report.html" in Path("segmented/report.html").read_text()

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError, Problem, WorkError
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
@@ -31,6 +31,8 @@ from mednext_jax.io.nifti import write_image
 from mednext_jax.io.scan_list import ListedScan, write_scan_list
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.quantify.scan_tables import ScanTables, table_texts
+from mednext_jax.quantify.tables import TableFiles, cohort_text, dictionaries, labels_image, read_rows
 from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION
 
@@ -50,7 +52,13 @@ class Outputs:
     """The claimed output folder of one run, from `open_outputs`; `rows` are those of the table, in the scans' order."""
 
     def __init__(
-        self, folder: Path, hidden: Path, scans: Sequence[Scan], settings: Mapping[str, Any], rows: dict[str, Any]
+        self,
+        folder: Path,
+        hidden: Path,
+        scans: Sequence[Scan],
+        settings: Mapping[str, Any],
+        rows: dict[str, Any],
+        tables: ScanTables | None = None,
     ):
         self._folder, self._hidden, self._settings, self._rows = folder, hidden, settings, rows
         self._new = not table_paths(folder, settings["part"])[1].exists()
@@ -58,6 +66,10 @@ class Outputs:
         self._numbers = {scan.case: number for number, scan in enumerate(scans)}
         self._placing = threading.Lock()
         self._closed = False
+        self._tables = tables
+        self._table_files = {scan.case: table_files(scan) for scan in scans}
+        # (case, problem) of scans whose tables are without regions, because there are none that fit.
+        self.without_regions: list[tuple[str, Problem]] = []
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -69,7 +81,7 @@ class Outputs:
         return scan.case in self._rows
 
     def write(self, scan: Scan, result: Segmentation) -> dict[str, Any]:
-        """Write mask, probability (BIDS: side-cars) and row of one scan, all or none; returns the row.
+        """Write mask, probability, tables (BIDS: side-cars) and row of one scan, all or none; returns the row.
 
         The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.
         May be called by several threads. Raises WorkError for a result that is not finite, OSError.
@@ -90,9 +102,20 @@ class Outputs:
         for target, image in ((scan.probability, result.probability), (scan.mask, result.mask)):
             files[self._folder / target] = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
             write_image(files[self._folder / target], image)
-        for target, about in self._side_cars(scan).items():
-            files[target] = waiting.with_name(f"{waiting.name}_{len(files)}.json")
-            _write_json(files[target], about)
+        texts = {target: _json_text(about) for target, about in self._side_cars(scan).items()}
+        if self._tables is not None:
+            voxels = np.asarray(result.probability.dataobj)
+            found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0])
+            self.without_regions += [(scan.case, problem) for problem in problems]
+            targets = self._table_files[scan.case]
+            labelled = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
+            write_image(labelled, labels_image(found, result.mask))
+            # Before the mask, for where it is, all else of the scan is.
+            files = {self._folder / targets.labels: labelled} | files
+            texts |= {self._folder / p: text for p, text in table_texts(targets, found, scan.bids_sources).items()}
+        for target, text in texts.items():
+            files[target] = waiting.with_name(f"{waiting.name}_{len(files)}.txt")
+            files[target].write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
         try:
             self._place(files, row, bool(scan.bids_sources))
         finally:
@@ -117,9 +140,11 @@ class Outputs:
         os.replace(written, _list_path(self._folder, self._settings["part"]))
 
     def close(self) -> None:
-        """Write nothing more, and leave nothing behind but what is whole."""
+        """Write nothing more but the table of the cohort's PVS, and leave nothing behind but what is whole."""
         with self._placing:
             self._closed = True
+            if self._tables is not None and self._rows:
+                self._gather()
         for _ in range(2):  # a thread may just have made a file there
             shutil.rmtree(self._hidden, ignore_errors=True)
         part = self._settings["part"]
@@ -147,6 +172,16 @@ class Outputs:
                     target.unlink(missing_ok=True)
                 raise
 
+    def _gather(self) -> None:
+        """pvs.tsv: the tables of the regions of all scans as one, and the dictionaries of all columns."""
+        cases = [row["scan"] for row in self.rows if row["scan"] in self._table_files]
+        paths = {case: self._folder / self._table_files[case].regions for case in cases}
+        written = self._hidden / "pvs"
+        texts = {f"pvs{_suffix(self._settings['part'])}.tsv": cohort_text((c, read_rows(p)) for c, p in paths.items())}
+        for name, text in (texts | dictionaries()).items():
+            written.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+            os.replace(written, self._folder / name)
+
     def _write_table(self) -> None:
         written = self._hidden / "table"
         with open(written, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -172,7 +207,9 @@ class Outputs:
 
 
 @contextlib.contextmanager
-def open_outputs(folder: Path, scans: Sequence[Scan], settings: dict[str, Any]) -> Iterator[Outputs]:
+def open_outputs(
+    folder: Path, scans: Sequence[Scan], settings: dict[str, Any], tables: ScanTables | None = None
+) -> Iterator[Outputs]:
     """Claim `folder` for the part of a cohort that `settings` (`describe_run`) say, and write prediction.json.
 
     Parts of one cohort may share a folder, each with its own table. Where the same part was begun with the same
@@ -192,7 +229,7 @@ def open_outputs(folder: Path, scans: Sequence[Scan], settings: dict[str, Any]) 
                 rows = _rows_before(folder, scans, settings)
                 shutil.rmtree(hidden, ignore_errors=True)  # of a process that was killed
                 hidden.mkdir()
-                outputs = Outputs(folder, hidden, scans, settings, rows)
+                outputs = Outputs(folder, hidden, scans, settings, rows, tables)
                 stack.callback(outputs.close)
                 _write_json(hidden / "record", settings)
                 os.replace(hidden / "record", record)
@@ -224,8 +261,17 @@ def _list_path(folder: Path, part: Sequence[int]) -> Path:
     return folder / f"scans{_suffix(part)}.json"
 
 
+def table_files(scan: Scan) -> TableFiles:
+    """Where the tables of a scan lie in the output folder."""
+    return TableFiles.bids(scan.mask.parent, scan.case) if scan.bids_sources else TableFiles.plain(scan.case)
+
+
 def describe_run(
-    predictor: Predictor, inputs: Path, part: tuple[int, int], brain_masks: str | Path | None = None
+    predictor: Predictor,
+    inputs: Path,
+    part: tuple[int, int],
+    brain_masks: str | Path | None = None,
+    tables: ScanTables | None = None,
 ) -> dict[str, Any]:
     """How the outputs come about: models with their checksums, settings, software, device."""
     models = []
@@ -242,6 +288,7 @@ def describe_run(
         "brain_masks": None if brain_masks is None else Path(brain_masks).resolve().as_posix(),
         "background": predictor.background,
         "part": list(part),
+        "tables": None if tables is None else tables.about,
         "software": {"mednext_jax": __version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
@@ -267,15 +314,22 @@ def _rows_before(folder: Path, scans: Sequence[Scan], settings: Mapping[str, Any
             found=f"{len(moved)} scans in the tables of two parts: {', '.join(map(repr, moved[:4]))}",
             hint=_ELSEWHERE,
         )
-    lost = {s.case for s in scans if not all(os.path.isfile(folder / path) for path in (s.mask, s.probability))}
+    lost = {s.case for s in scans if not all(os.path.isfile(folder / p) for p in _files_of(s, settings))}
     return {case: row for case, row in _read_table(table).items() if case not in lost}
+
+
+def _files_of(scan: Scan, settings: Mapping[str, Any]) -> tuple[Path, ...]:
+    """By which a scan is known to be done."""
+    return (scan.mask, scan.probability, *((table_files(scan).regions,) if settings.get("tables") else ()))
 
 
 def _require_same(settings: Mapping[str, Any], record: Path, same_part: bool) -> None:
     before = read_json(record)
 
     def compared(value: Any) -> dict[str, Any]:
-        found = {name: value.get(name) for name in settings if name not in _NOT_COMPARED}
+        # A run of release 0.1.0 says nothing of tables: its scans are done again, with theirs.
+        known = [name for name in settings if name not in _NOT_COMPARED and (name != "tables" or name in before)]
+        found = {name: value.get(name) for name in known}
         part = list(value["part"]) if same_part else value["part"][1]
         return found | {"models": [model["sha256"] for model in value["models"]], "part": part}
 
@@ -283,7 +337,7 @@ def _require_same(settings: Mapping[str, Any], record: Path, same_part: bool) ->
         ours, theirs = compared(settings), compared(before)
     except (AttributeError, IndexError, KeyError, TypeError):
         raise InputError(f"{_EXISTS}: predict cannot read what it is.", file=record, hint=_ELSEWHERE) from None
-    if differing := [name for name in ours if ours[name] != theirs[name]]:
+    if differing := [name for name in ours if ours[name] != theirs.get(name)]:
         name = differing[0]
         raise InputError(
             f"{_EXISTS}: it was made with other settings ({', '.join(differing)}).",
@@ -336,4 +390,8 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(_json_text(value), encoding="utf-8")
+
+
+def _json_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"

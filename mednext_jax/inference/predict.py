@@ -29,6 +29,8 @@ from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
 from mednext_jax.io.voxels import open_voxels
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
+from mednext_jax.quantify.one_scan import Counting
+from mednext_jax.quantify.scan_tables import ScanTables
 from mednext_jax.weights.recipe import Recipe
 
 # Scans under way beside the one on the device: a GPU may take less time for a scan than a thread to read or to write.
@@ -53,6 +55,13 @@ def predict(
     skip_background: bool = False,
     background: str = "auto",
     after: Callable[[Path, list[str]], object] | None = None,
+    tables: bool = True,
+    regions: str | Path | None = None,
+    region_names: str | Path | None = None,
+    connectivity: int = 26,
+    min_voxels: int = 5,
+    min_mm3: float = 0.0,
+    split: bool = False,
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
@@ -65,6 +74,9 @@ def predict(
     suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     after: is called with the folder and the cases that have outputs there, before failures are raised.
+    tables: besides, labelled clusters and tables of clusters and regions of each scan, and pvs.tsv of all of them, as
+    `quantify` writes them. regions, region_names, connectivity, min_voxels, min_mm3, split: as `quantify`; a scan whose
+    regions are not there or do not fit has tables without regions, and the reason is raised at the end.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
@@ -89,6 +101,9 @@ def predict(
             if output.name.lower().endswith(NIFTI_ENDINGS):
                 raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
             refuse_output(output, part)
+            counting = Counting(connectivity, min_voxels, min_mm3, split)
+            if not tables and (regions, region_names) != (None, None):
+                raise InputError("Regions are for tables, and there are to be none.", hint="leave --no-tables out")
             predictor = Predictor(
                 [models] if isinstance(models, str | Path) else list(models),
                 threshold=threshold,
@@ -102,8 +117,9 @@ def predict(
             brains, without = _brain_masks(brain_masks, predictor, scans)
             scans = [scan for scan in scans if scan.case not in dict(without)][k - 1 :: n]
             bad = [*bad, *without] if k == 1 else []  # told once, by the first part
-            settings = describe_run(predictor, inputs, part, brain_masks)
-            outputs = claim.enter_context(open_outputs(output, scans, settings))
+            measured = ScanTables.open(regions, region_names, counting, single=len(scans) == n == 1) if tables else None
+            settings = describe_run(predictor, inputs, part, brain_masks, measured)
+            outputs = claim.enter_context(open_outputs(output, scans, settings, measured))
 
         if k == 1 and (others := images_left_out(inputs)):
             print(in_groups(others), flush=True)
@@ -116,6 +132,7 @@ def predict(
                 for scan, outcome in outcomes:
                     log.take(scan, outcome)
             outputs.list_scans(log.problems)
+            log.bad = [*log.bad, *outputs.without_regions]
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
     try:
         if after is not None and outputs.rows:  # all is written now

@@ -19,7 +19,7 @@ from mednext_jax.report.association import (
     outliers,
 )
 from mednext_jax.report.charts import distribution, scatter
-from mednext_jax.report.measured import BOTH, COUNTED, Row, is_whole, number
+from mednext_jax.report.measured import BOTH, Row, is_whole, number
 from mednext_jax.report.page import how_to_cite, key_figures, link, section, text, write_page
 from mednext_jax.report.sortable_table import MAX_ROWS, compact, sortable_table
 
@@ -120,8 +120,7 @@ def _scans(cohort: Cohort) -> str:
     rows = [{"scan": r["scan"]} | {k: v for k, v in r.items() if k not in of_region} for r in cohort.whole]
     if len(rows) > MAX_ROWS:  # each is the way to its page
         rows = [{name: row[name] for name in ("scan", *MEASURES) if name in row} for row in rows]
-    dictionary = COUNTED | dict(cohort.dictionary)
-    table = sortable_table(rows, "Scans", dictionary, lambda row: _linked(row["scan"], cohort.pages), limit=None)
+    table = sortable_table(rows, "Scans", cohort.dictionary, lambda row: _linked(row["scan"], cohort.pages), limit=None)
     return section("scans", "Scans", table)
 
 

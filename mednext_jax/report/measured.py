@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,11 @@ from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti import read_labels
 from mednext_jax.io.table_cell import unquoted
-from mednext_jax.measure.clusters import cluster_table, label_clusters
+from mednext_jax.quantify.one_scan import WHOLE, quantify_arrays
+from mednext_jax.quantify.tables import TableFiles, clusters_text, dictionaries, regions_text
 from mednext_jax.report.predicted import PredictedScan
 
 MISSING = "n/a"
-WHOLE_BRAIN = "whole brain"
-# The files of a scan after its case: as `quantify` names them, and as BIDS does.
-ENDINGS = {
-    "clusters": ("_clusters.tsv", "_space-orig_seg-PVS_dseg.tsv"),
-    "regions": ("_regions.tsv", "_space-orig_desc-pvs_stats.tsv"),
-    "image": ("_clusters.nii.gz", "_space-orig_seg-PVS_dseg.nii.gz"),
-}
-DICTIONARIES = ("clusters.json", "pvs.json")
 # Columns of 0 and 1, or of a cluster's size, and what a reader is told instead.
 REMARKS = {
     "possible_lacune": "possible lacune",
@@ -37,21 +32,6 @@ REMARKS = {
 }
 SMALL = "too small to count"
 BOTH = ("both", "")
-# What the columns that are counted here mean.
-COUNTED = {
-    "cluster": {"Description": "Number of the cluster: 26-connected voxels of the mask"},
-    "x_mm": {"Description": "Centroid, scanner coordinates, to the right", "Units": "mm"},
-    "y_mm": {"Description": "Centroid, scanner coordinates, to the front", "Units": "mm"},
-    "z_mm": {"Description": "Centroid, scanner coordinates, upwards", "Units": "mm"},
-    "voxels": {"Description": "Voxels of the cluster"},
-    "volume_mm3": {"Description": "Volume", "Units": "mm3"},
-    "length_mm": {"Description": "Extent along the cluster's longest direction", "Units": "mm"},
-    "width_mm": {"Description": "Diameter of the cylinder of this length and volume", "Units": "mm"},
-    "probability_mean": {"Description": "Mean of the model's probability over the cluster"},
-    "probability_max": {"Description": "Largest of the model's probability in the cluster"},
-    "count": {"Description": "Number of clusters"},
-}
-
 Row = dict[str, str]
 
 
@@ -86,7 +66,7 @@ class Measured:
 
 def is_whole(row: Mapping[str, str]) -> bool:
     """Whether a row is that of the whole brain, both sides."""
-    return row.get("region", WHOLE_BRAIN) == WHOLE_BRAIN and row.get("hemisphere", "") in BOTH
+    return row.get("region", WHOLE) == WHOLE and row.get("hemisphere", "") in BOTH
 
 
 def remarks(row: Mapping[str, str]) -> list[str]:
@@ -96,66 +76,34 @@ def remarks(row: Mapping[str, str]) -> list[str]:
 
 
 def read_measured(scan: PredictedScan, root: Path, mask: nib.Nifti1Image, probability: np.ndarray | None) -> Measured:
-    """The scan's tables, each read if it is there, else counted from the `mask` (`read_labels`).
+    """The scan's tables, read if they are all there, else counted from the `mask` (`read_labels`).
 
     root: the folder with the data dictionaries.
 
     Raises InputError for a damaged table, or for clusters that do not lie on the mask's grid.
     """
-    tables = table_files(scan)
-    image = tables.get("image")
-    if image is not None:
-        labels = read_labels(image)
-        wrong = [p for p in grid_problems(labels, mask, "A cluster map", image, scan.mask) if p.severity == "E"]
-        if wrong:
-            raise InputError.of(wrong)
-    else:
-        labelled, _ = label_clusters(np.asanyarray(mask.dataobj))
-        labels = nib.Nifti1Image(labelled, mask.affine, mask.header)
-    dictionary = COUNTED | read_dictionaries(root)
-    clusters = read_table(tables["clusters"]) if "clusters" in tables else count_clusters(labels, probability)
-    regions = read_table(tables["regions"]) if "regions" in tables else [_count_all(clusters)]
-    return Measured(labels, clusters, regions, dictionary, "clusters" not in tables)
+    dictionary = read_dictionaries(root)
+    files = table_files(scan)
+    if files is None:
+        found = quantify_arrays(np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64), probability)
+        labels = nib.Nifti1Image(found.labels, mask.affine)
+        clusters, regions = (io.StringIO(text) for text in (clusters_text(found), regions_text(found)))
+        rows = list(_rows(clusters, scan.mask)), list(_rows(regions, scan.mask))
+        return Measured(labels, *rows, dictionary, counted_here=True)
+    labels = read_labels(files.labels)
+    wrong = [p for p in grid_problems(labels, mask, "A cluster map", files.labels, scan.mask) if p.severity == "E"]
+    if wrong:
+        raise InputError.of(wrong)
+    return Measured(labels, read_table(files.clusters), read_table(files.regions), dictionary, counted_here=False)
 
 
-def table_files(scan: PredictedScan) -> dict[str, Path]:
-    """What `quantify` wrote of a scan, as far as it is there: "clusters" and "regions" (tables), "image" (labels)."""
-    found = {}
-    for kind, endings in ENDINGS.items():
-        if path := next((p for end in endings if (p := scan.tables / f"{scan.case}{end}").is_file()), None):
-            found[kind] = path
-    return found
-
-
-def count_clusters(labels: nib.Nifti1Image, probability: np.ndarray | None) -> list[Row]:
-    """A row for each cluster of a label map, with what can be counted without regions."""
-    array = np.asanyarray(labels.dataobj)
-    count = int(array.max(initial=0))
-    rows = []
-    inside = array > 0
-    mean, peak = np.zeros(count), np.zeros(count)
-    if probability is not None and count:
-        owner, values = array[inside] - 1, probability[inside]
-        mean = np.bincount(owner, values, count) / np.maximum(np.bincount(owner, minlength=count), 1)
-        np.maximum.at(peak, owner, values)
-    for cluster in cluster_table(array, count, labels.affine):
-        row = {
-            "cluster": str(cluster.label),
-            "x_mm": f"{cluster.x_mm:.2f}",
-            "y_mm": f"{cluster.y_mm:.2f}",
-            "z_mm": f"{cluster.z_mm:.2f}",
-            "voxels": str(cluster.voxels),
-            "volume_mm3": f"{cluster.volume_mm3:.3f}",
-            "length_mm": f"{cluster.length_mm:.2f}",
-            "width_mm": f"{cluster.width_mm:.2f}",
-        }
-        if probability is not None:
-            row |= {
-                "probability_mean": f"{mean[cluster.label - 1]:.3f}",
-                "probability_max": f"{peak[cluster.label - 1]:.3f}",
-            }
-        rows.append(row)
-    return rows
+def table_files(scan: PredictedScan) -> TableFiles | None:
+    """What `quantify` wrote of a scan, by either of its names; None if a part of it is not there."""
+    for names in (TableFiles.plain(scan.case), TableFiles.bids(Path(), scan.case)):
+        labels, clusters, regions = (scan.tables / name for name in (names.labels, names.clusters, names.regions))
+        if labels.is_file() and clusters.is_file() and regions.is_file():
+            return TableFiles(labels, clusters, regions)
+    return None
 
 
 def read_table(path: Path) -> list[Row]:
@@ -169,26 +117,31 @@ def iterate_table(path: Path) -> Iterator[Row]:
     A cell n/a, as BIDS has it where there is no value, is empty here.
     """
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        lines = csv.reader(file, delimiter="\t")
-        try:
-            header = next(lines, [])
-            if not header or len(set(header)) != len(header):
-                found = "a column twice" if header else "no line"
-                raise InputError("The table has no header.", file=path, expected="a line of names", found=found)
-            for line, row in enumerate(lines, 2):
-                if len(row) != len(header):
-                    expected = f"{len(header)} cells in each line"
-                    raise InputError(
-                        "The table is damaged.", file=path, expected=expected, found=f"{len(row)} in line {line}"
-                    )
-                yield dict(zip(header, ("" if cell == MISSING else unquoted(cell) for cell in row), strict=True))
-        except csv.Error as error:
-            raise InputError("The table cannot be read.", file=path, found=str(error)) from None
+        yield from _rows(file, path)
+
+
+def _rows(text: Iterable[str], path: Path) -> Iterator[Row]:
+    lines = csv.reader(text, delimiter="\t")
+    try:
+        header = next(lines, [])
+        if not header or len(set(header)) != len(header):
+            found = "a column twice" if header else "no line"
+            raise InputError("The table has no header.", file=path, expected="a line of names", found=found)
+        for line, row in enumerate(lines, 2):
+            if len(row) != len(header):
+                cells = f"{len(header)} cells in each line"
+                raise InputError("The table is damaged.", file=path, expected=cells, found=f"{len(row)} in line {line}")
+            yield dict(zip(header, ("" if cell == MISSING else unquoted(cell) for cell in row), strict=True))
+    except csv.Error as error:
+        raise InputError("The table cannot be read.", file=path, found=str(error)) from None
 
 
 def read_dictionaries(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The data dictionaries of `quantify` in its output folder, as one."""
-    return {name: about for file in DICTIONARIES for name, about in read_dictionary(folder / file).items()}
+    """What the columns mean: the data dictionaries of an output folder of `quantify`, else today's."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, text in dictionaries().items():
+        found |= json.loads(text) | read_dictionary(folder / name)
+    return found
 
 
 def read_dictionary(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -212,11 +165,3 @@ def number(row: Mapping[str, str], column: str) -> float | None:
 def numbers(rows: Sequence[Mapping[str, str]], column: str) -> list[float]:
     """The numbers of a column, in the rows' order, cells without one left out."""
     return [value for row in rows if (value := number(row, column)) is not None]
-
-
-def _count_all(clusters: Sequence[Row]) -> Row:
-    volumes = numbers(clusters, "volume_mm3")
-    row = {"region": WHOLE_BRAIN, "count": str(len(clusters)), "volume_mm3": f"{sum(volumes):.3f}"}
-    if volumes:
-        row |= {"volume_median_mm3": f"{np.median(volumes):.3f}", "volume_max_mm3": f"{max(volumes):.3f}"}
-    return row

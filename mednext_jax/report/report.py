@@ -130,7 +130,9 @@ def _refuse_other_files(group: Path, todo: Collection[PredictedScan]) -> None:
 def _fingerprint(scan: PredictedScan) -> str:
     """SHA-256 of what a page is made from: the mask, the probability and the tables beside them, the scan's path."""
     digest = hashlib.sha256(os.fsencode(str(scan.image)))
-    for path in filter(Path.is_file, (scan.mask, scan.probability, *table_files(scan).values())):
+    tables = table_files(scan)
+    measured = () if tables is None else (tables.labels, tables.clusters, tables.regions)
+    for path in filter(Path.is_file, (scan.mask, scan.probability, *measured)):
         digest.update(os.fsencode(path.name))
         digest.update(path.read_bytes())
     return digest.hexdigest()

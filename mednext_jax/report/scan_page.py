@@ -241,7 +241,7 @@ def _clusters(measured: Measured, volume: ViewVolume) -> str:
 
     rows = [_ordered(row) for row in measured.clusters if "cluster" in row]
     rows.sort(key=lambda row: -(number(row, "volume_mm3") or 0))
-    how = "<p>Counted by this report: 26-connected clusters, of any size.</p>" if measured.counted_here else ""
+    how = "<p>Counted by this report from the mask, without regions.</p>" if measured.counted_here else ""
     search = (
         '<p class="search"><label>Rows that hold <input type="search" data-filter="clusters-table"></label> '
         '<output data-count="clusters-table"></output></p>'

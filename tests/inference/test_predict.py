@@ -39,8 +39,10 @@ def table(path):
 def test_a_folder(models, scans, tmp_path, capsys):
     rows = predict(scans, tmp_path / "out", models[0], tta=False)
     out = tmp_path / "out"
-    names = [f"case{i}_{kind}.nii.gz" for i in range(3) for kind in ("mask", "probability")]
-    assert sorted(p.name for p in out.iterdir()) == sorted([*names, "volumes.tsv", "prediction.json", "scans.json"])
+    kinds = ("mask.nii.gz", "probability.nii.gz", "clusters.nii.gz", "clusters.tsv", "regions.tsv")
+    names = [f"case{i}_{kind}" for i in range(3) for kind in kinds]
+    cohort = ["volumes.tsv", "prediction.json", "scans.json", "pvs.tsv", "pvs.json", "clusters.json"]
+    assert sorted(p.name for p in out.iterdir()) == sorted([*names, *cohort])
     predictor = Predictor(models[0], tta=False)
     for i, row in enumerate(table(out / "volumes.tsv")):
         source, mask = nib.load(scans / f"case{i}_0000.nii.gz"), nib.load(out / f"case{i}_mask.nii.gz")
@@ -105,11 +107,27 @@ def test_bids_derivative(models, scans, tmp_path):
     shutil.copy(scans / "case0_0000.nii.gz", anat / "sub-01_ses-2_T2w.nii.gz")
     out = tmp_path / "raw" / "derivatives" / "pvs"
     predict(tmp_path / "raw", out, models[0], tta=False)
-    stem = "sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-PVS"
+    start = "sub-01/ses-2/anat/sub-01_ses-2_space-orig"
+    stem = f"{start}_label-PVS"
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == sorted(
         [f"{stem}_{kind}" for kind in ("mask.json", "mask.nii.gz", "probseg.json", "probseg.nii.gz")]
-        + ["dataset_description.json", "prediction.json", "scans.json", "volumes.tsv"]
+        + [f"{start}_seg-PVS_dseg.{ending}" for ending in ("nii.gz", "tsv", "json")]
+        + [f"{start}_desc-pvs_stats.tsv"]
+        + [
+            "dataset_description.json",
+            "prediction.json",
+            "scans.json",
+            "volumes.tsv",
+            "pvs.tsv",
+            "pvs.json",
+            "clusters.json",
+        ]
     )
+    labels = nib.load(out / f"{start}_seg-PVS_dseg.nii.gz")
+    (first, *_) = clusters = table(out / f"{start}_seg-PVS_dseg.tsv")
+    assert labels.get_fdata().max() == len(clusters) and first["index"] == first["cluster"] == "1"
+    side_car = json.loads((out / f"{start}_seg-PVS_dseg.json").read_text())
+    assert set(first) <= set(side_car) and side_car["length_mm"]["Units"] == "mm"
     about = json.loads((out / f"{stem}_mask.json").read_text())
     assert about["Sources"] == ["bids:raw:sub-01/ses-2/anat/sub-01_ses-2_T2w.nii.gz"]
     description = json.loads((out / "dataset_description.json").read_text())

@@ -37,17 +37,27 @@ def test_tables_are_read(write_prediction):
 def test_without_tables_clusters_are_counted(write_prediction):
     """The same clusters: their volume, place and probability are known."""
     found = measured(write_prediction(tables=False))
-    assert found.counted_here and found.whole["count"] == "3"
-    assert number(found.whole, "volume_mm3") == pytest.approx(18)  # 9 voxels of 2 mm3
-    long = max(found.clusters, key=lambda row: number(row, "voxels"))
+    assert found.counted_here and len(found.clusters) == 3
+    assert (found.whole["count"], found.whole["count_all"], found.whole["min_voxels"]) == ("1", "3", "5")
+    assert number(found.whole, "volume_all_mm3") == pytest.approx(18)  # 9 voxels of 2 mm3
+    (long,) = found.counted
     assert [number(long, name) for name in ("x_mm", "y_mm", "z_mm")] == pytest.approx([12, 0, -5])
     assert number(long, "volume_mm3") == pytest.approx(12) and number(long, "length_mm") == pytest.approx(12)
     assert number(long, "probability_mean") == pytest.approx(0.75) == number(long, "probability_max")
+    assert found.dictionary["length_mm"]["Units"] == "mm"
+
+
+@pytest.mark.parametrize("name", ["clusters.nii.gz", "clusters.tsv", "regions.tsv"])
+def test_what_is_not_whole_is_counted_anew(write_prediction, name):
+    """Numbers of a table without its image would be those of other clusters."""
+    out = write_prediction()
+    (out / f"sub-01_{name}").unlink()
+    assert measured(out).counted_here
 
 
 def test_an_empty_mask_counts_none(write_prediction):
     found = measured(write_prediction(tables=False, clusters={}))
-    assert found.clusters == [] and found.whole == {"region": "whole brain", "count": "0", "volume_mm3": "0.000"}
+    assert found.clusters == [] and found.whole["count"] == "0" and found.whole["volume_mm3"] == "0.0000"
 
 
 def test_clusters_of_another_grid_are_refused(write_prediction):
