@@ -284,7 +284,7 @@ def _made(scan: PredictedScan, files: ScanFiles) -> list[tuple[str, object]]:
 
 def _said(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items())
+        return ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return str(value)

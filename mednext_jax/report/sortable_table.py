@@ -71,9 +71,9 @@ def compact(value: float) -> str:
     """A number to three digits, without an exponent between 0.001 and a million."""
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
-    if abs(value) < 1:
+    if abs(value) < 0.1:
         return f"{value:.3g}"
-    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
+    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"
 
 
 def unit(column: str, dictionary: Mapping[str, Mapping[str, Any]]) -> str:

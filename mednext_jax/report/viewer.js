@@ -206,6 +206,13 @@
     }
   };
 
+  // Scrolls the table, not the page, until the row can be seen below the heads of its columns.
+  const reveal = (row) => {
+    const frame = row.closest(".scroll"), box = row.getBoundingClientRect(), outer = frame.getBoundingClientRect();
+    const top = outer.top + row.closest("table").tHead.offsetHeight;
+    if (box.top < top) frame.scrollTop -= top - box.top;
+    else if (box.bottom > outer.bottom) frame.scrollTop += box.bottom - outer.bottom;
+  };
   const tell = () => {
     const at = indexOf(state.at), label = clusters[at];
     const [x, y, z] = toMm(state.at).map(signed);
@@ -222,7 +229,10 @@
         .filter(([name, value], i) => i > 0 && value !== "" && !/^[xyz] \(/.test(name))
         .slice(0, TOLD).map((pair) => pair.join(" ")).join(", ");
       parts.push(`PVS ${label}${said ? ` (${said})` : ""}`);
-      if (row) row.classList.add("chosen");
+      if (row) {
+        row.classList.add("chosen");
+        reveal(row);
+      }
     }
     here.textContent = parts.join(" · ");
   };

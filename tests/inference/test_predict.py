@@ -18,6 +18,7 @@ from mednext_jax.inference import predict as cohort
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.inference.scans import Scan
+from mednext_jax.io.scan_list import read_scan_list
 from mednext_jax.measure.clusters import label_clusters
 
 pytestmark = pytest.mark.core
@@ -166,6 +167,25 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
     assert not list((tmp_path / "out").glob("case1*"))
+    listed = {scan.case: scan for scan in read_scan_list(tmp_path / "out" / "scans.json")}
+    assert [case for case, scan in listed.items() if scan.problem] == ["case1"]
+    assert "not finite" in listed["case1"].problem
+    assert listed["case0"].files == ((folder / "case0_0000.nii.gz").resolve().as_posix(),)
+    assert (tmp_path / "out" / listed["case0"].mask).is_file()
+
+
+def test_what_comes_after_finds_all_outputs_whole_and_hides_no_failure(models, scans, tmp_path):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    (folder / "case1_0000.nii.gz").write_bytes(b"damaged")
+    seen = []
+
+    def after(out, cases):
+        seen.extend([cases, sorted(p.name for p in out.glob("*.*") if "case" not in p.name)])
+
+    with pytest.raises(InputError, match="case1"):
+        predict(folder, tmp_path / "out", models[0], tta=False, after=after)
+    tables = ["clusters.json", "prediction.json", "pvs.json", "pvs.tsv", "scans.json", "volumes.tsv"]
+    assert seen == [["case0", "case2"], tables]
 
 
 def test_whatever_one_scan_fails_of_is_said_at_the_end_and_the_others_are_done(models, scans, tmp_path, monkeypatch):

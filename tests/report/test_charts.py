@@ -17,7 +17,7 @@ def test_the_histogram_holds_every_cluster_once():
     svg = size_histogram(volumes, 0.5)
     counts = [int(n) for n in re.findall(r"mm³: (\d+)</title>", svg)]
     assert sum(counts) == len(volumes) and counts[0] == 7 and counts[1] == 4
-    assert "Histogram of 15 clusters by volume: from 0.5 to 40.0 mm³, median 1.00" in svg
+    assert "Histogram of 15 clusters by volume: from 0.500 to 40.0 mm³, median 1.00" in svg
     assert size_histogram([2.0], 2.0).count('class="bar"') == 1
 
 

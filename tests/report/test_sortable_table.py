@@ -18,7 +18,7 @@ pytestmark = pytest.mark.core
         (31.04, "31.0"),
         (1234.5, "1234"),
         (2.5e7, "2.50e+07"),
-        (-0.27, "-0.27"),
+        (-0.27, "-0.270"),
     ],
 )
 def test_numbers_have_three_digits(value, text):
