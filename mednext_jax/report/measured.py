@@ -14,12 +14,11 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError
-from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
-from mednext_jax.io.nifti import read_labels
 from mednext_jax.io.table_cell import unquoted
 from mednext_jax.quantify.one_scan import WHOLE, quantify_arrays
 from mednext_jax.quantify.tables import TableFiles, clusters_text, dictionaries, regions_text
+from mednext_jax.report.on_grid import read_clusters
 from mednext_jax.report.predicted import PredictedScan
 
 MISSING = "n/a"
@@ -90,10 +89,7 @@ def read_measured(scan: PredictedScan, root: Path, mask: nib.Nifti1Image, probab
         clusters, regions = (io.StringIO(text) for text in (clusters_text(found), regions_text(found)))
         rows = list(_rows(clusters, scan.mask)), list(_rows(regions, scan.mask))
         return Measured(labels, *rows, dictionary, counted_here=True)
-    labels = read_labels(files.labels)
-    wrong = [p for p in grid_problems(labels, mask, "A cluster map", files.labels, scan.mask) if p.severity == "E"]
-    if wrong:
-        raise InputError.of(wrong)
+    labels = read_clusters(files.labels, mask, scan.mask)
     return Measured(labels, read_table(files.clusters), read_table(files.regions), dictionary, counted_here=False)
 
 

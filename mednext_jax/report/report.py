@@ -109,7 +109,7 @@ def _refuse_other_files(group: Path, todo: Collection[PredictedScan]) -> None:
     problems: list[Problem] = []
     for path, source in [
         (group, None),
-        *((page_of(scan), _fingerprint(scan)) for scan in todo if page_of(scan).exists()),
+        *((page_of(scan), _fingerprint(scan)) for scan in todo if os.path.lexists(page_of(scan))),
     ]:
         there = made_from(path)
         if there is not None and source in (None, there):

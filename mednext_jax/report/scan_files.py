@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
-from mednext_jax.errors import InputError, Problem
-from mednext_jax.io.geometry import grid_problems, scan_warnings
+from mednext_jax.errors import Problem
+from mednext_jax.io.geometry import scan_warnings
 from mednext_jax.io.nifti import read_labels, read_scan
-from mednext_jax.io.voxels import open_voxels
 from mednext_jax.report.measured import Measured, numbers, remarks
+from mednext_jax.report.on_grid import read_probability, same_grid
 from mednext_jax.report.predicted import PredictedScan
 
 SMALL_VOXEL = 1.0 + 1e-3  # mm; PVS are 0.5 to 3 mm wide
@@ -60,29 +59,18 @@ def read_scan_files(scan: PredictedScan) -> ScanFiles:
     mask = read_labels(scan.mask)
     probability = None
     if scan.probability.exists():
-        probability = read_probability(scan.probability)
-        problems += _on_grid(probability, mask, "A probability map", scan.probability, scan)
+        probability, problems = read_probability(scan.probability, mask, scan.mask)
     else:
         problems.append(_warning("The probability map was not found.", expected=scan.probability.name))
     image = None
     if scan.image is not None:
         image = read_scan(scan.image)
-        problems += _on_grid(image, mask, "A scan", scan.image, scan)
+        problems += same_grid(image, mask, "A scan", scan.image, scan.mask)
         problems += scan_warnings(image, scan.image)
     else:
         hint = "say where the scans are: mednext-jax report OUT --scans FOLDER"
         problems.append(_warning("The scan was not found; the pictures show the probability alone.", hint=hint))
     return ScanFiles(mask, image, probability, problems)
-
-
-def read_probability(path) -> nib.Nifti1Image:
-    """A map of probabilities as float32; raises InputError if it is damaged or beyond 0 to 1."""
-    voxels = open_voxels(path)
-    values = np.concatenate([piece.astype(np.float32, copy=False) for piece in voxels.pieces()])
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1 + 1e-3):  # NaN, too
-        raise InputError("The probabilities are none.", file=path, expected="0 to 1", found=f"{low:g} to {high:g}")
-    return voxels.image(values.reshape(voxels.shape, order="F"))
 
 
 def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
@@ -144,14 +132,6 @@ def _with_half(labels: np.ndarray, where: np.ndarray) -> int:
     owner = labels[inside]
     there = np.bincount(owner, where[inside])
     return int((there > 0.5 * np.maximum(np.bincount(owner), 1)).sum())
-
-
-def _on_grid(image: nib.Nifti1Image, mask: nib.Nifti1Image, what: str, file, scan: PredictedScan) -> Sequence[Problem]:
-    problems = grid_problems(image, mask, what, file, scan.mask)
-    wrong = [dataclasses.replace(p, what=p.what.replace("than its scan", "than its mask")) for p in problems]
-    if any(problem.severity == "E" for problem in wrong):
-        raise InputError.of(wrong)
-    return wrong
 
 
 def _warning(what: str, expected: str | None = None, found: str | None = None, hint: str | None = None) -> Problem:

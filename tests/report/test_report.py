@@ -56,6 +56,14 @@ def test_a_file_of_another_origin_is_not_overwritten(write_prediction):
         (out / name).unlink()
 
 
+def test_a_link_in_a_page_s_place_is_not_replaced(write_prediction, tmp_path):
+    out = write_prediction()
+    (out / "sub-01_report.html").symlink_to(tmp_path / "elsewhere.html")
+    with pytest.raises(InputError, match="not overwritten"):
+        report(out)
+    assert (out / "sub-01_report.html").is_symlink() and not (tmp_path / "elsewhere.html").exists()
+
+
 def test_a_page_of_other_files_is_not_overwritten(write_prediction):
     out = write_prediction()
     report(out)
