@@ -19,6 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 50
 # Above this, points are one path without links, and a chart of 10,000 scans stays small.
 LINKED_POINTS = 400
 FAR_QUARTILES = 8.0  # times the quartiles' distance above the third
+NAME_LENGTH, LETTER = 32, 7.5  # of a region: letters that are shown, and the width of one
 BOXED = 5  # values that quartiles say something of
 # Ticks of a logarithmic axis.
 DECADES = tuple(factor * 10.0**power for power in range(-6, 10) for factor in (1, 2, 5))
@@ -74,17 +75,17 @@ def size_histogram(volumes: Sequence[float], voxel_volume: float) -> str:
 def region_bars(bars: Sequence[tuple[str, str, float]], quantity: str) -> str:
     """Horizontal bars of (region, hemisphere, value), in the order given; left is plain, right has `HATCH`."""
     line, gap = 20, 4
-    room = 220
+    names = [_cut(r if side in ("", "both", "n/a") else f"{r}, {side}", NAME_LENGTH) for r, side, _ in bars]
+    room = 16 + LETTER * max(map(len, names), default=0)
     height = TOP + len(bars) * (line + gap) + BOTTOM
     most = max((value for *_, value in bars), default=0) or 1
     x = _scale(0, most, room, WIDTH - 70)
     parts = []
-    for i, (region, hemisphere, value) in enumerate(bars):
+    for i, ((_, hemisphere, value), name) in enumerate(zip(bars, names, strict=True)):
         top = TOP + i * (line + gap)
-        name = region if hemisphere in ("", "both", "n/a") else f"{region}, {hemisphere}"
         kind = "bar right" if hemisphere.startswith("r") else "bar"
         parts.append(
-            f'<text x="{room - 8}" y="{top + 15}" text-anchor="end">{text(_cut(name, 32))}</text>'
+            f'<text x="{room - 8}" y="{top + 15}" text-anchor="end">{text(name)}</text>'
             f'<rect class="{kind}" x="{room}" y="{top}" width="{max(x(value) - room, 0):.1f}" height="{line}"/>'
             f'<text class="value" x="{x(value) + 6:.1f}" y="{top + 15}">{text(_value(value))}</text>'
         )
