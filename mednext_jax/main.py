@@ -165,6 +165,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="clusters and regions of each scan, as `quantify` writes them",
     )
+    predict.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="each model and mirror by itself: maps and intervals (twice the time)",
+    )
     _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
@@ -361,6 +366,7 @@ def _predict(options: argparse.Namespace) -> None:
             brain_masks=options.brain_masks,
             after=(lambda folder, cases: report(folder, cases=cases)) if options.report else None,
             tables=options.tables,
+            uncertainty=options.uncertainty,
             **_counting(options),
         )
 

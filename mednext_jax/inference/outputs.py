@@ -21,16 +21,17 @@ import jax
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.errors import InputError, Problem, WorkError, shown
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
-from mednext_jax.io.nifti import write_image
+from mednext_jax.io.nifti import image_like, write_image
 from mednext_jax.io.scan_list import ListedScan, write_scan_list
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.quantify.members import Members
 from mednext_jax.quantify.scan_tables import ScanTables, table_texts
 from mednext_jax.quantify.tables import TableFiles, cohort_text, dictionaries, labels_image, read_rows
 from mednext_jax.version import __version__
@@ -80,8 +81,10 @@ class Outputs:
         """Whether a start before this one has segmented the scan."""
         return scan.case in self._rows
 
-    def write(self, scan: Scan, result: Segmentation) -> dict[str, Any]:
+    def write(self, scan: Scan, result: Segmentation, members: Members | None = None) -> dict[str, Any]:
         """Write mask, probability, tables (BIDS: side-cars) and row of one scan, all or none; returns the row.
+
+        members: what the models and mirrors find one by one, for tables with intervals and maps.
 
         The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.
         May be called by several threads. Raises WorkError for a result that is not finite, OSError.
@@ -105,13 +108,23 @@ class Outputs:
         texts = {target: _json_text(about) for target, about in self._side_cars(scan).items()}
         if self._tables is not None:
             voxels = np.asarray(result.probability.dataobj)
-            found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0])
+            found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0], members)
             self.without_regions += [(scan.case, problem) for problem in problems]
+            for note in found.warnings:
+                print(shown(note), flush=True)
             targets = self._table_files[scan.case]
             labelled = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
             write_image(labelled, labels_image(found, result.mask))
             # Before the mask, for where it is, all else of the scan is.
             files = {self._folder / targets.labels: labelled} | files
+            for name, values in ({} if members is None else members.maps).items():
+                path = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
+                write_image(path, image_like(values, result.mask, np.float32))
+                files = {self._folder / _map_path(scan, name): path} | files
+                if scan.bids_sources:
+                    side_car = self._folder / _side_car(_map_path(scan, name))
+                    sources = [f"bids:raw:{path}" for path in scan.bids_sources]
+                    texts[side_car] = _json_text({"Sources": sources, "SpatialReference": "orig", "Label": "PVS"})
             texts |= {self._folder / p: text for p, text in table_texts(targets, found, scan.bids_sources).items()}
         for target, text in texts.items():
             files[target] = waiting.with_name(f"{waiting.name}_{len(files)}.txt")
@@ -173,11 +186,22 @@ class Outputs:
                 raise
 
     def _gather(self) -> None:
-        """pvs.tsv: the tables of the regions of all scans as one, and the dictionaries of all columns."""
+        """pvs.tsv: the tables of the regions of all scans as one, and the dictionaries of all columns.
+
+        A part of a cohort writes its own; that which finds the tables of all parts there makes them one.
+        """
+        part = self._settings["part"]
         cases = [row["scan"] for row in self.rows if row["scan"] in self._table_files]
         paths = {case: self._folder / self._table_files[case].regions for case in cases}
         written = self._hidden / "pvs"
-        texts = {f"pvs{_suffix(self._settings['part'])}.tsv": cohort_text((c, read_rows(p)) for c, p in paths.items())}
+        texts = {f"pvs{_suffix(part)}.tsv": cohort_text((c, read_rows(p)) for c, p in paths.items())}
+        others = [self._folder / f"pvs{_suffix((k, part[1]))}.tsv" for k in range(1, part[1] + 1) if k != part[0]]
+        if others and all(path.is_file() for path in others):
+            tables = [path.read_text(encoding="utf-8", errors="surrogateescape") for path in others]
+            header, *rows = texts[f"pvs{_suffix(part)}.tsv"].splitlines()
+            rows += [row for table in tables for row in table.splitlines()[1:]]
+            # Python's sort keeps the order of a scan's rows.
+            texts["pvs.tsv"] = "\n".join([header, *sorted(rows, key=lambda row: row.split("\t")[0]), ""])
         for name, text in (texts | dictionaries()).items():
             written.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
             os.replace(written, self._folder / name)
@@ -264,6 +288,14 @@ def _list_path(folder: Path, part: Sequence[int]) -> Path:
 def table_files(scan: Scan) -> TableFiles:
     """Where the tables of a scan lie in the output folder."""
     return TableFiles.bids(scan.mask.parent, scan.case) if scan.bids_sources else TableFiles.plain(scan.case)
+
+
+def _map_path(scan: Scan, name: str) -> Path:
+    """Where a map of the members lies: CASE_entropy.nii.gz; BIDS: CASE_space-orig_desc-entropy_probseg.nii.gz."""
+    if not scan.bids_sources:
+        return Path(f"{scan.case}_{name}.nii.gz")
+    described = name.replace("_between_", "").replace("_", "")
+    return scan.mask.parent / f"{scan.case}_space-orig_desc-{described}_probseg.nii.gz"
 
 
 def describe_run(

@@ -150,6 +150,11 @@ class Predictor:
             for config, m in zip(configs, loaded, strict=True)
         ]
 
+    @property
+    def networks(self) -> list[Network]:
+        """The models, in their order."""
+        return self._networks
+
     def __call__(self, scan: Source | Sequence[Source], brain_mask: Source | None = None) -> Segmentation:
         """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one per channel.
 

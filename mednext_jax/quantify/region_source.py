@@ -13,7 +13,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.nifti import read_labels, read_scan
-from mednext_jax.io.nifti_names import few, files_in, is_nifti_name
+from mednext_jax.io.nifti_names import few, files_in
 from mednext_jax.io.voxels import Source
 from mednext_jax.measure.freesurfer import FREESURFER, is_freesurfer
 from mednext_jax.measure.parcellation import Parcellation, Structure
@@ -82,20 +82,12 @@ def _table_in(folder: Path) -> Mapping[int, Structure] | None:
 def _of_folder(
     folder: Path, table: Mapping[int, Structure] | None, case: str, mask: nib.Nifti1Image, scan: Source | None
 ) -> SubjectRegions:
-    recon = [
-        folder / subject / "mri" / name for subject in dict.fromkeys((case, case.split("_")[0])) for name in _RECON
-    ]
-    for path in recon:
+    subjects = dict.fromkeys((case, case.split("_")[0]))
+    for path in (folder / subject / "mri" / name for subject in subjects for name in _RECON):
         if path.is_file():
             return _read(path, table or FREESURFER, mask, scan)
-    wanted = [f"{case}{ending}" for ending in _ENDINGS]
-    maps = {p.name: p for p in files_in(folder) if is_nifti_name(p) or p.suffix.lower() in (".mgz", ".mgh")}
-    found = [
-        path
-        for name, path in maps.items()
-        if name.split(".")[0] in {w.split(".")[0] for w in wanted}
-        and any(name.lower() in (f"{w}.nii.gz".lower(), f"{w}.nii".lower(), f"{w}.mgz".lower()) for w in wanted)
-    ]
+    wanted = {f"{case}{ending}{kind}".lower() for ending in _ENDINGS for kind in (".nii.gz", ".nii", ".mgz")}
+    found = [path for path in files_in(folder) if path.name.lower() in wanted]
     if len(found) != 1:
         raise InputError(
             "A case has several region maps." if found else "A case has no region map.",

@@ -12,6 +12,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.voxels import Source
+from mednext_jax.quantify.members import Members, with_members
 from mednext_jax.quantify.one_scan import Counting, Quantified, quantify_arrays
 from mednext_jax.quantify.region_source import ATLAS, RegionSource, open_regions
 from mednext_jax.quantify.tables import TableFiles, clusters_text, regions_text, side_car
@@ -36,9 +37,14 @@ class ScanTables:
         return cls(source, counting, {"regions": kept, "region_names": names, **dataclasses.asdict(counting)})
 
     def measure(
-        self, case: str, mask: nib.Nifti1Image, probability: np.ndarray | None, scan: Source | None
+        self,
+        case: str,
+        mask: nib.Nifti1Image,
+        probability: np.ndarray | None,
+        scan: Source | None,
+        members: Members | None = None,
     ) -> tuple[Quantified, list[Problem]]:
-        """The measures of a mask; without regions, and with the reason, where there are none that fit."""
+        """The measures of a mask (with `with_members`); without regions, and with the reason, if none fit."""
         brain, problems = None, list[Problem]()
         notes: tuple[str, ...] = ()
         if self.regions is not None:
@@ -47,8 +53,10 @@ class ScanTables:
                 brain, notes = found.brain, found.notes
             except InputError as error:
                 problems = error.problems
-        array = np.asanyarray(mask.dataobj) > 0
-        measured = quantify_arrays(array, np.asarray(mask.affine, np.float64), probability, brain, self.counting)
+        array, affine = np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64)
+        measured = quantify_arrays(array, affine, probability, brain, self.counting)
+        if members is not None:
+            measured = with_members(measured, members, affine, brain, self.counting)
         return dataclasses.replace(measured, warnings=notes), problems
 
 

@@ -98,6 +98,8 @@ def test_parts_share_the_scans_and_the_folder(models, scans, tmp_path):
     names = [[row["scan"] for row in table(tmp_path / "out" / f"volumes_part-{k}-of-2.tsv")] for k in (1, 2)]
     assert names == [["case0", "case2"], ["case1"]]
     assert len(list((tmp_path / "out").glob("*_mask.nii.gz"))) == 3
+    assert [row["scan"] for row in table(tmp_path / "out" / "pvs_part-2-of-2.tsv")] == ["case1"]
+    assert [row["scan"] for row in table(tmp_path / "out" / "pvs.tsv")] == ["case0", "case1", "case2"]
     with pytest.raises(InputError, match=r"not overwritten.* \(mirror_axes\)"):
         predict(scans, tmp_path / "out", models[0], part=(2, 2))
 
