@@ -22,7 +22,7 @@ from mednext_jax.io.absent import is_dangling, is_named, refuse_absent, refuse_n
 from mednext_jax.io.json_file import MIB, read_json
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.version import __version__
-from mednext_jax.weights.directory import DESCRIPTION, load_model, of_workdir, sha256
+from mednext_jax.weights.directory import DESCRIPTION, load_model, of_workdir, refuse_incomplete, sha256
 from mednext_jax.weights.names import Params, from_torch_names
 from mednext_jax.weights.recipe import Recipe
 
@@ -72,7 +72,9 @@ def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
             found[fold.name] = _read_model(fold)
         elif checkpoint is not None:
             found[fold.name] = _read_file(checkpoint)
-    if not found:
+    if found:
+        refuse_incomplete(path, [path / fold for fold in found])
+    else:
         raise InputError(
             "The folder holds no weights.",
             file=path,

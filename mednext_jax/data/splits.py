@@ -35,12 +35,12 @@ def make_splits(
     if spec.endswith(".json"):
         return read_splits(spec, list(subjects))
     kind, _, argument = spec.partition(":")
-    if kind == "kfold" and re.fullmatch(r"[0-9]{0,9}", argument):
+    if kind == "kfold" and re.fullmatch(r"[0-9]{0,6}", argument):
         count = int(argument or DEFAULT_FOLDS)
         people = _people(subjects)
         _check_count(count, len(people), "subjects")
         return _folds(kfold(len(people), count), people, subjects)
-    if kind == "stratified" and re.fullmatch(r"[^:]+(:[0-9]{1,9})?", argument):
+    if kind == "stratified" and re.fullmatch(r"[^:]+(:[0-9]{1,6})?", argument):
         column, _, number = argument.partition(":")
         count = int(number or DEFAULT_FOLDS)
         people = _people(subjects)

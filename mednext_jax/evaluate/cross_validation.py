@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mednext_jax.measure.regions import WHOLE
 
 VALIDATION = "validation"  # of a training run: masks and scores of its fold's validation scans
 TABLES = "cross_validation"
+MOST_FOLDS = 100_000  # as many as there are people: one left out at a time
 # Title -> score; the order of the columns in the paper.
 DISTRIBUTIONS = {
     "voxel Dice": "dice",
@@ -57,7 +59,8 @@ class ScoredFold:
         right = right and all(isinstance(values[name], kind) for name, kind in fields.items())
         right = right and all(isinstance(name, str) for name in (*values["channels"], *values["cases"]))
         right = right and all(isinstance(size, int | float) for size in values["spacing"] or ())
-        if not (right and (values["index"] == "all" or values["index"].isdigit())):
+        right = right and type(values["count"]) is int and 0 < values["count"] <= MOST_FOLDS
+        if not (right and re.fullmatch("all|[0-9]{1,9}", values["index"])):
             raise InputError(
                 "The scores do not say which fold they are of.",
                 file=file,

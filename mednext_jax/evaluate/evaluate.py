@@ -11,13 +11,14 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
+from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.scores_file import write_scores
 from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.io.absent import dangling_folders, refuse_no_folder
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
-from mednext_jax.io.nifti import read_labels
+from mednext_jax.io.nifti import MAX_LABEL, read_labels
 from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, left_out, stem
 from mednext_jax.io.nnunet_raw import read_ignore_label
 from mednext_jax.measure.regions import RegionMaps
@@ -53,6 +54,9 @@ def evaluate(
     Raises InputError with all problems of all cases; then nothing is written.
     """
     refuse_existing(out)
+    if ignore_label is not None and not 0 < ignore_label <= MAX_LABEL:
+        what = "The ignore label is none that a reference can have besides the background."
+        raise InputError(what, expected=f"1 to {MAX_LABEL}", found=ignore_label)
     predicted, reference = find_masks(predictions), find_masks(references)
     if Path(predictions).is_file() and Path(references).is_file():
         reference = dict(zip(predicted, reference.values(), strict=True))
@@ -80,26 +84,34 @@ def evaluate(
         raise InputError.of(problems)
 
     cases: dict[str, dict[str, Scores]] = {}
+    warnings: list[Problem] = []
+    values: set[int] = set()  # of the references
     for case, path in predicted.items():
         try:
-            cases[case] = _evaluate_files(case, path, reference[case], maps, ignore_label)
+            cases[case], odd, there = _evaluate_files(case, path, reference[case], maps, ignore_label)
         except InputError as error:
             problems += error.problems
+        else:
+            warnings += odd
+            values |= there
     if problems:
         raise InputError.of(problems)
 
     absent = sorted(set(reference) - set(predicted))
-    with atomic_directory(out) as folder:
-        summary = write_scores(
-            folder, cases, references_without_prediction=absent, ignore_label=ignore_label, rules=RULES
-        )
+    if warnings:
+        print(in_groups(warnings))
     print(f"{len(cases)} case{'s' * (len(cases) != 1)}, mean ± SD; clusters: 26-connected, any overlap; r: Pearson")
-    print(terminal_table(summary["regions"]))
-    if ignore_label is not None:
+    print(terminal_table(by_region(list(cases.values()))))
+    if ignore_label in values:
         print(f"voxels with the ignore label {ignore_label} in the reference are not counted")
+    elif ignore_label is not None:
+        print(f"no reference has a voxel with the ignore label {ignore_label}")
+    if len(foreground := sorted(values - {0, ignore_label})) > 1:
+        print(f"the labels {', '.join(map(str, foreground))} of the references count alike, as foreground")
     if absent:
         print(f"{len(absent)} references have no prediction and are not scored: {shown(few(absent))}")
-    return summary
+    with atomic_directory(out) as folder:  # at the end: a full disk does not take the table
+        return write_scores(folder, cases, references_without_prediction=absent, ignore_label=ignore_label, rules=RULES)
 
 
 def find_masks(source: str | Path) -> dict[str, Path]:
@@ -146,16 +158,21 @@ def case_of(path: Path) -> str:
 
 def _evaluate_files(
     case: str, prediction: Path, reference: Path, maps: RegionMaps | None, ignore_label: int | None
-) -> dict[str, Scores]:
+) -> tuple[dict[str, Scores], list[Problem], set[int]]:
+    """The scores of a case, what is odd about its files, and the values of its reference."""
     predicted, true = read_labels(prediction), read_labels(reference)
     problems = grid_problems(predicted, true, "The prediction", prediction, reference)
     if any(problem.severity == "E" for problem in problems):
         raise InputError.of(problems)
-    return evaluate_case(
+    regions, odd = (None, []) if maps is None else maps.read(case, true)
+    labels = np.asanyarray(true.dataobj)
+    scores = evaluate_case(
         np.asanyarray(predicted.dataobj),
-        np.asanyarray(true.dataobj),
+        labels,
         nib.affines.voxel_sizes(true.affine),
-        None if maps is None else maps.read(case, true),
+        regions,
         None if maps is None else maps.names,
         ignore_label,
     )
+    values = np.flatnonzero(np.bincount(labels.ravel(order="K")))
+    return scores, [*problems, *odd], set(values.tolist())

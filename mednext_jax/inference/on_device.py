@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mednext_jax.errors import WorkError
 from mednext_jax.inference.sliding_window import (
     Network,
     Window,
@@ -180,7 +181,7 @@ def to_host(
     """Label and probability (d, h, w) on the whole scan from what `decide_box` returned.
 
     origin: of the box in what was stored. foreground: see `LoadedScan`. The slabs come over beside each other, and
-    their memory on the device is freed.
+    their memory on the device is freed. Raises WorkError for a result that is not finite.
     """
     box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
     whole = placed.box_shape == placed.shape  # then every voxel is written
@@ -195,7 +196,9 @@ def to_host(
             for part, target in zip(parts, targets, strict=True):
                 if low < high:
                     there = slice(low - origin[0], high - origin[0])
-                    target[there] = np.asarray(part)[slice(low - start, high - start), *inside]
+                    target[there] = found = np.asarray(part)[slice(low - start, high - start), *inside]
+                    if not np.isfinite(found).all():
+                        raise WorkError("The network's result has voxels that are not finite.")
                     if foreground is not None:
                         target[there] *= foreground[there]
                 part.delete()

@@ -86,7 +86,8 @@ def predict(
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
     printed. An output that exists is refused: InputError, and nothing is written. But a run that was stopped goes on
-    when it is called again with the same settings: scans that have their files and their row are not done again.
+    when it is called again with the same settings: scans that have their files and their row are not done again, and
+    those of them that have changed since are named.
     A scan that fails (a channel or a brain mask that is missing, its header, voxels, memory, a file that cannot be
     written, a result that is not finite) is left out, the others are done, and the failures are raised together at the
     end: InputError if all of them are the input's fault, else WorkError. If no scan is left, nothing is written.
@@ -135,6 +136,7 @@ def predict(
         if k == 1 and (others := images_left_out(inputs)):
             print(in_groups(others), flush=True)
         todo = [scan for scan in scans if not outputs.has(scan)]
+        _warn_of_changed([scan for scan in scans if outputs.has(scan) and outputs.is_older(scan)])
         _warn(todo, predictor.recipe)
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
         log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}", bad)
@@ -173,6 +175,13 @@ def _brain_masks(
     if not found:
         raise InputError.of(problem for _, problem in without)
     return found, without
+
+
+def _warn_of_changed(scans: Sequence[Scan]) -> None:
+    """Print which scans have changed since they were segmented: their numbers are of what they were."""
+    what, hint = "A scan has changed since it was segmented.", "it is not done again; remove its mask to have it done"
+    if scans:
+        print(in_groups(Problem(what, str(s.files[0]), hint=hint, severity="W") for s in scans), flush=True)
 
 
 def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:

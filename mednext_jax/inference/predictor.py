@@ -29,8 +29,8 @@ from mednext_jax.inference.on_device import (
 from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
-from mednext_jax.io.geometry import grid_problems, intensity_warnings
-from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
+from mednext_jax.io.geometry import voxel_warnings
+from mednext_jax.io.nifti import Grid, channel_problems, from_volume, image_like, read_scan, to_volume
 from mednext_jax.io.voxels import Source, is_array
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
@@ -179,16 +179,17 @@ class Predictor:
                 hint="give one file for each channel, in this order",
             )
         images = [read_scan(c) for c in channels]
-        warnings = _warnings(images)
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
+        odd = [problem for image in images for problem in voxel_warnings(image, image.get_filename())]
+        odd += channel_problems(images)
         read = time.perf_counter()
         steps = self.recipe.optional_steps
         brain = None
         if brain_mask is not None:
-            brain, odd = read_brain(brain_mask, images[0], grid)
-            warnings += odd
+            brain, odd_brain = read_brain(brain_mask, images[0], grid)
+            odd += odd_brain
             steps = tuple(step for step in STEPS if step in steps or step == "brain")
-        for warning in warnings:
+        for warning in odd:
             _LOG.warning("%s", warning)
         try:
             loaded = self._place(clean(volume, spacing, steps, brain), spacing, files)
@@ -248,15 +249,6 @@ class Predictor:
             background=self.background,
             skip_background=self.skip_background,
         )
-
-
-def _warnings(images: Sequence[nib.Nifti1Image]) -> list[Problem]:
-    """What is odd about the voxels of a scan's channels, and about their grids beside the first one's."""
-    first, *others = images
-    found = [warning for image in images for warning in intensity_warnings(image, image.get_filename())]
-    for image in others:  # errors among them are raised by `to_volume`
-        found += grid_problems(image, first, "A channel", image.get_filename(), first.get_filename())
-    return found
 
 
 def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> Problem | None:

@@ -2,5 +2,4 @@
 
 Tests of files that have none of their own name:
 `raw_dataset`: tests/io/test_nnunet_raw.py
-`table_file`: tests/io/test_nnunet_raw.py
 """

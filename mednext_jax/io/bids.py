@@ -178,7 +178,7 @@ def _lookup(labels: Path) -> dict[str, LabelValue]:
     tables = sorted(labels.glob("*dseg.tsv"))
     if not tables:
         return {BACKGROUND: 0, "pvs": 1}
-    rows = read_table(tables[0])
+    _, rows = read_table(tables[0])
     try:
         found: dict[str, LabelValue] = {row["name"]: int(row["index"]) for row in rows}
         if negative := [value for value in found.values() if isinstance(value, int) and value < 0]:

@@ -53,12 +53,12 @@ def grid_problems(
 
 
 def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
-    """What is odd about one scan of `read_scan`, as warnings; `file` names it."""
-    return grid_warnings(image, file) + intensity_warnings(image, file)
+    """What is odd about one scan of `read_scan`, as warnings: `grid_warnings` and `voxel_warnings`; `file` names it."""
+    return [*grid_warnings(image, file), *voxel_warnings(image, file)]
 
 
-def intensity_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
-    """What is odd about the intensities of a scan, as warnings: voxels so far beyond others that these look alike."""
+def voxel_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
+    """What is odd about the intensities of a scan, as warnings: some voxels so far beyond all others."""
     found: list[Problem] = []
     if (far := _far_voxels(np.asanyarray(image.dataobj))) is not None:
         hint = "correct these voxels: normalisation leaves little contrast beside them"

@@ -16,7 +16,7 @@ import numpy as np
 from isal import igzip
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.geometry import grid_problems, in_mm
 from mednext_jax.io.memory import refuse_beyond_memory
@@ -196,14 +196,23 @@ def to_volume(
     """
     channels = [images] if isinstance(images, nib.spatialimages.SpatialImage) else list(images)
     grid = grid_of(channels[0], orientation)
-    for image in channels[1:]:
-        apart = grid_problems(image, channels[0], "A channel", image.get_filename(), channels[0].get_filename())
-        if any(problem.severity == "E" for problem in apart):
-            raise InputError.of(apart)
+    apart = channel_problems(channels)
+    if any(problem.severity == "E" for problem in apart):
+        raise InputError.of(apart)
     volume = np.empty((*grid.to_network(np.empty(grid.shape, bool)).shape, len(channels)), np.float32)
     for c, image in enumerate(channels):
         copy_slabs(volume[..., c], grid.to_network(np.asanyarray(image.dataobj)))
     return volume, grid.spacing, grid
+
+
+def channel_problems(images: Sequence[nib.Nifti1Image]) -> list[Problem]:
+    """What keeps the other channels of a scan from lying voxel by voxel on the first, as `grid_problems`."""
+    first, *others = images
+    return [
+        problem
+        for image in others
+        for problem in grid_problems(image, first, "A channel", image.get_filename(), first.get_filename())
+    ]
 
 
 def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:

@@ -28,6 +28,8 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 GZIP_MAGIC = b"\x1f\x8b"
 HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
 PIECE = 2**20  # bytes read at a time
+# Bytes behind the last voxel that a writer of whole blocks may leave; more are voxels that the header does not tell of.
+PADDING = 4096
 # Quaternions up to this much too long, and offsets this far from whole bytes, are rounded, not wrong.
 LONGEST_QUATERNION = 1.01
 OFFSET_TOLERANCE = 1e-3
@@ -123,10 +125,9 @@ def open_stream(path: Path) -> Iterator[BinaryIO]:
         raise damaged(path, str(error) or type(error).__name__) from error
 
 
-def drain(stream: BinaryIO) -> None:
-    """Read to the end, keeping nothing."""
-    while stream.read(PIECE):
-        pass
+def drain(stream: BinaryIO) -> int:
+    """Read to the end, keeping nothing; how many bytes there were."""
+    return sum(map(len, iter(lambda: stream.read(PIECE), b"")))
 
 
 def as_meant(start: bytes) -> bytes:

@@ -86,16 +86,16 @@ def read_participants(folder: Path, cases: Sequence[str]) -> tuple[dict[str, dic
         return {}, []
     nobody: dict[str, dict[str, str]] = {case: {} for case in cases}
     try:
-        rows = read_table(path)
+        columns, cells = read_table(path)
     except InputError as error:
         return nobody, [dataclasses.replace(problem, severity="W") for problem in error.problems]
-    key = next((name for name in (rows[0] if rows else ()) if name.casefold() == "participant_id"), None)
-    if key is None:
-        columns = ", ".join(rows[0]) if rows else None
+    rows = [{name: cell.strip() for name, cell in row.items()} for row in cells]
+    key = next((name for name in columns if name.casefold() == "participant_id"), None)
+    if key is None or not rows:
         what = f"The participants table has no {'participant_id' if rows else 'rows'}."
         expected = "columns with tabs, participant_id among them"
         hint = "see the BIDS specification of participants.tsv"
-        return nobody, [Problem(what, str(path), expected, columns, hint, "W")]
+        return nobody, [Problem(what, str(path), expected, ", ".join(columns) or None, hint, "W")]
     by_name: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         by_name.setdefault(row[key], []).append(row)

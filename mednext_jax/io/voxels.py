@@ -22,6 +22,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.nifti_header import (
     HEADERS,
     MAX_VOXELS,
+    PADDING,
     PIECE,
     READ_ERRORS,
     Declared,
@@ -154,7 +155,12 @@ def _pieces_of_file(path: Path, declared: Declared, slope: float, inter: float) 
             left -= len(piece)
             with np.errstate(all="ignore"):
                 yield apply_read_scaling(np.frombuffer(piece, declared.dtype), np.float64(slope), np.float64(inter))
-        drain(stream)
+        if (behind := drain(stream)) > PADDING:
+            raise damaged(path, f"{behind} bytes more than the header declares ({_in_words(declared)})")
+
+
+def _in_words(declared: Declared) -> str:
+    return f"{' x '.join(map(str, declared.shape))} voxels of {declared.dtype.name}"
 
 
 def _of_image(image: nib.spatialimages.SpatialImage) -> Voxels:

@@ -49,8 +49,11 @@ class RegionMaps:
             Path(folder), dict(sorted((value, name) for value, name in zip(values, names, strict=True) if value))
         )
 
-    def read(self, case: str, like: nib.Nifti1Image) -> np.ndarray:
-        """The map (x, y, z) of `case`, on the grid of `like`; values without a name count as no region (0)."""
+    def read(self, case: str, like: nib.Nifti1Image) -> tuple[np.ndarray, list[Problem]]:
+        """The map (x, y, z) of `case`, on the grid of `like`, and what is odd about it, as warnings.
+
+        Values without a name count as no region (0). Raises InputError for a map that cannot be used.
+        """
         path = self.path(case)
         if path is None:
             raise InputError.of([self._missing(case)])
@@ -58,7 +61,7 @@ class RegionMaps:
         problems = grid_problems(image, like, "The region map", path, like.get_filename() or "the label map")
         if any(problem.severity == "E" for problem in problems):
             raise InputError.of(problems)
-        return only_named(np.asanyarray(image.dataobj), self.names)
+        return only_named(np.asanyarray(image.dataobj), self.names), problems
 
     def path(self, case: str) -> Path | None:
         """The file of a case's map, CASE.nii.gz or CASE.nii; None if there is none, or both."""

@@ -7,11 +7,12 @@ case carries a key of its source files' hashes and of everything that shaped it,
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.bids import is_bids, read_bids
 from mednext_jax.io.brain_masks import BrainMasks, read_brain
 from mednext_jax.io.geometry import in_mm
+from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import grid_of, label_volume, read_labels, read_scan, to_volume
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
@@ -50,6 +52,7 @@ from mednext_jax.version import __version__
 PIPELINE = 1
 SPACING_RANGE = (0.05, 20.0)
 REGIONS = "regions"  # the folder of region maps in a data set
+LOCK = ".lock"  # held in the output while a data set is written
 PACKAGES = ("mednext-jax", "nibabel", "numpy", "scipy", "tensorstore")
 
 Spacing = float | Sequence[float] | str | None
@@ -79,7 +82,8 @@ def prepare(
     folder of region maps (see measure.regions; default: `dataset`/regions if it is one), by which validation scores are
     told apart.
     `n4`, `denoise`, `brain_masks` (a folder, see io.brain_masks): see preprocess.clean; all off by default.
-    Raises InputError with all problems together, or if `out` holds a data set made with other settings.
+    Raises InputError with all problems together, if `out` holds a data set made with other settings, or if another
+    process writes one there (known for folders only).
     """
     switches = {"n4": n4, "denoise": denoise, "brain": brain_masks is not None}
     steps = tuple(step for step, on in switches.items() if on)
@@ -109,18 +113,12 @@ def prepare(
 
     meta = _describe(raw, reports, spacing, settings, threads)
     keys = {report.id: _case_key(report, meta) for report in reports}
-    there = writer.keys()
-    todo = [case for case in raw.cases if there.get(case.id) != keys[case.id]]
-    stale = sorted(set(there) - set(meta.cases))
-    unchanged = not todo and not stale and writer.splits() == folds and _same(writer.meta(), meta)
-    if not unchanged:
-        writer.begin()
-        for case_id in stale:
-            writer.remove_case(case_id)
-        with tqdm(total=len(todo), desc="prepare", unit="case", disable=None) as bar:
-            _for_each(lambda case: _write(case, meta, keys[case.id], writer), todo, threads, bar.update)
-        writer.finish(meta, folds)
-    print(_summary(meta, out, len(folds), len(todo)))
+    written = 0
+    if writer.keys() != keys or writer.splits() != folds or not _same(writer.meta(), meta):
+        with _alone(out):
+            _open_output(out, raw, settings)  # another process may have written there in the meantime
+            written = _write_all(writer, raw, meta, keys, folds, threads)
+    print(_summary(meta, out, len(folds), written))
     return meta
 
 
@@ -187,8 +185,8 @@ def _checked_spacing(spacing: Spacing) -> tuple[float, float, float] | str | Non
 def _open_output(out: str | os.PathLike, raw: RawDataset, settings: dict[str, Any]) -> CaseWriter:
     """The writer; refuses, before any work, a place with something else or a data set made with other settings."""
     writer = CaseWriter(out)
-    if "://" not in os.fspath(out) and (Path(out).is_file() or not writer.started):
-        refuse_existing(out)
+    if not _is_url(out) and (Path(out).is_file() or not writer.started):
+        refuse_existing(out, hidden=False)
     before = writer.meta()
     if before is None:
         return writer
@@ -204,6 +202,41 @@ def _open_output(out: str | os.PathLike, raw: RawDataset, settings: dict[str, An
                 hint="name another output, or remove this one first",
             )
     return writer
+
+
+def _is_url(out: str | os.PathLike) -> bool:
+    return "://" in os.fspath(out)
+
+
+@contextlib.contextmanager
+def _alone(out: str | os.PathLike) -> Iterator[None]:
+    """Hold the output folder: two processes with other settings would mix their cases under one description."""
+    if _is_url(out):
+        yield
+        return
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with locked(Path(out) / LOCK, "Another prepare writes into this folder."):
+        yield
+
+
+def _write_all(
+    writer: CaseWriter,
+    raw: RawDataset,
+    meta: PreparedMeta,
+    keys: dict[str, str],
+    folds: Sequence[Fold],
+    threads: int,
+) -> int:
+    """Write the cases that are not there as they should be, remove others, then the description; how many it wrote."""
+    there = writer.keys()
+    todo = [case for case in raw.cases if there.get(case.id) != keys[case.id]]
+    writer.begin()
+    for case_id in sorted(set(there) - set(keys)):
+        writer.remove_case(case_id)
+    with tqdm(total=len(todo), desc="prepare", unit="case", disable=None) as bar:
+        _for_each(lambda case: _write(case, meta, keys[case.id], writer), todo, threads, bar.update)
+    writer.finish(meta, folds)
+    return len(todo)
 
 
 def _describe(

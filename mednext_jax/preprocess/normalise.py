@@ -80,7 +80,8 @@ def find_scaling(
 
     "zscore": mean and population deviation of the channel, with `use_mask` over `mask` (d, h, w) only, and voxels
     outside it stay exactly as they are, 0. "ct": clip to `percentile_00_5` and `percentile_99_5` of the training set,
-    then its `mean` and `std`. "none": as it is. Raises InputError for intensities that float32 cannot scale.
+    then its `mean` and `std`. "none": as it is. Raises InputError for intensities that float32 cannot scale,
+    too large or too much alike.
     """
     if len(schemes) != volume.shape[-1]:
         raise ValueError(f"{len(schemes)} normalisation schemes for {volume.shape[-1]} channels")
@@ -143,7 +144,9 @@ def _zscore(channel: np.ndarray, mask: np.ndarray | None, _known: Mapping[str, f
     count = channel.size if mask is None else np.count_nonzero(mask)
     mean = total(np.sum) / count
     deviation = math.sqrt(total(lambda plane: np.square(plane - np.float32(mean)).sum()) / count)
-    return Scaling(mean=mean, deviation=max(deviation, SMALLEST_DEVIATION), masked=mask is not None)
+    if deviation < SMALLEST_DEVIATION:
+        raise _too_alike(channel if mask is None else channel[mask])
+    return Scaling(mean=mean, deviation=deviation, masked=mask is not None)
 
 
 def _too_large(channel: np.ndarray) -> InputError:
@@ -152,6 +155,15 @@ def _too_large(channel: np.ndarray) -> InputError:
         expected="intensities whose squares float32 can sum (below about 1e15)",
         found=f"{float(channel.min()):.3g} to {float(channel.max()):.3g}",
         hint="look for a few wrong voxels, or divide the scan by a constant",
+    )
+
+
+def _too_alike(voxels: np.ndarray) -> InputError:
+    return InputError(
+        "The scan's intensities are too much alike to be normalised; the network would see nothing.",
+        expected=f"a standard deviation of at least {SMALLEST_DEVIATION:g}",
+        found=f"{float(voxels.min()):.3g} to {float(voxels.max()):.3g}" + " where it is not 0" * bool(voxels.all()),
+        hint="check that this is the scan and not a mask, or multiply it by a constant",
     )
 
 

@@ -204,10 +204,8 @@ class Checkpoints:
             if not (path := folder.with_name(f"{step}{f'.{number}' if number else ''}{DAMAGED}")).exists()
         )
         folder.rename(aside)
-        print(
-            f"The checkpoint of step {step} is damaged and set aside as {shown(aside)}: {shown(_line(found))}",
-            file=sys.stderr,
-        )
+        what = f"The checkpoint of step {step} is damaged and set aside as {aside}: {_line(found)}"
+        print(shown(what), file=sys.stderr)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

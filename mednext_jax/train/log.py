@@ -72,7 +72,8 @@ def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[dict[str,
         elif row["step"] <= step:
             rows.append(row)
     if damaged and is_main_process():
-        print(f"{shown(path)}: {damaged} damaged lines are left out; the run does not depend on them.", file=sys.stderr)
+        what = f"{path}: {damaged} damaged lines are left out; the run does not depend on them."
+        print(shown(what), file=sys.stderr)
     return rows
 
 

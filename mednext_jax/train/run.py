@@ -57,7 +57,7 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                 _check_finished(checked, model)
             else:
                 if not (workdir / "config.json").is_file():
-                    _refuse_other_files(workdir)
+                    refuse_existing(workdir, hidden=False)  # those of a run that was killed at its start
                     _refuse_needless(checked)
                     _refuse_name(workdir)
                 experiment = Experiment.of(checked)
@@ -72,12 +72,6 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                 held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
         with leaving_at_once():
             return _run(experiment, workdir, model)
-
-
-def _refuse_other_files(workdir: Path) -> None:
-    """Raise InputError if the folder holds more than the hidden files of a run that was killed at its start."""
-    if not workdir.is_dir() or any(not path.name.startswith(".") for path in workdir.iterdir()):
-        refuse_existing(workdir)
 
 
 def _refuse_needless(config: TrainConfig) -> None:
@@ -130,6 +124,8 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
         _write_config(config, workdir)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         state = _first_or_latest(experiment, checkpoints)
+        if int(state.step) < config.steps:
+            _refuse_earlier_scores(workdir / "validation")
         if is_main_process():
             _write_config(config, workdir)
         state = run_steps(experiment, state, checkpoints, _identity(experiment), workdir)
@@ -137,7 +133,7 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     if done < config.steps:
         saved = f"Stopped after step {done} of {config.steps} and saved in {shown(workdir / 'checkpoints')}"
         if is_main_process():
-            print(f"{saved}; the same command continues.")
+            print(shown(f"{saved}; the same command continues."))
         return None
     params = to_host(state.result)
     validation = workdir / "validation"
@@ -148,6 +144,16 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
+
+
+def _refuse_earlier_scores(validation: Path) -> None:
+    """Raise InputError for scores of whole scans where a run is not at its end: they are of an earlier one."""
+    if validation.exists():
+        raise InputError(
+            "The validation in this folder is of an earlier end of the run.",
+            file=validation,
+            hint="to train on, remove this folder",
+        )
 
 
 def _write_config(config: TrainConfig, workdir: Path) -> None:

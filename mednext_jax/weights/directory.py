@@ -14,7 +14,7 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,14 @@ def load_model(path: str | os.PathLike) -> Model:
 
 
 def load_models(path: str | os.PathLike) -> list[Model]:
-    """One model of a model directory, or all of an ensemble folder in the order of their names."""
+    """One model of a model directory, or all of an ensemble folder in the order of their names.
+
+    Raises InputError as `load_model`, or if a fold of the ensemble is not whole.
+    """
     path = of_workdir(Path(path))
     if (path / DESCRIPTION).is_file() or not (members := _members(path)):
         return [load_model(path)]
+    refuse_incomplete(path, members)
     return [load_model(member) for member in members]
 
 
@@ -136,6 +140,18 @@ def _members(path: Path) -> list[Path]:
     """The models of an ensemble; one whose content is not there too, so that it is missed."""
     folds = sorted(path.glob("fold_*")) if path.is_dir() else []
     return [fold for fold in folds if is_dangling(fold) or os.path.lexists(fold / DESCRIPTION)]
+
+
+def refuse_incomplete(path: Path, whole: Collection[Path]) -> None:
+    """Raise InputError if the ensemble folder `path` has a fold that is not among its `whole` ones."""
+    absent = sorted(p for p in path.glob("fold_*") if p.is_dir() and p not in whole)
+    if absent:
+        raise InputError(
+            "A fold of the ensemble has no weights.",
+            file=path,
+            found=", ".join(fold.name for fold in absent),
+            hint="copy the folder again; or, to do without this fold, move it elsewhere or name the others one by one",
+        )
 
 
 def _no_model(path: Path) -> InputError:

@@ -61,7 +61,7 @@ def test_a_folder(models, scans, tmp_path, capsys):
     about = json.loads((out / "prediction.json").read_text())
     assert about["threshold"] == 0.5 and len(about["models"][0]["sha256"]) == 64
     printed = capsys.readouterr().out
-    assert "[3/3] case2" in printed and "scans an hour" in printed
+    assert "[3/3] case" in printed and "scans an hour" in printed
 
 
 def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, scans, tmp_path):

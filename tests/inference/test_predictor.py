@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
@@ -20,8 +20,7 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
 from mednext_jax.preprocess.trip import preprocess_scan
-from mednext_jax.weights.directory import load_model, save_model
-from tests.inference.conftest import CONFIG, RECIPE, random_params
+from mednext_jax.weights.directory import Model, load_model
 from tests.oracles import gaussian_weights, restore
 
 pytestmark = pytest.mark.core
@@ -199,34 +198,27 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(variant, brain, save_sc
         assert ("does not look like" in caplog.text and str(path) in caplog.text) == (name == warned)
 
 
-def test_what_prepare_warns_of_in_voxels_and_masks_predict_warns_of_too(predictor, save_scan, tmp_path, caplog):
+def test_what_is_odd_about_voxels_channels_and_brain_masks_is_told(models, save_scan, tmp_path, caplog):
+    """Each is used, but may be wrong: one voxel of 1e9, a channel and a mask that lie half a voxel beside the scan."""
+    apart = np.diag([1.0, 1.1, 0.9, 1])
+    apart[0, 3] = 0.5
     path = save_scan(tmp_path / "a.nii.gz")
-    predictor.load(path)
-    assert not caplog.records
-    image = nib.load(path)
-    voxels = image.get_fdata(dtype=np.float32)
-    voxels[3, 2, 1] = 1e6
-    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "far.nii.gz")
-    mask = np.ones(image.shape, np.uint8)
-    mask[:5] = 3
-    nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "mask.nii.gz")
-    predictor.load(tmp_path / "far.nii.gz", tmp_path / "mask.nii.gz")
-    told = [record.getMessage() for record in caplog.records]
-    assert "far beyond all others" in told[0] and "far.nii.gz" in told[0] and "up to 1e+06" in told[0]
-    assert "The brain mask has several values" in told[1] and "mask.nii.gz" in told[1]
-
-
-def test_channels_a_little_apart_are_warned_of(save_scan, tmp_path, caplog):
-    config = dataclasses.replace(CONFIG, in_channels=2)
-    recipe = dataclasses.replace(RECIPE, channel_names=("T1w", "T2w"), normalisation=("zscore",) * 2)
-    model = save_model(tmp_path / "model", config, random_params(config, 0), recipe)
-    path = save_scan(tmp_path / "a.nii.gz")
-    image = nib.load(path)
-    affine = image.affine.copy()
-    affine[0, 3] += 0.4
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), tmp_path / "b.nii.gz")
-    Predictor(model, tta=False).load([path, tmp_path / "b.nii.gz"])
-    assert "A channel has another affine" in caplog.text and "b.nii.gz" in caplog.text
+    bright = np.asarray(nib.load(path).dataobj, np.float32)
+    bright[5, 5, 5] = 1e9
+    nib.save(nib.Nifti1Image(bright, apart), tmp_path / "bright.nii.gz")
+    parcels = nib.Nifti1Image((bright > 300).astype(np.uint8) + (bright > 350), apart)
+    nib.save(parcels, tmp_path / "mask.nii.gz")
+    one = load_model(models[0])
+    stem = {**one.params["stem"], "kernel": np.repeat(one.params["stem"]["kernel"], 2, axis=0)}
+    recipe = dataclasses.replace(one.recipe, channel_names=("T1w", "T2w"), normalisation=("zscore",) * 2)
+    two = Model(dataclasses.replace(one.config, in_channels=2), {**one.params, "stem": stem}, recipe)
+    predictor = Predictor(two, tta=False)
+    predictor.load([path, save_scan(tmp_path / "b.nii.gz", seed=1)])
+    assert not caplog.text
+    predictor.load([path, tmp_path / "bright.nii.gz"], tmp_path / "mask.nii.gz")
+    for words in ("far beyond all others", "A channel has another affine", "The brain mask has another affine"):
+        assert words in caplog.text
+    assert "The brain mask has several values" in caplog.text and str(tmp_path / "mask.nii.gz") in caplog.text
 
 
 @pytest.mark.parametrize("value", [1e20, float(np.finfo(np.float32).max)])
@@ -237,6 +229,26 @@ def test_intensities_that_overflow_the_zscore_are_refused(predictor, save_scan, 
     nib.save(nib.Nifti1Image(array, image.affine), tmp_path / "b.nii.gz")
     with pytest.raises(InputError, match=r"no scanner writes(.|\n)*b\.nii\.gz"):
         predictor.load(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [np.full((16, 18, 20), 7.0), 1e-12 * np.random.default_rng(0).random((16, 18, 20)), 1e-30 * np.eye(16)[..., None]],
+    ids=["mask", "small", "tiny"],
+)
+def test_intensities_that_the_network_would_not_see_are_refused(predictor, tmp_path, inside):
+    """Tiny ones, and a brain of one intensity, such as a mask in the scan's place."""
+    nib.save(nib.Nifti1Image(np.pad(inside, 4).astype(np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=r"too much alike(.|\n)*a\.nii\.gz"):
+        predictor.load(tmp_path / "a.nii.gz")
+
+
+def test_a_result_that_is_not_finite_is_refused(models, save_scan, tmp_path):
+    """Of weights in memory, which no reader has judged."""
+    model = load_model(models[0])
+    params = {**model.params, "stem": {**model.params["stem"], "bias": np.full(2, np.nan, np.float32)}}
+    with pytest.raises(WorkError, match="not finite"):
+        Predictor(dataclasses.replace(model, params=params), tta=False)(save_scan(tmp_path / "a.nii.gz"))
 
 
 def test_a_scheme_is_one_entry(variant, by_hand, save_scan, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,10 +106,12 @@ def test_ctrl_c_leaves_what_the_table_tells_and_the_same_call_does_the_rest(mode
         predict(scans, out, models[0], tta=False, threshold=0.6)
     with pytest.raises(InputError, match=r"other settings \(models\)"):
         predict(scans, out, models[1], tta=False)
+    next(scans.glob("case1*")).touch()
     rows = predict(scans, out, models[0], tta=False)
     assert [row["scan"] for row in rows] == table(out / "volumes.tsv") == [f"case{i}" for i in range(4)]
     assert before == {name: (out / name).stat().st_mtime_ns for name in done}
     assert "2 done before" in (printed := capsys.readouterr().out) and "[3/4] case2" in printed
+    assert re.search("changed since it was segmented.\n.*case1.*\n  hint", printed)
     predict(scans, tmp_path / "whole", models[0], tta=False)
     for name in files(tmp_path / "whole"):
         if name.endswith(".nii.gz"):

@@ -205,6 +205,15 @@ BAD = {
     "cut length": ("a.nii.gz", lambda p: (save(p), p.write_bytes(p.read_bytes()[:-1])), "damaged"),
     "another length": ("a.nii.gz", lambda p: (save(p), p.write_bytes(p.read_bytes()[:-4] + b"abcd")), "damaged"),
     "bytes behind the gzip": ("a.nii.gz", lambda p: (save(p), p.write_bytes(p.read_bytes() + b"junk")), "damaged"),
+    "more voxels than it says": (
+        "a.nii.gz",
+        lambda p: (
+            save(p.with_name("b.nii"), np.zeros((20, 20, 20, 2), np.int16)),
+            patch_header(p.with_name("b.nii"), 40, "<h", 3),
+            p.write_bytes(gzip.compress(p.with_name("b.nii").read_bytes())),
+        ),
+        "16000 bytes more than the header declares .20 x 20 x 20 voxels of int16",
+    ),
     "annex link": ("a.nii.gz", lambda p: p.symlink_to("../.git/annex/objects/x9/M.nii.gz"), "datalad get .*a.nii.gz"),
     "annex pointer": ("a.nii.gz", lambda p: p.write_text("/annex/objects/MD5E-s9--aa.nii.gz"), "datalad get"),
     "another link": ("a.nii.gz", lambda p: p.symlink_to("gone.nii.gz"), "link to gone.nii.gz, which is not there"),

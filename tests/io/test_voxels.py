@@ -33,6 +33,13 @@ def test_voxel_types_and_byte_orders_are_read(tmp_path, dtype):
     np.testing.assert_array_equal(np.asarray(read_scan(tmp_path / "a.nii.gz").dataobj), VOXELS)
 
 
+def test_a_few_bytes_behind_the_voxels_are_padding(tmp_path):
+    save(tmp_path / "a.nii")
+    with (tmp_path / "a.nii").open("ab") as file:
+        file.write(bytes(512))
+    np.testing.assert_array_equal(np.asarray(read_scan(tmp_path / "a.nii").dataobj), VOXELS)
+
+
 def test_trailing_axes_of_one_are_dropped(tmp_path):
     nib.Nifti1Image(VOXELS[..., None, None], np.eye(4)).to_filename(tmp_path / "a.nii")
     image = read_scan(tmp_path / "a.nii")

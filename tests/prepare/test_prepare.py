@@ -11,8 +11,10 @@ import pytest
 
 from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
+from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import label_volume, read_labels, read_scan, to_volume
-from mednext_jax.prepare.prepare import prepare
+from mednext_jax.io.validate import validate
+from mednext_jax.prepare.prepare import LOCK, prepare
 from mednext_jax.preprocess.clean import clean
 from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.preprocess.trip import Properties, preprocess_scan
@@ -134,6 +136,44 @@ def test_an_output_with_something_else_in_it_is_refused(raw_dataset, tmp_path, k
     with pytest.raises(InputError, match="exists already"):
         prepare(root, out, splits="kfold:3")
     assert (out / "cases" / "mine.txt").read_text() == "keep" if kind == "folder" else out.read_text() == "keep"
+
+
+def test_names_of_a_data_set_steer_no_terminal(raw_dataset, tmp_path, capsys):
+    root = raw_dataset()
+    description = json.loads((root / "dataset.json").read_text())
+    description |= {"name": "A\x1b[2JB", "channel_names": {"0": "T2w\x1b[31m"}}
+    (root / "dataset.json").write_text(json.dumps(description))
+    prepare(root, tmp_path / "out", splits="kfold:3")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and r"A\x1b[2JB" in said and r"T2w\x1b[31m" in said
+
+
+def test_two_processes_do_not_write_one_data_set(raw_dataset, tmp_path):
+    """With other settings, their cases would be mixed under the description of the one that ends last."""
+    root, out = raw_dataset(), tmp_path / "out"
+    out.mkdir()
+    with locked(out / LOCK, "held"), pytest.raises(InputError, match="Another prepare writes into this folder"):
+        prepare(root, out, splits="kfold:3", spacing=1.0)
+    assert list(out.iterdir()) == []
+    prepare(root, out, splits="kfold:3", spacing=2.0)
+    with locked(out / LOCK, "held"):
+        prepare(root, out, splits="kfold:3", spacing=2.0)  # nothing is to be written
+    assert not (out / LOCK).exists()
+
+
+def test_what_another_process_wrote_while_files_were_verified_is_kept(raw_dataset, tmp_path, monkeypatch):
+    root, out = raw_dataset(), tmp_path / "out"
+
+    def verify(*args, **kwargs):
+        reports = validate(*args, **kwargs)
+        monkeypatch.undo()
+        prepare(root, out, splits="kfold:3", spacing=2.0)
+        return reports
+
+    monkeypatch.setattr("mednext_jax.prepare.prepare.validate", verify)
+    with pytest.raises(InputError, match="made with other settings"):
+        prepare(root, out, splits="kfold:3", spacing=1.0)
+    assert CaseStore.open(out).meta.spacing == (2.0, 2.0, 2.0)
 
 
 def test_spacing_none_and_median(raw_dataset, tmp_path):

@@ -223,6 +223,10 @@ def test_another_configuration_does_not_continue_a_run(config, tmp_path, compile
     changed.data = str(write_data(tmp_path / "prepared", cases=5))
     with pytest.raises(InputError, match="data set is not the one"):
         train(changed, tmp_path / "run")
+    (tmp_path / "run" / "validation").mkdir()
+    with pytest.raises(InputError, match="earlier end of the run"):  # else the model's card would have its scores
+        train(longer, tmp_path / "run")
+    (tmp_path / "run" / "validation").rmdir()
     train(longer, tmp_path / "run")  # more steps are not another run
     assert len(table(tmp_path / "run" / "steps.csv")) == 3
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from mednext_jax.convert.sources import read_sources
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.directory import load_model, load_models, save_model, sha256
@@ -85,6 +86,18 @@ def test_an_ensemble_is_a_folder_of_models(tmp_path, params):
     assert len(load_models(tmp_path / "fold_0")) == 1
     with pytest.raises(InputError, match="ensemble"):
         load_model(tmp_path)
+
+
+def test_an_ensemble_with_a_fold_that_is_not_whole_is_refused(tmp_path, params):
+    """A copy that was interrupted would be another model without a word."""
+    for name in ("fold_0", "fold_1", "fold_2"):
+        save_model(tmp_path / name, CONFIG, params, RECIPE)
+    (tmp_path / "fold_1" / "model.json").unlink()
+    for read in (load_models, read_sources):
+        with pytest.raises(InputError, match="(?s)no weights.*fold_1"):
+            read(tmp_path)
+    shutil.rmtree(tmp_path / "fold_1")
+    assert len(load_models(tmp_path)) == len(read_sources(tmp_path)) == 2
 
 
 def test_a_workdir_means_its_model(tmp_path, params):
