@@ -41,6 +41,8 @@ from mednext_jax.weights.directory import DESCRIPTION
 
 COLUMNS = ("scan", "count", "volume_mm3", "seconds")
 BIDS_VERSION = "1.10.0"
+# What BIDS has no names for.
+_BIDS_IGNORES = "volumes*.tsv\npvs*\nclusters.json\nprediction*.json\nscans*.json\n*_stats.tsv\n*.html\n"
 _RECORDS = "prediction*.json"
 _HIDDEN = ".predict"  # how the names of lock files and of the hidden folder begin
 _BUSY = "Another predict writes into this folder."
@@ -183,6 +185,7 @@ class Outputs:
                 self._rows[row["scan"]] = row
                 self._write_table()
                 if of_bids and not (about := self._folder / "dataset_description.json").exists():
+                    (self._folder / ".bidsignore").write_text(_BIDS_IGNORES)
                     _write_json(about, _derivative(self._settings["inputs"]))
             except BaseException:
                 self._rows.pop(row["scan"], None)

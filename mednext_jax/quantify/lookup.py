@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 from mednext_jax.errors import InputError
 from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.json_file import read_json
+from mednext_jax.io.table_file import read_table
 from mednext_jax.measure.freesurfer import FREESURFER
 from mednext_jax.measure.parcellation import Structure, Tissue
+from mednext_jax.quantify.one_scan import ELSEWHERE, WHOLE
 
 PRESET = "freesurfer"
 _EXPECTED = (
@@ -41,6 +42,8 @@ def read_lookup(source: str | Path) -> dict[int, Structure]:
     found = {value: structure_of(name) for value, name in named.items() if value > 0 and name.strip()}
     if not found:
         raise _not_understood(path, "no value above 0 with a name")
+    if taken := sorted({s.region for s in found.values()} & {WHOLE, ELSEWHERE}):
+        raise _not_understood(path, f"a region called {taken[0]!r}, as the tables call a row of their own")
     return found
 
 
@@ -87,8 +90,9 @@ def _from_text(path: Path) -> dict[int, str]:
         raise _not_understood(path, f"more than {_LIMIT} bytes")
     lines = [line for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     if lines and "\t" in lines[0] and {"index", "name"} <= set(lines[0].lower().split("\t")):
-        rows = csv.DictReader([lines[0].lower(), *lines[1:]], delimiter="\t")
-        pairs = [(row["index"], row["name"]) for row in rows]
+        columns, rows = read_table(path)
+        index, named_by = (next(c for c in columns if c.lower() == wanted) for wanted in ("index", "name"))
+        pairs = [(row[index], row[named_by]) for row in rows]
     else:
         kept = [line for line in lines if not line.lstrip().startswith("#")]
         matches = [_LINE.fullmatch(line) for line in kept]

@@ -14,7 +14,7 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import image_like, read_labels, read_scan
-from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, left_out, stem
+from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, left_out, stem
 from mednext_jax.io.voxels import Source
 
 _WHAT = re.compile(r"_(mask|dseg|probability|probseg|(space|label|seg|desc)-[a-zA-Z0-9]+)(?=_|$)")
@@ -47,7 +47,7 @@ def find_mask_files(source: Path) -> tuple[list[MaskFile], list[Problem]]:
     if not source.is_dir():
         if not source.is_file():
             raise InputError("There are no masks.", file=source, expected="a folder or a NIfTI file", found="nothing")
-        return [MaskFile(case_of(source), source, _probability_beside(source, files_below(source.parent)))], []
+        return [MaskFile(case_of(source), source, _probability_beside(source, files_in(source.parent)))], []
     files = files_below(source)
     images = [p for p in files if is_nifti_name(p) and not is_brain_mask(p) and not _OTHERS.search(stem(p))]
     masks = [p for p in images if stem(p).endswith("_mask")] or images

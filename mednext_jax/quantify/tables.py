@@ -13,8 +13,10 @@ from typing import Any
 import nibabel as nib
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.bids import CLUSTERS_ENDING
 from mednext_jax.io.nifti import Grid, image_like
 from mednext_jax.io.table_cell import quoted, unquoted
+from mednext_jax.io.table_file import read_table
 from mednext_jax.quantify.columns import (
     CLUSTERS,
     COUNT_UNCERTAINTY,
@@ -51,7 +53,7 @@ class TableFiles:
     @classmethod
     def bids(cls, folder: Path, case: str) -> TableFiles:
         """As a BIDS derivative names them: _dseg.nii.gz with its table and side-car, and _desc-pvs_stats.tsv."""
-        start = f"{case}_space-orig_seg-PVS_dseg"
+        start = f"{case}_space-orig{CLUSTERS_ENDING}"
         return cls(
             folder / f"{start}.nii.gz",
             folder / f"{start}.tsv",
@@ -106,23 +108,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
     Raises InputError if it is not one: a column is missing.
     """
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        missing = [c.name for c in REGIONS if c.name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(
-                "The table of regions lacks columns.",
-                file=path,
-                expected=", ".join(c.name for c in REGIONS),
-                found=f"no {', '.join(missing)}",
-                hint="it is of another program or version: quantify the scan again",
-            )
-        rows: list[dict[str, str]] = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise InputError("A row of the table of regions is cut off.", file=path, found=f"row {len(rows) + 1}")
-            rows.append({name: unquoted(value) for name, value in row.items()})
-        return rows
+    columns, rows = read_table(path, errors="surrogateescape")
+    missing = [c.name for c in REGIONS if c.name not in columns]
+    if missing:
+        raise InputError(
+            "The table of regions lacks columns.",
+            file=path,
+            expected=", ".join(c.name for c in REGIONS),
+            found=f"no {', '.join(missing)}",
+            hint="it is of another program or version: quantify the scan again",
+        )
+    for number, row in enumerate(rows, 1):
+        if "" in row.values():  # what is not known is n/a
+            raise InputError("A row of the table of regions is cut off.", file=path, found=f"row {number}")
+    return [{name: unquoted(value) for name, value in row.items()} for row in rows]
 
 
 def _present(rows: Sequence[Mapping[str, Any]], known: Sequence[Column], always: Sequence[Column]) -> list[Column]:

@@ -116,15 +116,8 @@ def test_bids_derivative(models, scans, tmp_path):
         [f"{stem}_{kind}" for kind in ("mask.json", "mask.nii.gz", "probseg.json", "probseg.nii.gz")]
         + [f"{start}_seg-PVS_dseg.{ending}" for ending in ("nii.gz", "tsv", "json")]
         + [f"{start}_desc-pvs_stats.tsv"]
-        + [
-            "dataset_description.json",
-            "prediction.json",
-            "scans.json",
-            "volumes.tsv",
-            "pvs.tsv",
-            "pvs.json",
-            "clusters.json",
-        ]
+        + ["dataset_description.json", "prediction.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json"]
+        + [".bidsignore", "scans.json"]
     )
     labels = nib.load(out / f"{start}_seg-PVS_dseg.nii.gz")
     (first, *_) = clusters = table(out / f"{start}_seg-PVS_dseg.tsv")

@@ -68,6 +68,7 @@ def test_sides_and_tissues_from_names(name, region, hemisphere, tissue):
         ("a.json", '{"wm": -1}'),
         ("a.json", '{"wm": 1, "bg": 1}'),
         ("a.json", "{}"),
+        ("a.json", '{"whole brain": 1}'),
         ("a.tsv", "index\tname\nx\twm\n"),
         ("a.tsv", "index\tname\n1\twm\n1\tbg\n"),
         ("a.txt", "just some text\n"),

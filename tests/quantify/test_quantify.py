@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -196,3 +199,17 @@ def test_the_dictionaries_are_those_beside_the_tables(cohort, tmp_path):
     mx.quantify(cohort[0], out=tmp_path / "out")
     for name, text in dictionaries().items():
         assert (tmp_path / "out" / name).read_text() == text
+
+
+def test_the_commands_of_the_page_run(save, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
+    save("segmented/sub-01_T2w_mask.nii.gz", pvs_mask())
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(re.findall(r"```bash\n(.*?)```", page, re.S)).splitlines()
+    (plain, atlas) = [shlex.split(line)[1:] for line in lines]
+    assert command_line.main(plain) == 0 and (tmp_path / "measured" / "pvs.tsv").is_file()
+    assert command_line.main(atlas) == 2 and "scans are missing" in capsys.readouterr().err
+    (python,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    space: dict = {}
+    exec(compile(python, "measures.md", "exec"), space)
+    assert space["found"].regions[0]["count"] == 3
