@@ -172,6 +172,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
+    predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
+
+    report = command("report", _report, "a page for each scan of a prediction, and one for all of them")
+    report.add_argument("output", type=Path, metavar="OUT", help="a folder that predict wrote")
+    report.add_argument(
+        "--scans", type=Path, default=None, metavar="FOLDER", help="the segmented scans, if they have moved"
+    )
+    report.add_argument(
+        "--participants",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="a folder with a participants.tsv (default: beside the segmented scans)",
+    )
+    report.add_argument(
+        "--tables", type=Path, default=None, metavar="FOLDER", help="what quantify wrote, if not into OUT"
+    )
+    report.add_argument("--group-only", action="store_true", help="only the page of all scans")
 
     quantify = command("quantify", _quantify, "tables of clusters and regions from masks")
     quantify.add_argument(
@@ -329,6 +347,7 @@ def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
     from mednext_jax.inference.predict import predict
     from mednext_jax.parallel.processes import initialise
+    from mednext_jax.report.report import report
 
     use_compilation_cache()
     initialise()  # before the handler: JAX sets its own for SIGTERM
@@ -345,10 +364,17 @@ def _predict(options: argparse.Namespace) -> None:
             skip_background=options.skip_background,
             background=options.background,
             brain_masks=options.brain_masks,
+            after=(lambda folder, cases: report(folder, cases=cases)) if options.report else None,
             tables=options.tables,
             uncertainty=options.uncertainty,
             **_counting(options),
         )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mednext_jax.report.report import report
+
+    report(options.output, options.scans, options.participants, options.tables, pages=not options.group_only)
 
 
 @contextlib.contextmanager

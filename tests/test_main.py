@@ -28,7 +28,7 @@ def run(capsys, *arguments):
     return status, captured.out, captured.err
 
 
-COMMANDS = ("demo", "simulate", "prepare", "train", "predict", "quantify", "evaluate", "convert", "info")
+COMMANDS = ("demo", "simulate", "prepare", "train", "predict", "quantify", "report", "evaluate", "convert", "info")
 
 
 def test_help_names_every_command_and_needs_no_jax():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import image_like, write_image
+from mednext_jax.io.scan_list import ListedScan, write_scan_list
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.io.table_file import read_table
 from mednext_jax.measure.clusters import label_clusters
@@ -65,6 +67,7 @@ class Outputs:
     ):
         self._folder, self._hidden, self._settings, self._rows = folder, hidden, settings, rows
         self._new = not table_paths(folder, settings["part"])[1].exists()
+        self._scans = scans
         self._numbers = {scan.case: number for number, scan in enumerate(scans)}
         self._placing = threading.Lock()
         self._closed = False
@@ -140,6 +143,22 @@ class Outputs:
                 path.unlink(missing_ok=True)
         return row
 
+    def list_scans(self, problems: Mapping[str, str]) -> None:
+        """Write scans.json (io.scan_list): the scans of this part; `problems` says why a case has no outputs."""
+        listed = {
+            scan.case: ListedScan(
+                scan.case,
+                tuple(path.resolve().as_posix() for path in scan.files),
+                scan.mask.as_posix(),
+                scan.probability.as_posix(),
+            )
+            for scan in self._scans
+        }
+        failed = {c: dataclasses.replace(listed.get(c, ListedScan(c)), problem=text) for c, text in problems.items()}
+        written = self._hidden / "scans"
+        write_scan_list(written, (listed | failed).values())
+        os.replace(written, _list_path(self._folder, self._settings["part"]))
+
     def close(self) -> None:
         """Write nothing more but the table of the cohort's PVS, and leave nothing behind but what is whole."""
         with self._placing:
@@ -148,8 +167,9 @@ class Outputs:
                 self._gather()
         for _ in range(2):  # a thread may just have made a file there
             shutil.rmtree(self._hidden, ignore_errors=True)
+        part = self._settings["part"]
         if self._new and not self._rows:
-            for path in table_paths(self._folder, self._settings["part"]):
+            for path in (*table_paths(self._folder, part), _list_path(self._folder, part)):
                 path.unlink(missing_ok=True)
 
     def _place(self, files: Mapping[Path, Path], row: dict[str, Any], of_bids: bool) -> None:
@@ -245,6 +265,7 @@ def open_outputs(
                 stack.callback(outputs.close)
                 _write_json(hidden / "record", settings)
                 os.replace(hidden / "record", record)
+                outputs.list_scans({})
         except OSError as error:
             raise InputError(
                 "The output folder cannot be written.",
@@ -266,6 +287,10 @@ def refuse_output(folder: Path, part: Sequence[int]) -> None:
 def table_paths(folder: Path, part: Sequence[int]) -> tuple[Path, Path]:
     """The table of volumes and the description of the run; parts of a cohort have their own."""
     return folder / f"volumes{_suffix(part)}.tsv", folder / f"prediction{_suffix(part)}.json"
+
+
+def _list_path(folder: Path, part: Sequence[int]) -> Path:
+    return folder / f"scans{_suffix(part)}.json"
 
 
 def table_files(scan: Scan) -> TableFiles:

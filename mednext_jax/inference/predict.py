@@ -56,6 +56,7 @@ def predict(
     tile_batch: int | None = None,
     skip_background: bool = False,
     background: str = "auto",
+    after: Callable[[Path, list[str]], object] | None = None,
     uncertainty: bool = False,
     tables: bool = True,
     regions: str | Path | None = None,
@@ -69,11 +70,13 @@ def predict(
 
     Each scan gives CASE_mask.nii.gz (uint8) and CASE_probability.nii.gz (float32) on its own grid; a BIDS data set
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
-    volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
+    volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software) and scans.json
+    (each scan's files, and what failed).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
+    after: is called with the folder and the cases that have outputs there, before failures are raised.
     tables: besides, labelled clusters and tables of clusters and regions of each scan, and pvs.tsv of all of them, as
     `quantify` writes them. regions, region_names, connectivity, min_voxels, min_mm3, split: as `quantify`; a scan whose
     regions are not there or do not fit has tables without regions, and the reason is raised at the end.
@@ -141,10 +144,15 @@ def predict(
             with contextlib.closing(_stream(predictor, todo, brains, outputs, uncertainty)) as outcomes:
                 for scan, outcome in outcomes:
                     log.take(scan, outcome)
+            outputs.list_scans(log.problems)
             log.bad = [*log.bad, *outputs.without_regions]
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
+    try:
+        if after is not None and outputs.rows:  # all is written now
+            after(output, [row["scan"] for row in outputs.rows])
+    finally:
         log.finish()
-        return outputs.rows
+    return outputs.rows
 
 
 def _brain_masks(
@@ -325,6 +333,7 @@ class _Log:
         self.count, self.done, self.written, self.busy = count, before, 0, 0.0
         self.failures: list[_Failed] = []
         self.bad = bad
+        self.problems = {case: str(problem) for case, problem in bad}  # case -> why it has no outputs
         self.start = time.perf_counter()
         self.first: float | None = None  # when the first scan was done, which waited for the compiler
         print(
@@ -341,6 +350,7 @@ class _Log:
         self.done += 1
         if isinstance(outcome, _Failed):
             self.failures.append(outcome)
+            self.problems[scan.case] = "\n".join(map(str, outcome.problems))
             text = "failed"
         else:
             self.written += 1

@@ -66,7 +66,7 @@ def test_each_scan_has_its_row_as_soon_as_it_is_written_in_the_order_of_the_scan
         outputs.write(a, result())
         assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
     kinds = [f"{case}_{kind}.nii.gz" for case in "ab" for kind in ("mask", "prob")]
-    assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "volumes.tsv"])
+    assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "scans.json", "volumes.tsv"])
 
 
 def scan_tables(regions=None, **counting):
@@ -136,7 +136,11 @@ def test_a_scan_of_which_one_file_cannot_be_written_has_none(tmp_path):
         with pytest.raises(OSError, match="too long"):
             outputs.write(longer, result())
         outputs.write(good, result())
-    assert names(tmp_path / "other") == ["good_mask.nii.gz", "good_prob.nii.gz", "prediction.json", "volumes.tsv"]
+    assert names(tmp_path / "other") == [
+        "good_mask.nii.gz",
+        "good_prob.nii.gz",
+        *("prediction.json", "scans.json", "volumes.tsv"),
+    ]
     assert [row["scan"] for row in table(tmp_path / "other" / "volumes.tsv")] == ["good"]
 
 

@@ -18,6 +18,7 @@ from mednext_jax.inference import predict as cohort
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.inference.scans import Scan
+from mednext_jax.io.scan_list import read_scan_list
 from mednext_jax.measure.clusters import label_clusters
 
 pytestmark = pytest.mark.core
@@ -41,7 +42,7 @@ def test_a_folder(models, scans, tmp_path, capsys):
     out = tmp_path / "out"
     kinds = ("mask.nii.gz", "probability.nii.gz", "clusters.nii.gz", "clusters.tsv", "regions.tsv")
     names = [f"case{i}_{kind}" for i in range(3) for kind in kinds]
-    cohort = ["volumes.tsv", "prediction.json", "pvs.tsv", "pvs.json", "clusters.json"]
+    cohort = ["volumes.tsv", "prediction.json", "scans.json", "pvs.tsv", "pvs.json", "clusters.json"]
     assert sorted(p.name for p in out.iterdir()) == sorted([*names, *cohort])
     predictor = Predictor(models[0], tta=False)
     for i, row in enumerate(table(out / "volumes.tsv")):
@@ -60,7 +61,7 @@ def test_a_folder(models, scans, tmp_path, capsys):
     about = json.loads((out / "prediction.json").read_text())
     assert about["threshold"] == 0.5 and len(about["models"][0]["sha256"]) == 64
     printed = capsys.readouterr().out
-    assert "[3/3] case2" in printed and "scans an hour" in printed
+    assert "[3/3] case" in printed and "scans an hour" in printed
 
 
 def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, scans, tmp_path):
@@ -116,7 +117,7 @@ def test_bids_derivative(models, scans, tmp_path):
         + [f"{start}_seg-PVS_dseg.{ending}" for ending in ("nii.gz", "tsv", "json")]
         + [f"{start}_desc-pvs_stats.tsv"]
         + ["dataset_description.json", "prediction.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json"]
-        + [".bidsignore"]
+        + [".bidsignore", "scans.json"]
     )
     labels = nib.load(out / f"{start}_seg-PVS_dseg.nii.gz")
     (first, *_) = clusters = table(out / f"{start}_seg-PVS_dseg.tsv")
@@ -161,6 +162,25 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
     assert not list((tmp_path / "out").glob("case1*"))
+    listed = {scan.case: scan for scan in read_scan_list(tmp_path / "out" / "scans.json")}
+    assert [case for case, scan in listed.items() if scan.problem] == ["case1"]
+    assert "not finite" in listed["case1"].problem
+    assert listed["case0"].files == ((folder / "case0_0000.nii.gz").resolve().as_posix(),)
+    assert (tmp_path / "out" / listed["case0"].mask).is_file()
+
+
+def test_what_comes_after_finds_all_outputs_whole_and_hides_no_failure(models, scans, tmp_path):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    (folder / "case1_0000.nii.gz").write_bytes(b"damaged")
+    seen = []
+
+    def after(out, cases):
+        seen.extend([cases, sorted(p.name for p in out.glob("*.*") if "case" not in p.name)])
+
+    with pytest.raises(InputError, match="case1"):
+        predict(folder, tmp_path / "out", models[0], tta=False, after=after)
+    tables = ["clusters.json", "prediction.json", "pvs.json", "pvs.tsv", "scans.json", "volumes.tsv"]
+    assert seen == [["case0", "case2"], tables]
 
 
 def test_whatever_one_scan_fails_of_is_said_at_the_end_and_the_others_are_done(models, scans, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ sys.exit(main(sys.argv[2:]))
 
 # What a scan leaves, and what all of them do.
 KINDS = ("mask.nii.gz", "probability.nii.gz", "clusters.nii.gz", "clusters.tsv", "regions.tsv")
-COHORT = ("prediction.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json")
+COHORT = ("prediction.json", "scans.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json")
 
 
 @pytest.fixture(scope="module")
