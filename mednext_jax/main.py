@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError, shown
+from mednext_jax.evaluate.command_line import add_evaluate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,25 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
 
-    evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
-    evaluate.add_argument("-p", "--predictions", type=Path, default=None)
-    evaluate.add_argument("-r", "--references", type=Path, default=None)
-    evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
-    evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
-    evaluate.add_argument(
-        "--ignore-label",
-        type=int,
-        default=None,
-        metavar="N",
-        help="value of the references that does not count (default: that of their dataset.json)",
-    )
-    evaluate.add_argument(
-        "--cv",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="instead of masks: the table of the folds that were trained into DIR/* (OUT: DIR/cross_validation)",
-    )
+    add_evaluate(command("evaluate", _evaluate, "compare masks of one or several tools with references and raters"))
 
     convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
     convert.add_argument("source", type=Path, metavar="SOURCE")
@@ -293,23 +276,9 @@ def _stopping_at_once() -> Iterator[None]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from mednext_jax.evaluate.cross_validation import evaluate_cross_validation
-    from mednext_jax.evaluate.evaluate import evaluate
+    from mednext_jax.evaluate.command_line import run_evaluate
 
-    if options.cv is not None:
-        if (options.predictions, options.references, options.regions, options.ignore_label) != (None,) * 4:
-            raise InputError("--cv reads the scores of the folds; it goes without -p, -r, --regions, --ignore-label.")
-        evaluate_cross_validation(options.cv, options.out)
-        return
-    if None in (options.predictions, options.references, options.out):
-        raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
-    evaluate(
-        options.predictions,
-        options.references,
-        options.out,
-        regions=options.regions,
-        ignore_label=options.ignore_label,
-    )
+    run_evaluate(options)
 
 
 def _convert(options: argparse.Namespace) -> None:
