@@ -18,6 +18,7 @@ from mednext_jax.evaluate.raters.rating import Ratings, rate_masks, rate_visuall
 from mednext_jax.evaluate.raters.visual_scores import read_visual_scores
 from mednext_jax.evaluate.results import Results, write_results
 from mednext_jax.evaluate.table import terminal_table
+from mednext_jax.evaluate.thresholds.calibration import DOUBTFUL
 from mednext_jax.evaluate.thresholds.sweep import CRITERIA
 from mednext_jax.evaluate.thresholds.tool_sweep import ToolSweep
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
@@ -42,6 +43,7 @@ RULES = {
 }
 REFERENCE = "reference"  # its name among those of tools and raters, and in the options for one of them
 UNNAMED = "prediction"
+MIDDLE = 0.5  # the threshold of the scores beside a sweep
 Path_ = str | Path
 T = TypeVar("T")
 
@@ -88,8 +90,8 @@ def evaluate(
     names = [*tools, *rater_names, REFERENCE]
     if doubled := [name for name in names if names.count(name) > 1]:
         raise InputError("A name is there twice.", found=few(doubled), hint="name tools and raters apart: NAME=FOLDER")
-    at = _by_name(0.5 if threshold is None and sweep else threshold, names, "threshold")
-    values = _by_name(None if labels is None else labels, names, "labels")
+    at = (dict.fromkeys(tools, MIDDLE) if sweep else {}) | _by_name(threshold, names, "threshold")
+    values = _by_name(labels, names, "labels")
 
     def opened(name: str, source: Path_) -> MaskSource:
         chosen = None if values.get(name) is None else tuple(values[name])
@@ -240,6 +242,10 @@ def _print(results: Results, summary: Mapping[str, Any], more: Mapping[str, Any]
         print(terminal_table(regions))
     if more.get("ignore_label") is not None:
         print(f"voxels with the ignore label {more['ignore_label']} in the reference are not counted")
+    every = set().union(*results.tools.values())
+    for name, cases in results.tools.items():
+        if lacking := sorted(every - set(cases)):
+            print(f"{shown(name)} has no mask of {len(lacking)} of the cases: {shown(few(lacking))}")
     if absent := more.get("references_without_prediction"):
         print(f"{len(absent)} references have no prediction and are not scored: {shown(few(absent))}")
     for row in summary.get("statistics", {}).get("empty", ()):
@@ -251,7 +257,7 @@ def _print(results: Results, summary: Mapping[str, Any], more: Mapping[str, Any]
         at = "none: no scan has a reference voxel" if sweep.best is None else f"{sweep.best:g}"
         print(
             f"{shown(name)}: threshold of the highest mean {sweep.criterion.replace('_', ' ')}: {at}; "
-            f"expected calibration error {_number(sweep.calibration.doubtful_error)} over voxels of probability 0.01 or more"
+            f"expected calibration error (voxels of {DOUBTFUL:g} or more): {_number(sweep.calibration.doubtful_error)}"
         )
     if results.ratings is not None:
         print("\n".join(results.ratings.lines()))

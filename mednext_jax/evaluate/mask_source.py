@@ -111,12 +111,13 @@ class MaskSource:
         file = self.files[case]
         image, probability = read_map(file)
         values = self._on_grid(image, like, file, 1)
-        if not probability and values.max() > 1:
+        if not probability and values.any():
             raise InputError(
-                "This is a label map, not a probability map.",
+                "This is a mask or label map, not a probability map.",
                 file=file,
-                expected="values from 0 to 1",
-                found=f"up to {values.max()}",
+                expected="values between 0 and 1",
+                found=f"whole values up to {values.max()}",
+                hint="name the folder or pattern of the probability maps",
             )
         return np.clip(values, 0, 1, dtype=np.float32)
 

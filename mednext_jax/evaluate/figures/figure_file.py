@@ -19,7 +19,6 @@ NO_MATPLOTLIB = "no figures: matplotlib is not installed (pip install 'mednext-j
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mednext-jax",
-    "text.parse_math": False,  # a name with two dollar signs is no formula
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 9,
@@ -62,6 +61,6 @@ def style(number: int) -> dict[str, Any]:
 
 
 def title_of(name: str) -> str:
-    """A name as a figure may show it: no control characters, and not too long."""
+    """A name as a figure may show it: no control characters, not too long, and two dollar signs are no formula."""
     text = shown(name)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return (text if len(text) <= 40 else f"{text[:39]}…").replace("$", r"\$")
