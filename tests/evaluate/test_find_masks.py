@@ -46,7 +46,9 @@ def test_a_bids_derivative(tmp_path):
 
 def test_a_pattern_finds_tools_that_name_the_case_in_a_folder(tmp_path):
     root = tmp_path / "segmentation"
-    touch(root, *(f"sub-{i}/{name}.nii.gz" for i in (1, 2) for name in ("pvs_map", "labelled_pvs", "Brain_Seg_for_PVS")))
+    touch(
+        root, *(f"sub-{i}/{name}.nii.gz" for i in (1, 2) for name in ("pvs_map", "labelled_pvs", "Brain_Seg_for_PVS"))
+    )
     touch(root, "sub-3/notes.txt", "sub-4/deeper/pvs_map.nii.gz")
     found = find_masks(f"{root}/{{case}}/pvs_map.nii.gz")
     assert names(found, root) == {"sub-1": "sub-1/pvs_map.nii.gz", "sub-2": "sub-2/pvs_map.nii.gz"}
