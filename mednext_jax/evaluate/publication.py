@@ -36,7 +36,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
 }
-_MARKDOWN = "\\`*_{}[]<>|#"
+_MARKDOWN = "\\`*_<>|"
 
 
 def paper_rows(scores: Sequence[Row], agreement: Sequence[Row]) -> list[list[str]]:
@@ -59,7 +59,7 @@ def paper_rows(scores: Sequence[Row], agreement: Sequence[Row]) -> list[list[str
 
 def markdown_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
     """A Markdown table of the rows, the first its head, and notes as a list."""
-    cells = [["".join(f"\\{c}" if c in _MARKDOWN else c for c in cell) for cell in row] for row in rows]
+    cells = [[_markdown(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     cells.insert(1, ["-" * max(3, width) for width in widths])
     lines = ["| " + " | ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)) + " |" for row in cells]
@@ -103,6 +103,10 @@ def undefined_notes(empty: Sequence[Row]) -> list[str]:
             place = "whole" if row["region"] == WHOLE else shown(row["region"])
             notes.append(f"{shown(row['tool'])}, {place}: of {row['cases']} scans {', '.join(parts)}.")
     return notes
+
+
+def _markdown(text: str) -> str:
+    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in text).replace("](", "]\\(")  # no link
 
 
 def _latex(text: str) -> str:

@@ -35,9 +35,10 @@ def test_cells_and_columns():
 
 
 def test_markdown_holds_names_of_any_letters():
-    text = markdown_table([["tool", "Dice"], ["a|b_c*", "0.5"]], ["a note"])
-    assert text.splitlines()[2] == r"| a\|b\_c\* | 0.5  |" and text.endswith("\n- a note\n")
+    text = markdown_table([["tool", "Dice"], ["a|b_c*", "0.5 [0, 1]"]], ["a note"])
+    assert text.splitlines()[2] == r"| a\|b\_c\* | 0.5 [0, 1] |" and text.endswith("\n- a note\n")
     assert len({len(line) for line in text.splitlines()[:3]}) == 1
+    assert r"[a]\(b)" in markdown_table([["[a](b)"], ["x"]])
 
 
 def test_latex_escapes_what_it_would_run():

@@ -64,7 +64,10 @@ def draw_scores(folder: Path, tools: Mapping[str, CaseScores], scores: Sequence[
 
 
 def draw_agreement(folder: Path, tools: Mapping[str, CaseScores], quantity: str) -> None:
-    """volume or count: each tool against the reference, above; Bland and Altman's plot with its limits, below."""
+    """volume or count: each tool against the reference, above; Bland and Altman's plot, below.
+
+    The bars at its right edge are the 95 % intervals of the bias and of the limits.
+    """
     title, unit = TITLES[quantity]
     pairs = {
         tool: np.array([(c[WHOLE][quantity], c[WHOLE][f"reference_{quantity}"]) for c in cases.values()], float)
@@ -93,11 +96,9 @@ def draw_agreement(folder: Path, tools: Mapping[str, CaseScores], quantity: str)
                     (found.upper, found.upper_interval, "--", "+1.96 SD"),
                 ):
                     below.axhline(value, color="black", lw=1, linestyle=line)
-                    below.axhspan(low, high, color="black", alpha=0.08, lw=0)
-                    label = f"{name} {value:.4g}"
-                    below.annotate(
-                        label, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
-                    )
+                    edge = below.get_yaxis_transform()
+                    below.plot([1, 1], [low, high], "_-", color="black", lw=1.5, ms=6, transform=edge, clip_on=False)
+                    below.text(1.03, value, f"{name}\n{value:.4g}", transform=edge, va="center", fontsize=7)
             below.set_xlabel(f"mean of both ({unit})")
             below.set_ylabel(f"tool − reference ({unit})")
         same = [axis.get_ylim() for axis in axes[1]]

@@ -47,9 +47,13 @@ def draw_froc(folder: Path, sweeps: Mapping[str, Sequence[Row]]) -> None:
             axis.annotate(
                 "0.5", (false[middle], found[middle]), xytext=(4, -10), textcoords="offset points", fontsize=7
             )
-        axis.set_xscale("symlog", linthresh=1)
+        least = min(row["false_positives"] for rows in sweeps.values() for row in rows)
+        if least > 0:
+            axis.set_xscale("log")
+        else:
+            axis.set_xscale("symlog", linthresh=1)
+            axis.set_xlim(left=0)
         axis.set_ylim(-0.03, 1.03)
-        axis.set_xlim(left=0)
         axis.set_xlabel("false clusters a scan")
         axis.set_ylabel("part of the reference clusters found")
         axis.grid(alpha=0.3)
@@ -68,7 +72,7 @@ def draw_calibration(folder: Path, calibrations: Mapping[str, Calibration]) -> N
             curve.plot(at, [row["observed"] for row in rows], ms=4, lw=1.2, label=label, **style(number))
             edges = np.append([row["low"] for row in calibration.curve()], 1)
             voxels.stairs(calibration.count, edges, color=style(number)["color"], linestyle=style(number)["linestyle"])
-        curve.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="observed part that is PVS")
+        curve.set(xlim=(0, 1), ylim=(0, 1), ylabel="observed part that is PVS")
         curve.legend(frameon=False, fontsize=7, title="ECE of voxels from 0.01 on", title_fontsize=7)
         voxels.set(xlim=(0, 1), yscale="log", xlabel="predicted probability", ylabel="voxels")
         for axis in (curve, voxels):

@@ -41,5 +41,5 @@ def staple(masks: Sequence[np.ndarray]) -> np.ndarray:
     filter_.SetMaximumIterations(ITERATIONS)
     images = [sitk.GetImageFromArray(np.ascontiguousarray(mask[wide], np.uint8)) for mask in masks]
     consensus = np.zeros(masks[0].shape, bool)
-    consensus[wide] = sitk.GetArrayViewFromImage(filter_.Execute(images)) >= 0.5
+    consensus[wide] = sitk.GetArrayFromImage(filter_.Execute(images)) >= 0.5
     return consensus

@@ -53,8 +53,9 @@ def compare_case(
 ) -> tuple[list[Row], list[Row]]:
     """One scan: (rows of pairs, rows of masks); `masks` are the raters' and the tools' by name, boolean, of one shape.
 
-    Pairs are of all masks, of tools with each consensus of all raters, and of each rater with that of the others, from
-    three raters on. dice; cluster_dice: any overlap, the mean of both directions. Rows of masks: volume_mm3, count.
+    Pairs are of all masks, of each tool with each consensus of all raters, and, from three raters on, of each rater and
+    each tool with the consensus of all raters but that one (`without`). dice; cluster_dice: any overlap, the mean of
+    both directions. Rows of masks: volume_mm3, count.
     """
     tools = [name for name in masks if name not in raters]
     box = bounding_box(np.any(np.stack(list(masks.values())), axis=0)) or (slice(0, 1),) * 3
@@ -62,20 +63,21 @@ def compare_case(
     clusters = {name: label_clusters(mask) for name, mask in masks.items()}
     measures = [_measures(name, masks[name], clusters[name][1], voxel_mm3) for name in masks]
     pairs = [
-        {"first": a, "second": b} | _overlap(masks[a], masks[b], clusters[a][0], clusters[b][0])
+        {"first": a, "second": b, "without": ""} | _overlap(masks[a], masks[b], clusters[a][0], clusters[b][0])
         for a, b in itertools.combinations(masks, 2)
     ]
     for title, combine in CONSENSUS.items():
-        held = [([*tools], [*raters])]
+        held = [("", tools)]
         if len(raters) > 2:
-            held += [([name], [other for other in raters if other != name]) for name in raters]
-        for judged, chosen in held:
-            mask = combine([masks[name] for name in chosen])
+            held += [(rater, [rater, *tools]) for rater in raters]
+        for without, judged in held:
+            mask = combine([masks[name] for name in raters if name != without])
             labels, count = label_clusters(mask)
-            if len(chosen) == len(raters):
+            if not without:
                 measures.append(_measures(title, mask, count, voxel_mm3))
             pairs += [
-                {"first": name, "second": title} | _overlap(masks[name], mask, clusters[name][0], labels)
+                {"first": name, "second": title, "without": without}
+                | _overlap(masks[name], mask, clusters[name][0], labels)
                 for name in judged
             ]
     return pairs, measures
@@ -89,8 +91,9 @@ def pair_rows(pairs: Sequence[Row], measures: Sequence[Row], raters: Sequence[st
     """
     values = {(row["case"], row["mask"]): row for row in measures}
     rows = []
-    for first, second in dict.fromkeys((row["first"], row["second"]) for row in pairs):
-        mine = [row for row in pairs if (row["first"], row["second"]) == (first, second)]
+    chosen = [row for row in pairs if row["without"] in ("", row["first"])]
+    for first, second in dict.fromkeys((row["first"], row["second"]) for row in chosen):
+        mine = [row for row in chosen if (row["first"], row["second"]) == (first, second)]
         row: Row = {"first": first, "second": second, "scans": len(mine)}
         for name in OVERLAPS:
             row |= {f"{name}_{key}": value for key, value in _mean([r[name] for r in mine]).items()}
@@ -125,10 +128,11 @@ def icc_row(table: np.ndarray) -> Row:
 def second_rater_rows(pairs: Sequence[Row], raters: Sequence[str], tools: Sequence[str]) -> list[Row]:
     """Is a tool as good as a second rater: a row for each tool, overlap, and what both are held against.
 
-    against "raters": the tool with each rater, and the raters with each other. Against a consensus: the tool with that
-    of all raters, each rater with that of the others. tool, rater: means over the scans. difference = tool - rater with
-    its interval and Wilcoxon's p; williams_index = tool / rater with its interval (Williams 1976): 1 or more says that
-    the tool agrees with the raters as they agree among themselves. Scans where either is undefined are left out.
+    against "raters": the tool with each rater, and the raters with each other. Against a consensus, from three raters
+    on: the tool and each rater in turn with the consensus of the other raters, the same mask for both. tool_mean,
+    rater_mean: over the scans. difference = tool - rater with its interval and Wilcoxon's p; williams_index = tool /
+    rater with its interval (Williams 1976): 1 or more says that the tool agrees with the raters as they agree among
+    themselves. Scans where either is undefined are left out.
     """
     rows = []
     for tool, name in itertools.product(tools, OVERLAPS):
@@ -137,11 +141,12 @@ def second_rater_rows(pairs: Sequence[Row], raters: Sequence[str], tools: Sequen
             among: dict[str, list[float]] = {}
             for row in pairs:
                 ends = {row["first"], row["second"]}
-                other = against if against in CONSENSUS else None
-                if ends == {tool, other} or (other is None and tool in ends and ends & set(raters)):
-                    with_tool.setdefault(row["case"], []).append(row[name])
-                elif (ends <= set(raters)) if other is None else (row["first"] in raters and row["second"] == other):
-                    among.setdefault(row["case"], []).append(row[name])
+                if against in CONSENSUS:
+                    of_tool, of_rater = ends == {tool, against} and row["without"], ends == {row["without"], against}
+                else:
+                    of_tool, of_rater = tool in ends and ends & set(raters), ends <= set(raters)
+                if of_tool or of_rater:
+                    (with_tool if of_tool else among).setdefault(row["case"], []).append(row[name])
             means = [(np.mean(with_tool[case]), np.mean(among[case])) for case in with_tool if case in among]
             both = np.array(means, float).reshape(-1, 2)
             both = both[~np.isnan(both).any(1)]

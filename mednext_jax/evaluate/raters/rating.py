@@ -29,7 +29,7 @@ from mednext_jax.measure.clusters import cluster_regions, label_clusters
 from mednext_jax.measure.regions import WHOLE, RegionMaps
 
 RULE = (
-    "Consensus: a tool is held against that of all raters, a rater against that of the others. "
+    "Consensus: in this table of all raters for a tool, of the other raters for a rater. "
     "Cluster Dice: any overlap, the mean of both directions."
 )
 

@@ -63,9 +63,13 @@ def test_one_scan_by_hand():
 
 def test_a_rater_is_held_against_the_others():
     masks = {"A": row_of(1, 2, 3), "B": row_of(1, 2), "C": row_of(1, 7)}
-    found = {(row["first"], row["second"]): row for row in compare_case(masks, RATERS, 1)[0]}
-    assert found["A", "majority"]["dice"] == pytest.approx(2 * 1 / (3 + 1))  # of B and C: voxel 1
-    assert found["C", "majority"]["dice"] == pytest.approx(2 * 1 / (2 + 2))  # of A and B: 1 and 2
+    masks["tool"] = row_of(1)
+    found = {(row["first"], row["second"], row["without"]): row for row in compare_case(masks, RATERS, 1)[0]}
+    assert found["A", "majority", "A"]["dice"] == pytest.approx(2 * 1 / (3 + 1))  # of B and C: voxel 1
+    assert found["C", "majority", "C"]["dice"] == pytest.approx(2 * 1 / (2 + 2))  # of A and B: 1 and 2
+    # The tool is held against the same masks as the rater that is left out.
+    assert found["tool", "majority", "A"]["dice"] == 1
+    assert found["tool", "majority", "C"]["dice"] == found["tool", "majority", ""]["dice"] == pytest.approx(2 / 3)
 
 
 def test_reliability_is_the_icc_of_all_raters():
@@ -86,6 +90,7 @@ def test_a_tool_like_a_rater_and_a_worse_one():
         (score, held) for score in ("dice", "cluster_dice") for held in ("raters", "majority", "STAPLE")
     }
     like = rows["dice", "raters"]
+    assert abs(rows["dice", "majority"]["difference"]) < 0.03
     by_case = {}
     for row in pairs:
         ends = {row["first"], row["second"]}
