@@ -14,6 +14,7 @@ from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.find_masks import CASE, case_of, find_masks
 from mednext_jax.evaluate.mask_source import MaskSource
+from mednext_jax.evaluate.raters.mask_raters import CONSENSUS
 from mednext_jax.evaluate.raters.rating import Ratings, rate_masks, rate_visually
 from mednext_jax.evaluate.raters.visual_scores import read_visual_scores
 from mednext_jax.evaluate.results import Results, write_results
@@ -88,6 +89,8 @@ def evaluate(
         read_recipes(write_threshold)
     rater_names = list(raters) if isinstance(raters, Mapping) else []
     names = [*tools, *rater_names, REFERENCE]
+    if taken := sorted({*names} & {*CONSENSUS}):
+        raise InputError("A tool or rater is called like the raters' consensus.", found=few(taken), hint="NAME=FOLDER")
     if doubled := [name for name in names if names.count(name) > 1]:
         raise InputError("A name is there twice.", found=few(doubled), hint="name tools and raters apart: NAME=FOLDER")
     at = (dict.fromkeys(tools, MIDDLE) if sweep else {}) | _by_name(threshold, names, "threshold")
@@ -253,6 +256,8 @@ def _print(results: Results, summary: Mapping[str, Any], more: Mapping[str, Any]
         if empty and row["region"] == WHOLE:
             what = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in empty.items())
             print(f"{shown(row['tool'])}: {what}")
+    if any("cl_dice" not in case[WHOLE] for cases in results.tools.values() for case in cases.values()):
+        print("no clDice: scikit-image is not installed (pip install 'mednext-jax[evaluate]')")
     for name, sweep in results.sweeps.items():
         at = "none: no scan has a reference voxel" if sweep.best is None else f"{sweep.best:g}"
         print(

@@ -108,6 +108,10 @@ def test_figures_of_both_kinds_or_a_line_without_matplotlib(study, capsys, monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     evaluate(study / "tool", study / "truth", study / "without")
     assert not (study / "without" / "figures").exists() and (study / "without" / "table.md").exists()
+    monkeypatch.setitem(sys.modules, "skimage.morphology", None)
+    summary = evaluate(study / "tool", study / "truth", study / "lines", figures=False)
+    assert "cl_dice" not in summary["cases"]["sub-1"]["all"] and "no clDice" in capsys.readouterr().out
+    evaluate(study / "tool", study / "truth", study / "again")
     assert "pip install 'mednext-jax[evaluate]'" in capsys.readouterr().out
 
 
@@ -124,7 +128,7 @@ def test_raters_and_a_tool_without_references(study, capsys):
     assert pairs == {("A", "B"), ("A", "tool"), ("B", "tool"), ("tool", "majority"), ("tool", "STAPLE")}
     (voxel, _) = summary["raters"]["second_rater"]
     assert voxel["tool_mean"] > voxel["rater_mean"] and voxel["williams_index"] > 1 and voxel["scans"] == 5
-    assert "tool against raters, dice:" in capsys.readouterr().out
+    assert "Williams index" in capsys.readouterr().out and "| tool | dice " in (study / "out" / "raters.md").read_text()
 
 
 def test_raters_beside_references(study):
@@ -213,6 +217,7 @@ REFUSED = {
     "no such name": ({"threshold": {"mine": 0.5}}, "name that is not there"),
     "thirty percent": ({"threshold": 30}, "not a probability"),
     "a name twice": ({"raters": {"prediction": "A", "B": "B"}}, "name is there twice"),
+    "a rater like the consensus": ({"raters": {"STAPLE": "A", "B": "B"}}, "called like the raters' consensus"),
     "one rater": ({"raters": {"A": "A"}}, "One rater"),
     "raters with other cases": ({"raters": {"A": "A", "maps": "some"}}, "different cases"),
     "nothing to compare with": ({"references": None}, "Nothing says what to evaluate against"),

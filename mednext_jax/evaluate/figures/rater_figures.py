@@ -16,7 +16,7 @@ def draw_rater_matrix(folder: Path, rows: Sequence[Row]) -> None:
     """raters: mean voxel and cluster Dice of each pair, from `pair_rows`."""
     names = list(dict.fromkeys([row["first"] for row in rows] + [row["second"] for row in rows]))
     side = max(3.2, 0.9 + 0.62 * len(names))
-    with figure(folder, "raters", 1, 2, (2 * side, side)) as (_, axes):
+    with figure(folder, "raters", 1, 2, (2 * side, side + 0.6)) as (_, axes):
         for axis, score, title in zip(axes[0], ("dice", "cluster_dice"), ("voxel Dice", "cluster Dice"), strict=True):
             table = np.full((len(names), len(names)), math.nan)
             for row in rows:

@@ -24,7 +24,7 @@ SHOWN = {
     "NSD 1 mm": "nsd_1_mm",
     "clDice": "cl_dice",
 }
-TITLES = {"volume_mm3": ("PVS volume", "mm³"), "count": ("PVS count", "PVS")}
+TITLES = {"volume_mm3": ("PVS volume", " (mm³)"), "count": ("PVS count", "")}
 
 
 def draw_scores(folder: Path, tools: Mapping[str, CaseScores], scores: Sequence[Row]) -> None:
@@ -84,23 +84,23 @@ def draw_agreement(folder: Path, tools: Mapping[str, CaseScores], quantity: str)
             above.plot([0, highest], [0, highest], color="grey", lw=1, label="equal")
             above.plot(pair[:, 1], pair[:, 0], **point)
             above.set(xlim=(0, highest), ylim=(0, highest), aspect="equal", title=title_of(tool))
-            above.set_xlabel(f"{title} of the reference ({unit})")
-            above.set_ylabel(f"{title} ({unit})")
+            above.set_xlabel(f"{title} of the reference{unit}")
+            above.set_ylabel(f"{title}{unit}")
             below.plot(pair.mean(1), pair[:, 0] - pair[:, 1], **point)
             below.axhline(0, color="grey", lw=1)
             found = limits[tool]
             if found.n >= FEWEST:
-                for value, (low, high), line, name in (
-                    (found.bias, found.bias_interval, "-", "bias"),
-                    (found.lower, found.lower_interval, "--", "−1.96 SD"),
-                    (found.upper, found.upper_interval, "--", "+1.96 SD"),
+                for value, (low, high), line, name, at in (
+                    (found.bias, found.bias_interval, "-", "bias", 1.0),
+                    (found.lower, found.lower_interval, "--", "−1.96 SD", 1.012),
+                    (found.upper, found.upper_interval, "--", "+1.96 SD", 1.024),
                 ):
                     below.axhline(value, color="black", lw=1, linestyle=line)
                     edge = below.get_yaxis_transform()
-                    below.plot([1, 1], [low, high], "_-", color="black", lw=1.5, ms=6, transform=edge, clip_on=False)
-                    below.text(1.03, value, f"{name}\n{value:.4g}", transform=edge, va="center", fontsize=7)
-            below.set_xlabel(f"mean of both ({unit})")
-            below.set_ylabel(f"tool − reference ({unit})")
+                    below.plot([at, at], [low, high], "_-", color="black", lw=1.5, ms=6, transform=edge, clip_on=False)
+                    below.text(1.045, value, f"{name}\n{value:.4g}", transform=edge, va="center", fontsize=7)
+            below.set_xlabel(f"mean of both{unit}")
+            below.set_ylabel(f"tool − reference{unit}")
         same = [axis.get_ylim() for axis in axes[1]]
         for axis in axes[1]:
             axis.set_ylim(min(low for low, _ in same), max(high for _, high in same))

@@ -83,22 +83,21 @@ def compare_case(
     return pairs, measures
 
 
-def pair_rows(pairs: Sequence[Row], measures: Sequence[Row], raters: Sequence[str]) -> list[Row]:
+def pair_rows(pairs: Sequence[Row], measures: Sequence[Row]) -> list[Row]:
     """A row for each pair over the scans: mean, sd, interval of dice and cluster_dice, agreement of volume and count.
 
-    `pairs` and `measures` are those of `compare_case`, each with its `case`. A rater is held against the consensus of
-    the others, whose volumes are not kept.
+    `pairs` and `measures` are those of `compare_case`, each with its `case`. Consensus is of all raters, and only tools
+    are held against it here: a rater is part of it.
     """
     values = {(row["case"], row["mask"]): row for row in measures}
     rows = []
-    chosen = [row for row in pairs if row["without"] in ("", row["first"])]
+    chosen = [row for row in pairs if not row["without"]]
     for first, second in dict.fromkeys((row["first"], row["second"]) for row in chosen):
         mine = [row for row in chosen if (row["first"], row["second"]) == (first, second)]
         row: Row = {"first": first, "second": second, "scans": len(mine)}
         for name in OVERLAPS:
             row |= {f"{name}_{key}": value for key, value in _mean([r[name] for r in mine]).items()}
-        kept = not (first in raters and second in CONSENSUS)
-        for quantity in QUANTITIES if kept else ():
+        for quantity in QUANTITIES:
             found = agreement(*([values[r["case"], end][quantity] for r in mine] for end in (first, second)))
             row |= {f"{quantity}_{name}": found[name] for name in ("icc_2_1", "icc_3_1", "ccc", "bias")}
         rows.append(row)

@@ -28,9 +28,14 @@ from mednext_jax.io.nifti_names import few
 from mednext_jax.measure.clusters import cluster_regions, label_clusters
 from mednext_jax.measure.regions import WHOLE, RegionMaps
 
-RULE = (
-    "Consensus: in this table of all raters for a tool, of the other raters for a rater. "
-    "Cluster Dice: any overlap, the mean of both directions."
+NOTES = (
+    "Mean (SD) over scans; in brackets 95 % bootstrap intervals over scans.",
+    "Cluster Dice: any overlap, the mean of both directions. Consensus here is of all raters.",
+)
+SECOND_NOTES = (
+    "Against a consensus, the tool and each rater in turn are held against that of the other raters.",
+    "Williams index: tool / rater; 1 or more: the tool agrees with the raters as they agree among themselves.",
+    "p: Wilcoxon, paired over scans.",
 )
 
 
@@ -58,32 +63,25 @@ class Ratings:
         for name, rows in found.items():
             if rows:
                 write_csv(folder / f"{name}.csv", rows)
-        title, table = (
-            ("Agreement of visual scores.", _visual_table(self.visual))
+        tables: list[tuple[str, list[list[str]], Sequence[str], int]] = (
+            [("Agreement of visual scores.", _visual_table(self.visual), (), 3)]
             if self.visual
-            else (
-                "Agreement of raters.",
-                _pair_table(self.pairs),
-            )
+            else [("Agreement of raters.", _pair_table(self.pairs), NOTES, 2)]
         )
-        notes = [] if self.visual else [RULE]
-        (folder / "raters.md").write_text(markdown_table(table, notes), encoding="utf-8")
-        (folder / "raters.tex").write_text(latex_table(table, notes, title, 3 if self.visual else 2), encoding="utf-8")
+        if self.second:
+            tables.append(("Tools beside a second rater.", _second_table(self.second), SECOND_NOTES, 3))
+        texts = [markdown_table(table, notes) for _, table, notes, _ in tables]
+        (folder / "raters.md").write_text("\n".join(texts), encoding="utf-8")
+        texts = [latex_table(table, notes, title, words) for title, table, notes, words in tables]
+        (folder / "raters.tex").write_text("\n".join(texts), encoding="utf-8")
         return {name: rows for name, rows in found.items() if rows and name != "rater_cases"}
 
     def lines(self) -> list[str]:
         """What is printed: the answer for each tool, or the raters' own agreement."""
         if self.visual:
             return [markdown_table(_visual_table(self.visual)).rstrip()]
-        lines = [markdown_table(_pair_table(self.pairs)).rstrip()]
-        for row in self.second:
-            interval = "" if math.isnan(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-            lines.append(
-                f"{shown(row['tool'])} against {row['against']}, {row['score'].replace('_', ' ')}: "
-                f"{row['tool_mean']:.3f}, a rater {row['rater_mean']:.3f}; "
-                f"difference {row['difference']:+.3f}{interval}, Williams index {row['williams_index']:.3f}"
-            )
-        return lines
+        tables = [_pair_table(self.pairs), *([_second_table(self.second)] if self.second else [])]
+        return [markdown_table(table).rstrip() for table in tables]
 
 
 def rate_masks(raters: Sequence[MaskSource], tools: Sequence[MaskSource], warnings: list[Problem]) -> Ratings:
@@ -113,7 +111,7 @@ def rate_masks(raters: Sequence[MaskSource], tools: Sequence[MaskSource], warnin
     return Ratings(
         cases=pairs,
         measures=measures,
-        pairs=pair_rows(pairs, measures, names),
+        pairs=pair_rows(pairs, measures),
         reliability=reliability_rows(measures, names),
         second=second_rater_rows(pairs, names, [tool.name for tool in tools]),
     )
@@ -175,6 +173,17 @@ def _pair_table(rows: Sequence[Row]) -> list[list[str]]:
     return table
 
 
+def _second_table(rows: Sequence[Row]) -> list[list[str]]:
+    table = [["tool", "score", "against", "scans", "tool mean", "rater mean", "difference", "p", "Williams index"]]
+    for row in rows:
+        cells = [shown(row["tool"]), row["score"].replace("_", " "), row["against"], str(row["scans"])]
+        cells += [f"{row['tool_mean']:.3f}", f"{row['rater_mean']:.3f}"]
+        cells += [_with_interval(row["difference"], row["low"], row["high"], "+.3f"), f"{row['p']:.3g}"]
+        cells.append(_with_interval(row["williams_index"], row["williams_low"], row["williams_high"], ".3f"))
+        table.append(cells)
+    return table
+
+
 def _visual_table(rows: Sequence[Row]) -> list[list[str]]:
     columns = {
         "kappa, linear": "kappa_linear",
@@ -192,6 +201,12 @@ def _visual_table(rows: Sequence[Row]) -> list[list[str]]:
 
 def _mean_sd(mean: float, sd: float) -> str:
     return _number(mean) if math.isnan(sd) else f"{mean:.2f} ({sd:.2f})"
+
+
+def _with_interval(value: float, low: float, high: float, digits: str) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:{digits}}" + ("" if math.isnan(low) else f" [{low:{digits}}, {high:{digits}}]")
 
 
 def _number(value: float) -> str:
