@@ -110,9 +110,9 @@ def test_figures_of_both_kinds_or_a_line_without_matplotlib(study, capsys, monke
     assert not (study / "without" / "figures").exists() and (study / "without" / "table.md").exists()
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
     summary = evaluate(study / "tool", study / "truth", study / "lines", figures=False)
-    assert "cl_dice" not in summary["cases"]["sub-1"]["all"] and "no clDice" in capsys.readouterr().out
-    evaluate(study / "tool", study / "truth", study / "again")
-    assert "pip install 'mednext-jax[evaluate]'" in capsys.readouterr().out
+    assert "cl_dice" not in summary["cases"]["sub-1"]["all"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "pip install 'mednext-jax[evaluate]'" in line]
+    assert [line.partition(":")[0] for line in lines] == ["no figures", "no clDice"]
 
 
 def test_raters_and_a_tool_without_references(study, capsys):
