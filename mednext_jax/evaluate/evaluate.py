@@ -150,7 +150,8 @@ def _check_call(
         raise InputError("Nothing says what to evaluate against.", expected="references, raters or both")
     if not tools and references is not None:
         raise InputError("Nothing says what to evaluate.", expected="predictions")
-    if isinstance(raters, Mapping) and len(raters) < 2:
+    folder = raters is not None and not isinstance(raters, Mapping) and Path(raters).is_dir()
+    if folder or (isinstance(raters, Mapping) and len(raters) < 2):
         raise InputError("One rater agrees with nobody.", expected="masks of two raters or more, or a table of scores")
     if sweep is not None and (sweep not in CRITERIA or references is None):
         expected = f"{' or '.join(CRITERIA)}, with references"
@@ -167,7 +168,8 @@ def _by_name(option: T | Mapping[str, T] | None, names: Sequence[str], what: str
     if not isinstance(option, Mapping):
         return dict.fromkeys(names, option)
     if strange := [name for name in option if name not in names]:
-        raise InputError(f"The {what} is for a name that is not there.", expected=few(list(names)), found=few(strange))
+        what = f"A value of {what} is for a name that is not there."
+        raise InputError(what, expected=few(list(names)), found=few(strange))
     return dict(option)
 
 

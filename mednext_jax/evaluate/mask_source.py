@@ -15,11 +15,16 @@ from mednext_jax.errors import InputError, Problem, shown
 from mednext_jax.evaluate.find_masks import find_masks
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import read_labels, read_scan
+from mednext_jax.measure.clusters import label_clusters
 
 # Beyond 0 and 1 by the rounding of a sum of softmaxes, or of 16 bits.
 PROBABILITY_TOLERANCE = 1e-3
 # Of the smaller field of view; less is another scan, or an affine that was lost.
 LEAST_OVERLAP = 0.5
+# More values than that are of an image or a parcellation, unless each cluster has its own.
+MANY_LABELS = 20
+# Of the clusters; a few may have been split by another rule than ours.
+OWN_VALUE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +95,15 @@ class MaskSource:
             values = self._on_grid(image, like, file, 0)
             if self.labels is not None:
                 return np.isin(values, self.labels)
-            found = np.setdiff1d(np.unique(values), [0, *([] if ignore_label is None else [ignore_label])])
+            found = np.setdiff1d(np.unique(values[values > 0]), [] if ignore_label is None else [ignore_label])
+            if len(found) > MANY_LABELS and not _is_of_clusters(values):
+                raise InputError(
+                    "This is no mask: it has many values, and they are not those of single clusters.",
+                    file=file,
+                    expected="0 and 1, a few labels, or a number for each cluster",
+                    found=f"{len(found)} values up to {found[-1]}",
+                    hint="divide a scaled probability map by its maximum, or name the PVS values with --labels",
+                )
             if len(found) > 1:
                 what, hint = "A map has several values; all above 0 count.", "choose with --labels if some are not PVS"
                 few = ", ".join(map(str, found[:5])) + (f", ... ({len(found)})" if len(found) > 5 else "")
@@ -165,6 +178,14 @@ def read_map(file: Path) -> tuple[nib.Nifti1Image, bool]:
     if low < -PROBABILITY_TOLERANCE or high > 1 + PROBABILITY_TOLERANCE:
         raise labels_error
     return image, True
+
+
+def _is_of_clusters(values: np.ndarray) -> bool:
+    """Whether most of the 26-connected clusters above 0 have one value each."""
+    labels, count = label_clusters(values)
+    numbers = np.arange(1, count + 1)
+    same = ndimage.minimum(values, labels, numbers) == ndimage.maximum(values, labels, numbers)
+    return bool(np.mean(same) >= OWN_VALUE)
 
 
 def overlap(image: nib.Nifti1Image, other: nib.Nifti1Image, steps: int = 24) -> float:

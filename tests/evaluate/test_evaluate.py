@@ -50,7 +50,7 @@ def folders(tmp_path):
 
 
 def run(folders, **kwargs):
-    return evaluate(folders / "predictions", folders / "references", folders / "out", **kwargs)
+    return evaluate(folders / "predictions", folders / "references", folders / "out", figures=False, **kwargs)
 
 
 def test_summary_files_and_table(folders, capsys):

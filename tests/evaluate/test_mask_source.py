@@ -87,6 +87,21 @@ def test_labels_that_are_pvs_and_a_warning_of_several(tmp_path):
     assert np.array_equal(source(tmp_path).mask("a", image, warnings), labels > 2) and not warnings
 
 
+def test_an_image_or_a_scaled_probability_is_no_mask_but_a_map_of_clusters_is(tmp_path):
+    image = save(tmp_path / "a.nii.gz", np.rint(255 * probabilities()), dtype=np.uint8)
+    with pytest.raises(InputError, match="many values") as error:
+        source(tmp_path, threshold=0.5).mask("a", image, [])
+    assert "up to 255" in str(error.value)
+    assert np.array_equal(source(tmp_path, labels=(7,)).mask("a", image, []), np.asarray(image.dataobj) == 7)
+    clusters = np.zeros((40, 4, 4))
+    clusters[1:39:2, 1] = 1 + np.arange(19)[:, None]
+    clusters[1:39:2, 3, 3] = 20 + np.arange(19)
+    clusters[0, 0, 0] = 50
+    image = save(tmp_path / "a.nii.gz", clusters, dtype=np.uint8)
+    warnings = []
+    assert np.array_equal(source(tmp_path).mask("a", image, warnings), clusters > 0) and len(warnings) == 1
+
+
 def test_the_ignore_label_of_a_reference(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, SHAPE)
     save(tmp_path / "a.nii.gz", labels, dtype=np.uint8)

@@ -222,6 +222,7 @@ REFUSED = {
     "raters with other cases": ({"raters": {"A": "A", "maps": "some"}}, "different cases"),
     "nothing to compare with": ({"references": None}, "Nothing says what to evaluate against"),
     "nothing to evaluate": ({"predictions": None}, "Nothing says what to evaluate"),
+    "a folder of one rater": ({"raters": "A"}, "One rater"),
     "no tools": ({"predictions": {}}, "no tool"),
     "a threshold without a sweep": ({"write_threshold": "model"}, "no threshold to write"),
     "a sweep of masks": ({"predictions": "truth", "sweep": "dice"}, "not a probability map"),
@@ -243,6 +244,8 @@ def test_wrong_calls_say_why_and_write_nothing(study, name):
             call[key] = study / call[key]
     if isinstance(call.get("raters"), dict):
         call["raters"] = {rater: study / folder for rater, folder in call["raters"].items()}
+    if isinstance(call.get("raters"), str):
+        call["raters"] = study / call["raters"]
     before = files(study)
     with pytest.raises(InputError, match=words):
         evaluate(out=study / "out", **call)
