@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,9 +14,10 @@ import nibabel as nib
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.find_masks import CASE, case_of, find_masks
-from mednext_jax.evaluate.mask_source import MaskSource
-from mednext_jax.evaluate.raters.mask_raters import CONSENSUS
-from mednext_jax.evaluate.raters.rating import Ratings, rate_masks, rate_visually
+from mednext_jax.evaluate.mask_source import REFERENCE, MaskSource
+from mednext_jax.evaluate.raters.consensus import simple_itk
+from mednext_jax.evaluate.raters.mask_raters import CONSENSUS, check_cases
+from mednext_jax.evaluate.raters.rating import Ratings, check_visual, rate_masks, rate_visually
 from mednext_jax.evaluate.raters.visual_scores import read_visual_scores
 from mednext_jax.evaluate.results import Results, write_results
 from mednext_jax.evaluate.table import terminal_table
@@ -42,7 +44,6 @@ RULES = {
     "voxel; hd95: the larger of both 95th percentiles, null if a mask is empty",
     "intervals": "95 %, percentile bootstrap over scans, 2000 resamples, seed 0",
 }
-REFERENCE = "reference"  # its name among those of tools and raters, and in the options for one of them
 UNNAMED = "prediction"
 MIDDLE = 0.5  # the threshold of the scores beside a sweep
 Path_ = str | Path
@@ -96,21 +97,21 @@ def evaluate(
     at = (dict.fromkeys(tools, MIDDLE) if sweep else {}) | _by_name(threshold, names, "threshold")
     values = _by_name(labels, names, "labels")
 
+    def labels_of(name: str) -> tuple[int, ...] | None:
+        return None if name not in values else tuple(values[name])
+
     def opened(name: str, source: Path_) -> MaskSource:
-        chosen = None if values.get(name) is None else tuple(values[name])
-        return MaskSource.open(name, source, at.get(name), chosen, resample)
+        return MaskSource.open(name, source, at.get(name), labels_of(name), resample)
 
     sources = [opened(name, source) for name, source in tools.items()]
     maps = None if regions is None else RegionMaps.open(regions)
+    rate = _rating(raters, opened, sources, maps)
     warnings: list[Problem] = []
     results, more = Results({}, several=several), {}
     if references is not None:
         # A threshold for all is for the tools: references are masks unless theirs is named.
         own = threshold.get(REFERENCE) if isinstance(threshold, Mapping) else None
-        reference = dataclasses.replace(
-            MaskSource.open(REFERENCE, references, own),
-            labels=None if values.get(REFERENCE) is None else tuple(values[REFERENCE]),
-        )
+        reference = MaskSource.open(REFERENCE, references, own, labels_of(REFERENCE))
         if len(tools) == 1 and all(Path(path).is_file() for path in (*tools.values(), references)):
             reference = dataclasses.replace(
                 reference, files=dict(zip(sources[0].files, reference.files.values(), strict=True))
@@ -120,8 +121,8 @@ def evaluate(
         results, absent = _score(sources, reference, maps, ignore_label, sweep, warnings)
         results = dataclasses.replace(results, several=several)
         more = {"references_without_prediction": absent, "ignore_label": ignore_label}
-    if raters is not None:
-        results = dataclasses.replace(results, ratings=_rate(raters, opened, sources, maps, warnings))
+    if rate is not None:
+        results = dataclasses.replace(results, ratings=rate(warnings))
     with atomic_directory(out) as folder:
         summary = write_results(folder, results, {**more, "rules": RULES}, figures=figures)
     _print(results, summary, more, warnings)
@@ -226,12 +227,23 @@ def _score(
     return Results(scores, sweeps), sorted(set(reference.files) - set(cases))
 
 
-def _rate(
-    raters: Mapping[str, Path_] | Path_, opened, sources: Sequence[MaskSource], maps: RegionMaps | None, warnings
-) -> Ratings:
+def _rating(
+    raters: Mapping[str, Path_] | Path_ | None,
+    opened: Callable[[str, Path_], MaskSource],
+    sources: Sequence[MaskSource],
+    maps: RegionMaps | None,
+) -> Callable[[list[Problem]], Ratings] | None:
+    """What compares the raters, given a list for warnings; what is wrong with their files is raised before any work."""
+    if raters is None:
+        return None
     if isinstance(raters, Mapping):
-        return rate_masks([opened(name, source) for name, source in raters.items()], sources, warnings)
-    return rate_visually(read_visual_scores(raters), sources, maps, warnings)
+        simple_itk()
+        masks = [opened(name, source) for name, source in raters.items()]
+        check_cases(masks, sources)
+        return functools.partial(rate_masks, masks, sources)
+    visual = read_visual_scores(raters)
+    check_visual(visual, sources, maps)
+    return functools.partial(rate_visually, visual, sources, maps)
 
 
 def _print(results: Results, summary: Mapping[str, Any], more: Mapping[str, Any], warnings: Sequence[Problem]) -> None:

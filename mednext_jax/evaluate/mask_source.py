@@ -17,6 +17,7 @@ from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import read_labels, read_scan
 from mednext_jax.measure.clusters import label_clusters
 
+REFERENCE = "reference"  # the name of the references among those of tools and raters
 # Beyond 0 and 1 by the rounding of a sum of softmaxes, or of 16 bits.
 PROBABILITY_TOLERANCE = 1e-3
 # Of the smaller field of view; less is another scan, or an affine that was lost.
@@ -115,7 +116,7 @@ class MaskSource:
                 file=file,
                 expected="0 and 1, or label values",
                 found="values between 0 and 1",
-                hint="give a threshold, such as --threshold 0.5",
+                hint=f"give a threshold, such as --threshold {'reference=' if self.name == REFERENCE else ''}0.5",
             )
         return self._on_grid(image, like, file, 1) > self.threshold
 

@@ -22,7 +22,7 @@ SCORES: dict[str, bool | None] = {
     **dict.fromkeys(("dice", "precision", "recall", "cluster_dice", "cluster_precision", "cluster_recall"), True),
     **dict.fromkeys(("valdo_dice", "valdo_precision", "valdo_recall"), True),
     **dict.fromkeys(("one_to_one_dice", "one_to_one_precision", "one_to_one_recall"), True),
-    **dict.fromkeys(("nsd_1_voxel", "nsd_1_mm", "cl_dice"), True),
+    **dict.fromkeys(("nsd_1_voxel", "nsd_1_mm", "cl_dice", "average_precision"), True),
     "hd95_mm": False,
     "volume_difference_mm3": None,
     "absolute_volume_difference_mm3": False,

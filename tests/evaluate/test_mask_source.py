@@ -42,6 +42,8 @@ def test_a_probability_map_without_a_threshold_is_refused(tmp_path):
     with pytest.raises(InputError, match="probability map, not a mask") as error:
         source(tmp_path).mask("a", image, [])
     assert "--threshold 0.5" in str(error.value)
+    with pytest.raises(InputError, match="--threshold reference=0.5"):
+        MaskSource("reference", {"a": tmp_path / "a.nii.gz"}).reference("a", None, [])
     for threshold in (-0.1, 1, 30, float("nan")):
         with pytest.raises(InputError, match="not a probability"):
             MaskSource.open("tool", tmp_path, threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,18 @@ from mednext_jax.io.geometry import bounding_box
 
 # Raters who agree need about 20; for those who do not, ITK would go on for minutes.
 ITERATIONS = 100
+
+
+def simple_itk() -> Any:
+    """The module SimpleITK; raises InputError if it (the `evaluate` extra) is not installed."""
+    try:
+        import SimpleITK
+    except ImportError:
+        raise InputError(
+            "The raters' consensus (STAPLE) needs SimpleITK, which is not installed.",
+            hint="pip install 'mednext-jax[evaluate]'",
+        ) from None
+    return SimpleITK
 
 
 def majority(masks: Sequence[np.ndarray]) -> np.ndarray:
@@ -22,15 +35,9 @@ def staple(masks: Sequence[np.ndarray]) -> np.ndarray:
     """The voxels of probability 0.5 or more by STAPLE (Warfield et al. 2004), through SimpleITK.
 
     Estimated in the box around all masks, one voxel wider. Where a rater marked nothing STAPLE cannot judge them: then
-    it is the majority. Raises InputError if SimpleITK (the `evaluate` extra) is not installed.
+    it is the majority. Raises InputError as `simple_itk` does.
     """
-    try:
-        import SimpleITK as sitk
-    except ImportError:
-        raise InputError(
-            "The raters' consensus (STAPLE) needs SimpleITK, which is not installed.",
-            hint="pip install 'mednext-jax[evaluate]'",
-        ) from None
+    sitk = simple_itk()
     if not all(mask.any() for mask in masks):
         return majority(masks)
     box = bounding_box(np.any(np.stack(masks), axis=0))

@@ -87,7 +87,7 @@ class Ratings:
 def rate_masks(raters: Sequence[MaskSource], tools: Sequence[MaskSource], warnings: list[Problem]) -> Ratings:
     """Compare the raters' masks with each other, and the tools' with them, on the grid of the first rater.
 
-    Raises InputError if raters have different cases, or with all problems of all cases.
+    Raises InputError as `check_cases` does, or with all problems of all cases.
     """
     cases = check_cases(raters, tools)
     names = [rater.name for rater in raters]
@@ -117,14 +117,8 @@ def rate_masks(raters: Sequence[MaskSource], tools: Sequence[MaskSource], warnin
     )
 
 
-def rate_visually(
-    visual: VisualScores, tools: Sequence[MaskSource], maps: RegionMaps | None, warnings: list[Problem]
-) -> Ratings:
-    """Compare the columns of a table of visual scores, and the tools' counts with them.
-
-    Counts are of 26-connected clusters, in the table's regions with `maps`. Raises InputError if a tool has cases that
-    the table lacks, or the table regions that the maps lack.
-    """
+def check_visual(visual: VisualScores, tools: Sequence[MaskSource], maps: RegionMaps | None) -> None:
+    """Raise InputError if a tool has cases that the table lacks, or the table regions that the maps lack."""
     known = {WHOLE, *([] if maps is None else maps.names.values())}
     problems = []
     if tools and (strange := [region for region in visual.regions if region not in known]):
@@ -137,6 +131,17 @@ def rate_visually(
             problems.append(Problem(what, tool.name, few(visual.cases), few(absent), "name the files after the case"))
     if problems:
         raise InputError.of(problems)
+
+
+def rate_visually(
+    visual: VisualScores, tools: Sequence[MaskSource], maps: RegionMaps | None, warnings: list[Problem]
+) -> Ratings:
+    """Compare the columns of a table of visual scores, and the tools' counts with them.
+
+    Counts are of 26-connected clusters, in the table's regions with `maps`. Raises InputError with all problems of all
+    masks.
+    """
+    problems: list[Problem] = []
     counts: dict[tuple[str, str, str], float] = {}
     for tool in tools:
         for case in tool.files:
