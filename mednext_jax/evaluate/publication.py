@@ -67,20 +67,24 @@ def markdown_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> 
 
 
 def latex_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = (), caption: str = "", words: int = 1) -> str:
-    """A LaTeX table of the rows for the package booktabs; \\input it. words: columns of text, to the left."""
+    """A LaTeX table of the rows, as wide as the text, for the packages booktabs and graphicx; \\input it.
+
+    words: columns of text, to the left; the others are numbers.
+    """
     head, *body = [[_latex(cell) for cell in row] for row in rows]
     lines = [
         r"\begin{table}",
         r"  \centering",
         r"  \footnotesize",
         rf"  \caption{{{_latex(' '.join([caption, *notes]).strip())}}}",
+        r"  \resizebox{\linewidth}{!}{%",
         rf"  \begin{{tabular}}{{{'l' * words}{'r' * (len(head) - words)}}}",
         r"    \toprule",
         f"    {' & '.join(head)} \\\\",
         r"    \midrule",
         *(f"    {' & '.join(row)} \\\\" for row in body),
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

@@ -44,7 +44,7 @@ def test_markdown_holds_names_of_any_letters():
 def test_latex_escapes_what_it_would_run():
     name = r"50%_\input{x}$a^2~&#"
     text = latex_table([["tool", "Dice"], [name, "0.76 (0.03)"]], ["95 % of scans."], "Scores.")
-    line = text.splitlines()[8]
+    line = text.splitlines()[9]
     assert line == r"    50\%\_\textbackslash{}input\{x\}\$a\textasciicircum{}2\textasciitilde{}\&\# & 0.76 (0.03) \\"
     assert r"\caption{Scores. 95 \% of scans.}" in text and r"\begin{tabular}{lr}" in text
     assert r"{llr}" in latex_table([["a", "b", "c"]], words=2)

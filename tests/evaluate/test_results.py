@@ -128,6 +128,7 @@ def test_raters_and_a_tool_without_references(study, capsys):
     assert pairs == {("A", "B"), ("A", "tool"), ("B", "tool"), ("tool", "majority"), ("tool", "STAPLE")}
     (voxel, _) = summary["raters"]["second_rater"]
     assert voxel["tool_mean"] > voxel["rater_mean"] and voxel["williams_index"] > 1 and voxel["scans"] == 5
+    assert "| volume   | 2      | 5 " in (study / "out" / "raters.md").read_text()
     assert "Williams index" in capsys.readouterr().out and "| tool | dice " in (study / "out" / "raters.md").read_text()
 
 

@@ -24,6 +24,7 @@ SHOWN = {
     "NSD 1 mm": "nsd_1_mm",
     "clDice": "cl_dice",
 }
+CLOUD = 1000  # more points than that are an image in an SVG
 TITLES = {"volume_mm3": ("PVS volume", " (mm³)"), "count": ("PVS count", "")}
 
 
@@ -41,7 +42,16 @@ def draw_scores(folder: Path, tools: Mapping[str, CaseScores], scores: Sequence[
                 if not len(values):
                     continue
                 spread = np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
-                axis.plot(place + at + spread, values, look["marker"], color=look["color"], ms=3, alpha=0.45, mew=0)
+                axis.plot(
+                    place + at + spread,
+                    values,
+                    look["marker"],
+                    color=look["color"],
+                    ms=3,
+                    alpha=0.45,
+                    mew=0,
+                    rasterized=len(values) > CLOUD,
+                )
                 row = means[tool, score]
                 error = np.nan_to_num([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
                 axis.errorbar(
@@ -80,6 +90,7 @@ def draw_agreement(folder: Path, tools: Mapping[str, CaseScores], quantity: str)
         for number, (tool, pair) in enumerate(pairs.items()):
             look = style(number)
             point = {"color": look["color"], "marker": look["marker"], "linestyle": "", "ms": 4, "alpha": 0.8}
+            point["rasterized"] = len(pair) > CLOUD
             above, below = axes[:, number]
             above.plot([0, highest], [0, highest], color="grey", lw=1, label="equal")
             above.plot(pair[:, 1], pair[:, 0], **point)

@@ -68,6 +68,8 @@ class Ratings:
             if self.visual
             else [("Agreement of raters.", _pair_table(self.pairs), NOTES, 2)]
         )
+        if self.reliability:
+            tables.append(("Agreement of all raters.", _reliability_table(self.reliability), (), 1))
         if self.second:
             tables.append(("Tools beside a second rater.", _second_table(self.second), SECOND_NOTES, 3))
         texts = [markdown_table(table, notes) for _, table, notes, _ in tables]
@@ -80,7 +82,8 @@ class Ratings:
         """What is printed: the answer for each tool, or the raters' own agreement."""
         if self.visual:
             return [markdown_table(_visual_table(self.visual)).rstrip()]
-        tables = [_pair_table(self.pairs), *([_second_table(self.second)] if self.second else [])]
+        tables = [_pair_table(self.pairs), _reliability_table(self.reliability)]
+        tables += [_second_table(self.second)] if self.second else []
         return [markdown_table(table).rstrip() for table in tables]
 
 
@@ -175,6 +178,16 @@ def _pair_table(rows: Sequence[Row]) -> list[list[str]]:
             _mean_sd(row["cluster_dice_mean"], row["cluster_dice_sd"]),
         ]
         table.append([*cells, *(_number(row.get(f"{name}_icc_2_1", math.nan)) for name in ("volume_mm3", "count"))])
+    return table
+
+
+def _reliability_table(rows: Sequence[Row]) -> list[list[str]]:
+    table = [["quantity", "raters", "scans", "ICC(2,1)", "ICC(3,1)"]]
+    for row in rows:
+        cells = [row["quantity"].partition("_")[0], str(row["raters"]), str(row["scans"])]
+        for name in ("icc_2_1", "icc_3_1"):
+            cells.append(_with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], ".2f"))
+        table.append(cells)
     return table
 
 
