@@ -24,7 +24,7 @@ SHOWN = {
     "NSD 1 mm": "nsd_1_mm",
     "clDice": "cl_dice",
 }
-CLOUD = 1000  # more points than that are an image in an SVG
+CLOUD = 500  # more points than that are an image in an SVG
 TITLES = {"volume_mm3": ("PVS volume", " (mm³)"), "count": ("PVS count", "")}
 
 
