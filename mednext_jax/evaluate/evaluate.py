@@ -28,7 +28,7 @@ from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.nifti_names import few
 from mednext_jax.io.nnunet_raw import read_ignore_label
 from mednext_jax.measure.regions import WHOLE, RegionMaps
-from mednext_jax.weights.directory import read_recipes, set_threshold
+from mednext_jax.weights.directory import read_thresholds, set_threshold
 
 __all__ = ["case_of", "evaluate", "find_masks"]
 
@@ -87,7 +87,7 @@ def evaluate(
     tools, several = _tools(predictions)
     _check_call(tools, references, raters, sweep, write_threshold)
     if write_threshold is not None:
-        read_recipes(write_threshold)
+        read_thresholds(write_threshold)
     rater_names = list(raters) if isinstance(raters, Mapping) else []
     names = [*tools, *rater_names, REFERENCE]
     if taken := sorted({*names} & {*CONSENSUS}):

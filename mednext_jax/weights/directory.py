@@ -131,13 +131,8 @@ def read_recipes(path: str | os.PathLike) -> dict[Path, Recipe]:
     }
 
 
-def set_threshold(path: str | os.PathLike, threshold: float, about: Mapping[str, Any]) -> list[Path]:
-    """Let a model, or each model of an ensemble, decide by another threshold; returns the model.json written.
-
-    Each file is replaced in one step. `about` (JSON values) and the former threshold stand in the provenance, as
-    "threshold". Raises InputError for what `read_recipes` refuses, a model that decides by its most probable class, or
-    a threshold that is none.
-    """
+def read_thresholds(path: str | os.PathLike) -> dict[Path, Recipe]:
+    """`read_recipes` of models that decide by a threshold; raises InputError for others, too."""
     recipes = read_recipes(path)
     for file, recipe in recipes.items():
         if recipe.decision_threshold is None:
@@ -147,6 +142,16 @@ def set_threshold(path: str | os.PathLike, threshold: float, about: Mapping[str,
                 expected="a background and one other label",
                 found=", ".join(recipe.labels),
             )
+    return recipes
+
+
+def set_threshold(path: str | os.PathLike, threshold: float, about: Mapping[str, Any]) -> list[Path]:
+    """Let a model, or each model of an ensemble, decide by another threshold; returns the model.json written.
+
+    Each file is replaced in one step. `about` (JSON values) and the former threshold stand in the provenance, as
+    "threshold". Raises InputError for what `read_thresholds` refuses, or a threshold that is none.
+    """
+    recipes = read_thresholds(path)
     for file, recipe in recipes.items():
         description = _read_description(file)
         description["recipe"] = dataclasses.replace(recipe, threshold=threshold).to_dict()

@@ -161,11 +161,12 @@ def test_visual_scores_beside_counts_by_region(study):
     assert not (study / "other").exists()
 
 
-def model(path):
-    config = MedNeXtConfig.variant("S", base_channels=2, in_channels=1, num_classes=2, deep_supervision=False)
+def model(path, **recipe):
+    classes = len(recipe.get("labels", (0, 1)))
+    config = MedNeXtConfig.variant("S", base_channels=2, in_channels=1, num_classes=classes, deep_supervision=False)
     rng = np.random.default_rng(0)
     state = {key: rng.standard_normal(shape, np.float32) for key, shape in expected_shapes(config).items()}
-    return save_model(path, config, from_torch_names(config, state), Recipe())
+    return save_model(path, config, from_torch_names(config, state), Recipe(**recipe))
 
 
 def test_the_chosen_threshold_is_written_into_the_model(study, capsys):
@@ -186,6 +187,13 @@ def test_the_chosen_threshold_is_written_into_the_model(study, capsys):
     own = evaluate(study / "tool", study / "truth", study / "own", figures=False)
     assert summary["regions"]["all"]["dice"] == own["regions"]["all"]["dice"]
     assert summary["cases"]["sub-1"]["all"]["average_precision"] > 0.8
+
+
+def test_a_model_without_a_threshold_is_refused_before_any_work(study):
+    path = model(study / "model", labels={"background": 0, "WM": 1, "BG": 2})
+    with pytest.raises(InputError, match="most probable class"):
+        evaluate(study / "tool", study / "truth", study / "out", sweep="dice", write_threshold=path, figures=False)
+    assert not (study / "out").exists()
 
 
 def test_a_sweep_counts_no_voxel_of_the_ignore_label(study):
