@@ -28,7 +28,6 @@ from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.nifti_names import few
 from mednext_jax.io.nnunet_raw import read_ignore_label
 from mednext_jax.measure.regions import WHOLE, RegionMaps
-from mednext_jax.weights.directory import read_thresholds, set_threshold
 
 __all__ = ["case_of", "evaluate", "find_masks"]
 
@@ -87,6 +86,8 @@ def evaluate(
     tools, several = _tools(predictions)
     _check_call(tools, references, raters, sweep, write_threshold)
     if write_threshold is not None:
+        from mednext_jax.weights.directory import read_thresholds  # JAX, for which scores need not wait
+
         read_thresholds(write_threshold)
     rater_names = list(raters) if isinstance(raters, Mapping) else []
     names = [*tools, *rater_names, REFERENCE]
@@ -283,6 +284,8 @@ def _print(results: Results, summary: Mapping[str, Any], more: Mapping[str, Any]
 
 
 def _write_threshold(model: Path_, results: Results) -> None:
+    from mednext_jax.weights.directory import set_threshold
+
     ((_, sweep),) = results.sweeps.items()
     if sweep.best is None:
         raise InputError("No threshold is best: no scan has PVS.", hint="choose on validation scans with PVS")

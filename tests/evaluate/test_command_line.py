@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from mednext_jax import main as command_line
@@ -77,6 +80,12 @@ def test_wrong_calls(calls, capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     status, error = run(capsys, *arguments)
     assert status == 2 and words in error and "Traceback" not in error and not calls
+
+
+def test_scores_wait_for_no_jax_and_no_extra():
+    code = "import sys, mednext_jax.evaluate.evaluate; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"jax", "torch", "matplotlib", "SimpleITK", "skimage", "pandas"} & set(loaded)
 
 
 def test_every_option_has_a_help_text(capsys):

@@ -96,6 +96,26 @@ def test_tools_are_compared_on_the_scans_of_both_and_corrected(tools):
     assert comparison_rows({"fine": tools["fine"]}) == []
 
 
+HIGHER = [name for name, better in SCORES.items() if better and name != "average_precision"]
+
+
+def test_a_perfect_tool_has_perfect_scores_and_swapped_masks_swapped_ones():
+    rng = np.random.default_rng(5)
+    first, second = rng.random((2, 14, 13, 12)) < 0.03
+    axes = np.array([[0.5, 0.1, 0], [0, 0.8, 0], [0, 0, 2]])
+    perfect = evaluate_case(first, first, (0.5, 0.8, 2), axes=axes)["all"]
+    assert {perfect[name] for name in HIGHER if name in perfect} == {1.0}
+    assert perfect["hd95_mm"] == perfect["volume_difference_mm3"] == perfect["epvs2024_avd"] == 0
+    there = evaluate_case(first, second, (0.5, 0.8, 2), axes=axes)["all"]
+    back = evaluate_case(second, first, (0.5, 0.8, 2), axes=axes)["all"]
+    for name in ("dice", "nsd_1_voxel", "nsd_1_mm", "hd95_mm", "absolute_volume_difference_mm3", "one_to_one_dice"):
+        assert there[name] == pytest.approx(back[name]) and there[name] > 0
+    for name in ("", "one_to_one_"):
+        assert there[f"{name}precision"] == back[f"{name}recall"] != there[f"{name}recall"]
+    assert there["volume_difference_mm3"] == -back["volume_difference_mm3"]
+    assert there.get("cl_dice", 0) == pytest.approx(back.get("cl_dice", 0))
+
+
 def test_empty_cases_are_counted():
     nothing, something = np.zeros((2, 6, 6, 6), bool)
     something[2, 2, 2] = True
