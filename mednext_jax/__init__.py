@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from mednext_jax.moved import find_moved_modules
+from mednext_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mednext_jax import convert as convert
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mednext_jax.weights.directory import load_model as load_model
     from mednext_jax.weights.directory import save_model as save_model
 
-__version__ = "0.1.0"
 find_moved_modules()
 
 # Packages that are called as the command that they hold (`command_room`).

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mednext_jax.errors import WorkError
+from mednext_jax.errors import WorkError, shown
 from mednext_jax.io.atomic import refuse_existing
 
 TRAINING_SUBJECTS = 8
@@ -64,7 +64,7 @@ def run_demo(workdir: Path) -> dict:
     voxel, cluster = scores["dice"]["mean"], scores["cluster_dice"]["mean"]
     print(
         f"demo: voxel Dice {voxel:.3f}, cluster Dice {cluster:.3f} on held-out simulated scans; "
-        f"{time.perf_counter() - start:.0f} s; picture: {workdir / 'demo.png'}"
+        f"{time.perf_counter() - start:.0f} s; picture: {shown(workdir / 'demo.png')}"
     )
     if not min(voxel, cluster) >= LOWEST_DICE:  # NaN, too
         raise WorkError(f"The network has not learned: voxel and cluster Dice should be at least {LOWEST_DICE}.")

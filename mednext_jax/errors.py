@@ -1,4 +1,4 @@
-"""Errors that a user can mend: what is wrong, which file, expected and found, and a hint.
+"""Errors that a user can put right: what is wrong, which file, expected and found, and a hint.
 
 File names, header fields and JSON values come from strangers: `str` of an error holds them as `shown` writes them.
 """

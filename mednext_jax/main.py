@@ -1,9 +1,4 @@
-"""The command line: flags in, one call out.
-
-Exit status: 0 done, 1 the work failed, 2 the input or the call was wrong. Training that a signal stopped has saved
-what the same command continues from and ends with 0; a run has finished when its workdir holds `model`. Prediction
-that a signal stopped ends with 130 (Ctrl-C) or 143 (SIGTERM), and the same command continues it.
-"""
+"""The command line: flags in, one call out. Exit status: see `EXIT_STATUS` and docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -23,6 +18,8 @@ import mednext_jax
 from mednext_jax.errors import InputError, WorkError, shown
 from mednext_jax.evaluate.command_line import add_evaluate
 
+EXIT_STATUS = "exit status: 0 done, 1 the work failed, 2 the input or the call is wrong, 130 Ctrl-C, 143 SIGTERM"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` defaults to the process's own. Returns the exit status."""
@@ -35,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     try:
-        options.run(options)
+        with _interrupted_once():
+            options.run(options)
         return 0
     except InputError as error:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
@@ -51,6 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """The first Ctrl-C raises KeyboardInterrupt. Later ones would break off the cleaning up, and are ignored."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is stop:  # else the process ends
+            signal.signal(signal.SIGINT, before)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
@@ -61,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mednext-jax",
         description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
+        epilog=EXIT_STATUS,
     )
     parser.add_argument("--version", action="version", version=f"mednext-jax {mednext_jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -252,18 +271,27 @@ def _predict(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _stopping_at_once() -> Iterator[None]:
-    """SIGTERM stops the body as Ctrl-C does, and neither waits for the scan on the device, which cannot be stopped."""
+    """SIGTERM stops the body as Ctrl-C does, and neither waits for the scan on the device, which cannot be stopped.
+
+    One is enough: those that come while the body cleans up are ignored.
+    """
     status = 130
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
         nonlocal status
-        status = 143
+        status = 143 if number == signal.SIGTERM else 130
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if (of_ctrl_c := signal.getsignal(signal.SIGINT)) is not signal.SIG_IGN:  # a shell's background jobs ignore it
+        before[signal.SIGINT] = of_ctrl_c
+    for one in before:
+        signal.signal(one, stop)
     try:
         yield
     except KeyboardInterrupt:
@@ -272,7 +300,8 @@ def _stopping_at_once() -> Iterator[None]:
         sys.stderr.flush()
         os._exit(status)
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for one, handler in before.items():
+            signal.signal(one, handler or signal.SIG_DFL)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -36,14 +36,13 @@ def integer(lowest: int, highest: int | None = None) -> Range:
     return Range(f"an integer from {lowest} to {highest}", lambda v: lowest <= v <= highest)
 
 
-def number(lowest: float, highest: float = math.inf) -> Range:
-    """Finite numbers from `lowest`, both ends included."""
-    words = f"at least {lowest:g}" if math.isinf(highest) else f"from {lowest:g} to {highest:g}"
-    return Range(f"a finite number {words}", lambda v: math.isfinite(v) and lowest <= v <= highest)
+def number(lowest: float) -> Range:
+    """Finite numbers from `lowest` on."""
+    return Range(f"a finite number at least {lowest:g}", lambda v: math.isfinite(v) and lowest <= v)
 
 
 def one_of(*choices: str) -> Range:
-    """One of these words."""
+    """The range of a field that is one of some words."""
     return Range(" or ".join(map(repr, choices)), lambda v: v in choices)
 
 

@@ -28,7 +28,7 @@ CONFIGS = {
 
 
 def unit_uniform(shape: tuple[int, ...], tag: str) -> np.ndarray:
-    """float64 uniforms of mean 0 and variance 1, one stream a tag."""
+    """float64 uniforms of mean 0 and variance 1, one stream per tag."""
     bits = np.random.PCG64(np.random.SeedSequence([_SEED, zlib.crc32(tag.encode())]))
     raw = (bits.random_raw(int(np.prod(shape))) >> np.uint64(32)).astype(np.float64)
     return (((raw + 0.5) / 4294967296.0 - 0.5) * 3.4641016151377544).reshape(shape)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,8 @@ from mednext_jax import main as command_line
 from mednext_jax.errors import InputError, Problem, WorkError
 
 pytestmark = pytest.mark.core
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(capsys, *arguments):
@@ -31,6 +37,7 @@ def test_help_names_every_command_and_needs_no_jax():
     )
     assert done.returncode == 0
     assert all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert " ".join(done.stdout.split()).endswith(command_line.EXIT_STATUS)
     assert "jax._src" not in done.stderr  # the import log: the help must not wait for JAX
 
 
@@ -38,6 +45,35 @@ def test_help_names_every_command_and_needs_no_jax():
 def test_every_command_explains_itself(capsys, name):
     status, out, _ = run(capsys, name, "--help")
     assert status == 0 and out.startswith(f"usage: mednext-jax {name}")
+
+
+def pages():
+    """The text of every page that a user may look into."""
+    folders = ("docs", "launch", "mednext_jax/kernels", "tools")
+    paths = [ROOT / "README.md", *(path for folder in folders for path in (ROOT / folder).glob("*.md"))]
+    return "\n".join(path.read_text() for path in paths)
+
+
+def options_of(parser):
+    """Every option of a parser and of its commands: its spellings, such as -i and --input."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from options_of(command)
+        elif action.option_strings and action.dest != "help":
+            yield action.option_strings
+
+
+def test_every_option_and_variable_is_on_a_page():
+    text = pages()
+    said = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text))
+    missing = [spellings for spellings in options_of(command_line.build_parser()) if not said & set(spellings)]
+    code = "\n".join(path.read_text() for path in (ROOT / "mednext_jax").rglob("*.py"))
+    variables = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", code))
+    variables |= set(re.findall(r"\bMEDNEXT_JAX_[A-Z_]+\b", code))
+    clouds = {"TPU_WORKER_HOSTNAMES", "GCE_METADATA_IP"}  # which Google's machines set
+    missing += [name for name in sorted(variables - clouds) if name not in text]
+    assert not missing
 
 
 @pytest.mark.parametrize(
@@ -71,6 +107,34 @@ def test_exit_status_follows_the_kind_of_error(capsys, monkeypatch, error, statu
     monkeypatch.setattr(command_line, "_info", fail)
     got, _, err = run(capsys, "info", "model")
     assert got == status and str(error) in err
+
+
+INTERRUPTED = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from mednext_jax import main
+def work(options):
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(1)
+        print("clean", flush=True)
+main._info = work
+sys.exit(main.main(["info", "model"]))
+"""
+
+
+def test_a_second_ctrl_c_does_not_break_off_what_the_first_began():
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for words in ("working", "cleaning"):
+        assert process.stdout.readline() == f"{words}\n"
+        process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert rest == "clean\nmednext-jax info: stopped\n" and process.returncode == 130
 
 
 def test_problems_are_reported_together():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mednext_jax.train.recipes import recipe_names
+from mednext_jax.version import __version__
 
 pytestmark = pytest.mark.core
 
@@ -21,6 +22,10 @@ ROOT = Path(__file__).parents[1]
 def test_the_recipes_are_part_of_the_package():
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel == {"packages": ["mednext_jax"], "force-include": {"configs": "mednext_jax/configs"}}
+
+
+def test_the_citation_names_the_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.slow

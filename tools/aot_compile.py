@@ -125,7 +125,7 @@ def show(row: dict[str, Any]) -> str:
 
 
 def table_row(row: dict[str, Any], topology: str, mesh: str) -> str:
-    """The same as a row of TABLE_HEAD."""
+    """The report as a row of TABLE_HEAD."""
 
     def scaled(value: float | None, unit: float, digits: int) -> str:
         return "-" if value is None else f"{value / unit:.{digits}f}"

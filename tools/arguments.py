@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def integers(example: str, separator: str = ",") -> Callable[[str], tuple[int, ...]]:
-    """As many integers as `example` has, as a tuple: for the `type` of an argument."""
+    """A tuple of as many integers as `example` has: for the `type` of an argument."""
 
     def parse(text: str) -> tuple[int, ...]:
         try:

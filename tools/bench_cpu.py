@@ -74,7 +74,7 @@ def time_jax(variant: str, kernel_size: int, what: str, size: int, repeats: int)
 
 
 def time_torch(variant: str, kernel_size: int, what: str, size: int, repeats: int) -> dict[str, Any]:
-    """The same in PyTorch, eager, channels first."""
+    """Time of a pass in PyTorch, eager, channels first."""
     import torch
 
     from mednext_jax.model.config import MedNeXtConfig

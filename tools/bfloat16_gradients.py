@@ -23,7 +23,7 @@ NAMES = ("input", "depthwise kernel", "depthwise bias", "gamma", "beta", "W1", "
 
 
 def errors(extent: int, batch: int) -> tuple[float, dict[str, float]]:
-    """Of the output, and of each gradient but the depthwise bias's, which is 0 before an instance norm."""
+    """Errors of the output and of each gradient but the depthwise bias's, which is 0 before an instance norm."""
     shapes = [(3, 3, 3, CHANNELS), *[(CHANNELS,)] * 3, (CHANNELS, HIDDEN), (HIDDEN,), (HIDDEN, CHANNELS), (CHANNELS,)]
     keys = iter(jax.random.split(jax.random.key(0), len(shapes) + 2))
     kernel, bias, *mlp = (jax.random.normal(next(keys), s) * np.prod(s[:-1]) ** -0.5 for s in shapes)

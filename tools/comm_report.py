@@ -33,7 +33,7 @@ class Collective:
 
 
 def collectives(program: Iterable[Instruction]) -> list[Collective]:
-    """Those that one run of a compiled program starts; one in a loop is there for each turn."""
+    """Collectives that one run of a compiled program starts; one in a loop is there for each turn."""
     found = []
     for one in program:
         kind = one.operation.removesuffix("-start")

@@ -26,7 +26,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.geometry import scan_warnings
-from mednext_jax.io.nifti import from_volume, read_labels, read_scan, to_volume, write_like
+from mednext_jax.io.nifti import from_volume, image_like, read_labels, read_scan, to_volume, write_image
 
 SHAPE = (9, 8, 7)
 VOXELS = np.random.default_rng(0).integers(0, 4, SHAPE).astype(np.int16)
@@ -92,7 +92,7 @@ def through(path: Path, out: Path) -> None:
     image = read_scan(path)
     scan_warnings(image, path)
     volume, _, grid = to_volume(image)
-    write_like(out, from_volume(volume[..., 0], grid) > 1, grid, np.uint8)
+    write_image(out, image_like(from_volume(volume[..., 0], grid) > 1, grid, np.uint8))
     np.testing.assert_array_equal(nib.load(out).affine, image.affine)
 
 

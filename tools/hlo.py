@@ -44,7 +44,7 @@ class Instruction:
 
     @property
     def arrays(self) -> list[tuple[str, int]]:
-        """Of the result: (type and extents, bytes)."""
+        """Arrays of the result: (type and extents, bytes)."""
         return [(f"{kind}[{extents}]", _elements(extents) * _WIDTH.get(kind, 4)) for kind, extents in self._types]
 
     @property
@@ -57,7 +57,7 @@ class Instruction:
 
     @property
     def extents(self) -> list[int]:
-        """Of the result's first array."""
+        """Extents of the result's first array."""
         return [int(n) for n in self._types[0][1].split(",") if n]
 
     @property
@@ -66,7 +66,7 @@ class Instruction:
 
 
 def instructions(hlo: str) -> list[Instruction]:
-    """Those in `compiled.as_text()`, in order; of a loop whose length the text does not tell, one turn."""
+    """Instructions in `compiled.as_text()`, in order; of a loop whose length the text does not tell, one turn."""
     found, entry, computation = [], "", ""
     for line in hlo.splitlines():
         if start := _COMPUTATION.match(line):
@@ -104,7 +104,7 @@ def cycles(program: list[Instruction]) -> int:
 
 
 def flops(program: list[Instruction]) -> int:
-    """Of matrix products, convolutions (borders and dilation aside) and elementwise arithmetic."""
+    """Operations of matrix products, convolutions (borders and dilation aside) and elementwise arithmetic."""
     known = _by_name(program)
     total = 0
     for one in program:

@@ -2,7 +2,7 @@
 
     python tools/make_torch_files.py tests/data/torch_files
 
-The network has one channel and one block a stage, so a file is some 60 kB; its weights come from a seed.
+The network has one channel and one block per stage, so a file is some 60 kB; its weights come from a seed.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ python tools/paper_table.py --workdir paper_table
 - {_processor()}, {os.cpu_count()} cores: {minutes}.
 - Data: {sites}, with `simulate`'s own ranges; prepared and scored at {SPACING:g} mm.
 - Training: each of the {_folds(stage)} folds {STEPS} steps of two patches of {PATCH}³ voxels; MedNeXt with 8 base
-  channels, expansion 2 and one block a stage, one head; Dice loss alone; no mirroring. The paper: MedNeXt-L with kernel
-  5, 125,000 steps of two patches (128³ is MedNeXt's default), scans at 0.8 mm, mirroring.
+  channels, expansion 2 and one block per stage, one head; Dice loss alone; no mirroring. The paper: MedNeXt-L with
+  kernel 5, 125,000 steps of two patches (128³ is MedNeXt's default), scans at 0.8 mm, mirroring.
 
 | stage | minutes | processor minutes |
 | --- | --- | --- |

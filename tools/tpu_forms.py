@@ -24,7 +24,7 @@ FORMS = ("banded", "gradients", "shifts", "densified", "grouped")
 
 
 def forms() -> dict[str, Callable[[Any, Any], Any]]:
-    """By name: (x (n, d, h, w, c), kernel (k, k, k, c)) -> the correlation."""
+    """Forms by name: (x (n, d, h, w, c), kernel (k, k, k, c)) -> the correlation."""
     import jax.numpy as jnp
     from jax import lax
 

@@ -2,7 +2,6 @@
 
 Tests of files that have none of their own name:
 `sources`: tests/convert/test_containers.py
-`nnunet_export`: tests/convert/test_nnunet_v1_peer.py
 `zip_members`: tests/convert/torch_reader/test_torch_file.py
 `pickle_numpy`: tests/convert/torch_reader/test_pickle_reader.py
 """

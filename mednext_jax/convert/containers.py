@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,9 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     rest: Mapping[str, Any]
     if head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
         opened = TorchFile(path)
-        kind, found, rest = _locate(opened.contents, path)
+        kind, found, rest, placed = _locate(opened.contents, path)
         state, notes = _strip(found)
+        notes = [*placed, *notes]
         opened.verify(state.values())
     elif len(head) > 8 and head[8:9] == b"{":
         kind, found, rest = "safetensors", read_tensors(path), {}
@@ -75,24 +76,51 @@ def _describe_head(head: bytes) -> str:
     return f"a file that begins with {head[:8]!r}"
 
 
-def _locate(contents: Any, path: Path) -> tuple[str, Mapping[str, np.ndarray], Mapping[str, Any]]:
-    """(what wrote the file, its state dict, its other entries)"""
+def _locate(contents: Any, path: Path) -> tuple[str, Mapping[str, np.ndarray], Mapping[str, Any], list[str]]:
+    """(what wrote the file, its state dict, its other entries, notes)"""
     if isinstance(contents, dict):
         for home in _HOMES:
             inner = contents.get(home)
             if isinstance(inner, dict) and _is_state(inner):
                 rest = {key: value for key, value in contents.items() if key != home}
-                return _kind(home, rest), _tensors(inner, path), rest
+                return _kind(home, rest), _tensors(inner, path), rest, []
+        if (networks := _networks(contents)) and not _has_stem(contents):
+            home, *others = networks
+            notes = [f"took the network under {home!r}; {_others(others)}"] if others else []
+            rest = {key: value for key, value in contents.items() if key != home.partition(".")[0]}
+            return _kind(home, rest), _tensors(networks[home], path), rest, notes
         if _is_state(contents):
-            return "PyTorch state dict", _tensors(contents, path), {}
+            return "PyTorch state dict", _tensors(contents, path), {}, []
     keys = ", ".join(map(_entry, list(contents.items())[:8])) if isinstance(contents, dict) else "no dict"
     raise InputError(
         "The file holds no state dict.",
         file=path,
-        expected=f"tensors by name at the top or under {', '.join(_HOMES)}",
+        expected=f"tensors by name at the top, or in a dict such as {', '.join(_HOMES)}",
         found=keys,
         hint="save model.state_dict() with torch.save",
     )
+
+
+def _networks(contents: Mapping[Any, Any], depth: int = 2) -> dict[str, Mapping[Any, Any]]:
+    """The dicts with a network's stem in them, whatever a training script called them, by their place."""
+    found: dict[str, Mapping[Any, Any]] = {}
+    for key, value in contents.items():
+        if isinstance(key, str) and isinstance(value, dict):
+            if _has_stem(value):
+                found[key] = value
+            elif depth > 1:
+                found |= {f"{key}.{place}": inner for place, inner in _networks(value, depth - 1).items()}
+    return found
+
+
+def _has_stem(state: Mapping[Any, Any]) -> bool:
+    named = (key for key, x in state.items() if isinstance(key, str) and isinstance(x, np.ndarray))
+    return any(key == _STEM or key.endswith("." + _STEM) for key in named)
+
+
+def _others(names: Sequence[str]) -> str:
+    listed = ", ".join(ascii(name[:80]) for name in names[:4])
+    return f"others are there under {listed}" + (", ..." if len(names) > 4 else "")
 
 
 def _kind(home: str, rest: Mapping[str, Any]) -> str:
@@ -136,11 +164,8 @@ def _strip(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list
     prefixes = [key.removesuffix(_STEM) for key in state if key == _STEM or key.endswith("." + _STEM)]
     if len(prefixes) > 1:
         plain = [prefix for prefix in prefixes if set(prefix.split(".")[:-1]) <= _WRAPPERS]
-        if plain:
-            others = [prefix for prefix in prefixes if prefix != plain[0]]
-            names = ", ".join(ascii(prefix[:80]) for prefix in others[:4]) + (", ..." if len(others) > 4 else "")
-            notes.append(f"took the network under {plain[0]!r}; others are there under {names}")
-        prefixes = plain or prefixes
+        prefixes = plain[:1] + [prefix for prefix in prefixes if prefix not in plain[:1]]
+        notes.append(f"took the network under {prefixes[0][:80]!r}; {_others(prefixes[1:])}")
     if not prefixes:
         return state, notes
     prefix = prefixes[0]

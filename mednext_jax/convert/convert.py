@@ -14,6 +14,7 @@ from mednext_jax.convert.sources import WeightSource, count, read_sources
 from mednext_jax.convert.writers import to_torch
 from mednext_jax.errors import InputError, shown
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
+from mednext_jax.io.geometry import in_mm
 from mednext_jax.weights.directory import save_model
 from mednext_jax.weights.upkern import upkern as enlarge
 
@@ -57,11 +58,7 @@ def _describe(found: Mapping[str, WeightSource]) -> str:
 
 def _describe_one(source: WeightSource) -> str:
     config, recipe = source.config, source.recipe
-    spacing = (
-        "each scan's own"
-        if recipe.spacing is None
-        else " x ".join(f"{s:g}" for s in reversed(recipe.spacing)) + " mm (x, y, z)"
-    )
+    spacing = "each scan's own" if recipe.spacing is None else f"{in_mm(reversed(recipe.spacing))} (x, y, z)"
     mask = ", inside the non-zero mask" if recipe.use_mask_for_norm else ""
     order = recipe.regions_class_order
     regions = "" if order is None else f", overlapping regions written as {', '.join(map(str, order))}"
@@ -74,7 +71,7 @@ def _describe_one(source: WeightSource) -> str:
         "heads": "5 (deep supervision)" if config.deep_supervision else "1",
         "patch": " x ".join(map(str, recipe.patch_size)) + " voxels (d, h, w)",
         "spacing": spacing,
-        "cleaning": ", ".join(recipe.cleaning) or "none",
+        "optional steps": ", ".join(recipe.optional_steps) or "none",
         "intensities": ", ".join(recipe.normalisation) + mask,
         "orientation": recipe.orientation or "as stored",
         "averages": f"{recipe.average}, mirrored along axes {', '.join(map(str, recipe.mirror_axes)) or 'none'}",

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from mednext_jax.convert.writers import torch_save, torch_state
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.model.config import LEVELS, MedNeXtConfig
+from mednext_jax.preprocess.normalise import SCHEMES
 from mednext_jax.weights.recipe import Recipe
 
-_SCHEMES_V1 = {"ct": "CT", "zscore": "nonCT", "none": "noNorm"}
-_SCHEMES_V2 = {"ct": "CTNormalization", "zscore": "ZScoreNormalization", "none": "NoNormalization"}
 _TRAINER_V2 = "nnUNetTrainerMedNeXt"
 _CLASS = "nnunet_mednext.network_architecture.mednextv1.MedNextV1.MedNeXt"
 
@@ -36,6 +35,11 @@ def write_v1(target: str | os.PathLike, folds: Mapping[str, WeightSource]) -> li
     Raises InputError if the fork has no trainer for the network or its format cannot express the recipe.
     """
     notes = _check_recipes(folds)
+    if next(iter(folds.values())).recipe.regions_class_order is not None:
+        raise InputError(
+            "nnU-Net v1's MedNeXt fork has no trainer of overlapping regions.",
+            hint="write it with --to nnunet-v2, or the weights alone with --to mic",
+        )
     save = torch_save()
     with atomic_directory(target) as folder:
         for number, source in enumerate(folds.values()):
@@ -105,7 +109,7 @@ def write_v2(target: str | os.PathLike, folds: Mapping[str, WeightSource]) -> li
                 "inference_allowed_mirroring_axes": tuple(first.recipe.mirror_axes),
             }
             save(checkpoint, fold / "checkpoint_final.pth")
-    if first.recipe.average == "softmax":
+    if first.recipe.average == "softmax" and first.recipe.regions_class_order is None:
         notes.append("this model averaged softmax; nnU-Net v2 averages logits, so probabilities differ slightly")
     notes.append(
         f"before nnUNetv2_predict_from_modelfolder: export nnUNet_extTrainer={Path(target).absolute() / 'trainer'} and "
@@ -115,19 +119,24 @@ def write_v2(target: str | os.PathLike, folds: Mapping[str, WeightSource]) -> li
 
 
 def _check_recipes(folds: Mapping[str, WeightSource]) -> list[str]:
-    """What nnU-Net does not do by itself; raises InputError for regions, whose label values a recipe does not hold."""
+    """What nnU-Net does not do by itself, and what a recipe does not hold."""
     recipe = next(iter(folds.values())).recipe
-    if recipe.regions_class_order is not None:
-        raise InputError("A model of overlapping regions cannot be written for nnU-Net.", hint="use --to mic")
     notes = []
-    if recipe.cleaning:
+    regions = recipe.regions_class_order
+    if regions is not None:
         notes.append(
-            f"nnU-Net does not repeat the training scans' {', '.join(recipe.cleaning)}: do it before predicting"
+            f"the label values that make up each region are not known: dataset.json says {_labels_v2(recipe)}; "
+            "nnUNetv2_predict needs only their number and order, for nnUNetv2_evaluate_folder and training correct them"
+        )
+    if recipe.optional_steps:
+        notes.append(
+            f"nnU-Net does not repeat the training scans' {', '.join(recipe.optional_steps)}: do it before predicting"
         )
     if not recipe.crop_to_nonzero:
         notes.append("nnU-Net crops to what is not zero, this model did not: z-scores of empty borders differ")
     if recipe.threshold != 0.5:
-        notes.append(f"nnU-Net decides by the largest probability, not by this model's threshold {recipe.threshold:g}")
+        rule = "the largest probability" if regions is None else "a region's probability above 0.5"
+        notes.append(f"nnU-Net decides by {rule}, not by this model's threshold {recipe.threshold:g}")
     return notes
 
 
@@ -162,6 +171,13 @@ def _spacing(recipe: Recipe) -> list[float]:
     return list(recipe.spacing)
 
 
+def _called(scheme: str, names: Sequence[str]) -> str:
+    """The first of a scheme's names in nnU-Net's plans; raises InputError if nnU-Net has none for it."""
+    if not names:
+        raise InputError(f"nnU-Net does not normalise as {scheme}.", hint="write it with --to mic")
+    return names[0]
+
+
 def _plans_v1(config: MedNeXtConfig, recipe: Recipe) -> dict[str, Any]:
     channels = range(len(recipe.channel_names))
     properties = recipe.intensity_properties
@@ -181,7 +197,9 @@ def _plans_v1(config: MedNeXtConfig, recipe: Recipe) -> dict[str, Any]:
         "num_stages": 1,
         "num_modalities": len(channels),
         "modalities": dict(enumerate(recipe.channel_names)),
-        "normalization_schemes": OrderedDict((i, _SCHEMES_V1[recipe.normalisation[i]]) for i in channels),
+        "normalization_schemes": OrderedDict(
+            (i, _called(name, SCHEMES[name].nnunet_v1)) for i, name in enumerate(recipe.normalisation)
+        ),
         "dataset_properties": {"intensityproperties": intensities, "all_classes": list(range(1, config.num_classes))},
         "original_spacings": [np.array(_spacing(recipe))],
         "original_sizes": [np.array(recipe.patch_size)],
@@ -211,7 +229,7 @@ def _plans_v2(config: MedNeXtConfig, recipe: Recipe) -> dict[str, Any]:
         "patch_size": list(recipe.patch_size),
         "median_image_size_in_voxels": [float(n) for n in recipe.patch_size],
         "spacing": _spacing(recipe),
-        "normalization_schemes": [_SCHEMES_V2[name] for name in recipe.normalisation],
+        "normalization_schemes": [_called(name, SCHEMES[name].nnunet_v2) for name in recipe.normalisation],
         "use_mask_for_norm": [recipe.use_mask_for_norm] * len(recipe.channel_names),
         "resampling_fn_data": "resample_data_or_seg_to_shape",
         "resampling_fn_seg": "resample_data_or_seg_to_shape",
@@ -256,12 +274,30 @@ def _plans_v2(config: MedNeXtConfig, recipe: Recipe) -> dict[str, Any]:
 
 
 def _dataset_v2(recipe: Recipe) -> dict[str, Any]:
+    order = recipe.regions_class_order
     return {
         "channel_names": {str(i): name for i, name in enumerate(recipe.channel_names)},
-        "labels": dict(recipe.labels),
+        "labels": _labels_v2(recipe),
+        **({} if order is None else {"regions_class_order": list(order)}),
         "numTraining": 0,
         "file_ending": ".nii.gz",
     }
+
+
+def _labels_v2(recipe: Recipe) -> dict[str, int | list[int]]:
+    """Label name -> value; for regions, in the order of the network's outputs, the values that each holds.
+
+    A recipe knows only what each region writes, later over earlier. So it is taken to hold also all that is written
+    over it, as for whole tumour [1, 2, 3], core [2, 3] and enhancing 3. nnU-Net sees regions only where a list has two
+    values or more: a single one gets a value that occurs nowhere.
+    """
+    order = recipe.regions_class_order
+    if order is None:
+        return dict(recipe.labels)
+    values = order if len(order) > 1 else (*order, order[0] + 1)
+    names = {value: name for name, value in recipe.labels.items()}
+    held = {names[value]: list(values[i:]) for i, value in enumerate(order)}
+    return {names[0]: 0} | {name: list_ if len(list_) > 1 else list_[0] for name, list_ in held.items()}
 
 
 def _pickle(value: Any, path: Path) -> None:

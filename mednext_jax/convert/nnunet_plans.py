@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import InputError
+from mednext_jax.preprocess.normalise import SCHEMES, needs_intensities
 from mednext_jax.weights.recipe import Recipe
 
-_SCHEMES_V1 = {"CT": "ct", "CT2": "ct", "nonCT": "zscore", "noNorm": "none"}
-_SCHEMES_V2 = {"CTNormalization": "ct", "ZScoreNormalization": "zscore", "NoNormalization": "none"}
 # nnU-Net v2's readers of volumes that leave the axes as they are stored. The others turn them to RAS.
 _READERS_AS_STORED = ("SimpleITKIO", "NibabelIO", "Tiff3DIO", "NaturalImage2DIO")
 _TURNS_TO_RAS = "WithReorient"
@@ -59,7 +58,7 @@ def plan_of_v1(info: Any, *, file: object) -> Plan:
             | {f"label_{i}": i for i in range(1, _count("num_classes", plans["num_classes"]) + 1)},
             patch_size=staged["patch_size"],
             spacing=staged["current_spacing"],
-            schemes=[_scheme(_SCHEMES_V1, scheme, file) for scheme in schemes],
+            schemes=[_scheme({key: s.nnunet_v1 for key, s in SCHEMES.items()}, scheme, file) for scheme in schemes],
             masked=[bool(plans["use_mask_for_norm"][i]) for i in range(channels)],
             intensities=[properties.get(i) or {} for i in range(channels)],
             transpose=_given(plans.get("transpose_forward"), (0, 1, 2)),
@@ -93,7 +92,10 @@ def plan_of_v2(
             patch_size=chosen["patch_size"],
             spacing=chosen["spacing"],
             orientation=orientation,
-            schemes=[_scheme(_SCHEMES_V2, scheme, file) for scheme in chosen["normalization_schemes"]],
+            schemes=[
+                _scheme({key: s.nnunet_v2 for key, s in SCHEMES.items()}, scheme, file)
+                for scheme in chosen["normalization_schemes"]
+            ],
             masked=[bool(flag) for flag in chosen["use_mask_for_norm"]],
             intensities=[properties.get(str(i)) or {} for i in range(channels)],
             transpose=_given(plans.get("transpose_forward"), (0, 1, 2)),
@@ -138,7 +140,7 @@ def _plan(
     if len(spacing) != 3 or len(mirror_axes) > 3:
         raise ValueError(f"{len(spacing)} spacings and {len(mirror_axes)} mirror axes of three")
     back = np.argsort(axes)
-    used = {flag for flag, scheme in zip(masked, schemes, strict=True) if scheme == "zscore"}
+    used = {flag for flag, scheme in zip(masked, schemes, strict=True) if SCHEMES[scheme].masked}
     if len(used) > 1:
         raise InputError(
             "use_mask_for_norm differs between channels, which a model directory cannot express.", file=file
@@ -152,7 +154,7 @@ def _plan(
         orientation=orientation,
         normalisation=tuple(schemes),
         use_mask_for_norm=used == {True},
-        intensity_properties=tuple(_intensity(i) for i in intensities) if "ct" in schemes else None,
+        intensity_properties=tuple(_intensity(i) for i in intensities) if needs_intensities(schemes) else None,
         mirror_axes=tuple(sorted(axes[int(axis)] for axis in mirror_axes)),
         average=average,
     )
@@ -193,7 +195,7 @@ def _labels_of_v2(dataset: Mapping[str, Any], file: object) -> tuple[dict[str, i
         raise InputError(
             "The data set's overlapping regions are not written as the values 1, 2, ..., each once.",
             file=file,
-            expected=f"regions_class_order: the values 1 to {len(regions)}, one a region",
+            expected=f"regions_class_order: the values 1 to {len(regions)}, one per region",
             found=str(order)[:200],
         )
     written = tuple(int(number) for number in numbers)
@@ -247,7 +249,9 @@ def _inherited(configurations: Mapping[str, Any], name: str, depth: int = 0) -> 
     return _inherited(configurations, parent, depth + 1) | own
 
 
-def _scheme(known: Mapping[str, str], name: Any, file: object) -> str:
+def _scheme(names: Mapping[str, Sequence[str]], name: Any, file: object) -> str:
+    """The scheme that plans call `name`; `names`: scheme -> its names in plans."""
+    known = {called: scheme for scheme, every in names.items() for called in every}
     if not isinstance(name, str) or name not in known:
         raise InputError(
             "The plans ask for a normalisation that is not supported.",

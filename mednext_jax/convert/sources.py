@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-import mednext_jax
 from mednext_jax.convert.architecture import Architecture, describe, recognise
 from mednext_jax.convert.containers import Checkpoint, read_checkpoint
 from mednext_jax.convert.nnunet_plans import Plan, plan_of_v1, plan_of_v2, to_image_axes
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
-from mednext_jax.io.absent import refuse_absent
+from mednext_jax.io.absent import is_dangling, is_named, refuse_absent, refuse_no_folder
 from mednext_jax.io.json_file import MIB, read_json
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.weights.directory import DESCRIPTION, load_model, of_workdir, sha256
+from mednext_jax.version import __version__
+from mednext_jax.weights.directory import DESCRIPTION, load_model, of_workdir, refuse_incomplete, sha256
 from mednext_jax.weights.names import Params, from_torch_names
 from mednext_jax.weights.recipe import Recipe
 
@@ -58,24 +58,29 @@ def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
     path = of_workdir(Path(path))
     if not path.is_dir():
         return {"": _read_file(path)}
-    if (path / DESCRIPTION).is_file():
+    if is_named(path / DESCRIPTION):
         return {"": _read_model(path)}
     checkpoint = _checkpoint_in(path)
     if checkpoint is not None:
         return {"": _read_file(checkpoint)}
     found: dict[str, WeightSource] = {}
-    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name) and p.is_dir()):
+    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name)):
+        if is_dangling(fold):
+            refuse_no_folder(fold, "A fold is missing.", expected="a folder with a checkpoint")
         checkpoint = _checkpoint_in(fold)
-        if (fold / DESCRIPTION).is_file():
+        if is_named(fold / DESCRIPTION):
             found[fold.name] = _read_model(fold)
         elif checkpoint is not None:
             found[fold.name] = _read_file(checkpoint)
-    if not found:
+    if found:
+        refuse_incomplete(path, [path / fold for fold in found])
+    else:
         raise InputError(
             "The folder holds no weights.",
             file=path,
             expected=f"{DESCRIPTION}, {_CHECKPOINTS[0]}, {_CHECKPOINTS[3]}, or folders fold_0, fold_1, ...",
             found=", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing",
+            hint=f"name the file itself, such as {file}" if (file := _some_checkpoint(path)) else None,
         )
     return found
 
@@ -125,7 +130,7 @@ def _read_file(path: Path) -> WeightSource:
         **({"nnunet": dict(plan.facts)} if plan else {}),
         "notes": notes,
         "converted_on": datetime.date.today().isoformat(),
-        "converted_with": f"mednext-jax {mednext_jax.__version__}",
+        "converted_with": f"mednext-jax {__version__}",
     }
     return WeightSource(path, checkpoint.kind, architecture.name, config, params, recipe, provenance, tuple(notes))
 
@@ -144,7 +149,13 @@ def _params(checkpoint: Checkpoint, architecture: Architecture) -> Params:
 
 
 def _checkpoint_in(folder: Path) -> Path | None:
-    return next((folder / name for name in _CHECKPOINTS if (folder / name).is_file()), None)
+    return next((folder / name for name in _CHECKPOINTS if is_named(folder / name)), None)
+
+
+def _some_checkpoint(folder: Path) -> Path | None:
+    """A file of the folder that looks like weights by its ending, under a name that nnU-Net does not write."""
+    endings = (".pt", ".pth", ".ckpt", ".safetensors", ".model")
+    return next((path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)), None)
 
 
 def _unknown_recipe(config: MedNeXtConfig) -> Recipe:
@@ -171,7 +182,7 @@ def _assumed(recipe: Recipe) -> str:
 def _plan(checkpoint: Checkpoint) -> Plan | None:
     path, rest = checkpoint.path, checkpoint.rest
     pickled = path.with_name(path.name + ".pkl")
-    if pickled.is_symlink() or pickled.exists():
+    if is_named(pickled):
         return plan_of_v1(_read_pickled_plans(pickled), file=pickled)
     if checkpoint.kind == "nnU-Net v1 checkpoint" and (plan := _plan_beside_folds(path)) is not None:
         return plan
@@ -180,7 +191,7 @@ def _plan(checkpoint: Checkpoint) -> Plan | None:
         return None
     # the files beside the folds are what nnUNetv2_predict obeys; the checkpoint's copies are older
     beside = path.parent.parent / "plans.json", path.parent.parent / "dataset.json"
-    if all(file.is_file() for file in beside):
+    if all(map(is_named, beside)):
         plans, dataset = (read_json(file, limit=16 * MIB) for file in beside)
     elif isinstance(init.get("plans"), dict) and isinstance(init.get("dataset_json"), dict):
         plans, dataset = init["plans"], init["dataset_json"]
@@ -194,7 +205,7 @@ def _plan_beside_folds(path: Path) -> Plan | None:
     """The plans.pkl of nnU-Net v1's model folder, one above the fold, for a .model whose own .pkl is missing."""
     folder = path.absolute().parent.parent
     pickled = folder / "plans.pkl"
-    if not (pickled.is_symlink() or pickled.exists()):
+    if not is_named(pickled):
         return None
     lowest = "3d_lowres" in folder.parts
     info = {"plans": _read_pickled_plans(pickled), "name": folder.name}

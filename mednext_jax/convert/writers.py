@@ -27,7 +27,7 @@ def to_torch(
     state = torch_state(config, params, flavour)
     save = torch_save()
     refuse_existing(path)
-    with atomic_file(path) as temporary:
+    with atomic_file(path, replace=False) as temporary:
         save(state, temporary)
 
 

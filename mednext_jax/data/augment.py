@@ -22,7 +22,10 @@ SMALLEST_READ_SCALE = 0.85
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Probabilities, ranges and order of nnU-Net's default augmentation, drawn for each sample."""
+    """Probabilities, ranges and order of nnU-Net's default augmentation, drawn for each sample.
+
+    A transform of probability 0 is not compiled.
+    """
 
     policy: str = setting(
         "DA",
@@ -66,12 +69,6 @@ class AugmentConfig:
         ),
         "each flipped with probability 0.5; also the axes of test-time mirroring",
     )
-
-
-# At 0 a transform is not compiled.
-AUGMENT_PROBABILITIES = tuple(
-    field.name for field in dataclasses.fields(AugmentConfig) if field.metadata["allowed"] is PROBABILITY
-)
 
 
 def read_size(config: AugmentConfig, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -9,18 +9,19 @@ from typing import Any, ClassVar
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import parse_json
 from mednext_jax.io.raw_dataset import LabelValue
-from mednext_jax.preprocess.preprocessing import Preprocessing
+from mednext_jax.preprocess.preprocessing import OLD_NAMES, Preprocessing
 
 FORMAT = "mednext-jax-prepared"
 FORMAT_VERSION = 1
 
-# What every prepared.json has, in the order of its text, of which data sets are hashed. Fields that came later are
-# written behind it, and only where they differ from their default, so that older files keep their hash.
+# What every prepared.json has, in the order of its text, of which data sets are hashed. So old names stay, and fields
+# that came later are written behind it, only where they differ from their default: older files keep their hash.
 _ORDER = (
     *("name", "channel_names", "labels", "ignore_label", "regions_class_order"),
     *("spacing", "normalisation", "use_mask_for_norm", "intensity_properties"),
     *("cases", "subjects", "sources", "settings", "versions", "regions", "cleaning"),
 )
+_NAMES = {stored: OLD_NAMES.get(stored, stored) for stored in _ORDER}  # in the text -> of the field
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Preprocessing)}
 _STEPS = set(_DEFAULTS)
 
@@ -54,8 +55,8 @@ class PreparedMeta(Preprocessing):
     def to_json(self) -> str:
         """The text of `prepared.json`."""
         values = dataclasses.asdict(self)
-        later = [field.name for field in dataclasses.fields(self) if field.name not in _ORDER]
-        written = {name: values[name] for name in _ORDER}
+        later = [name for name in values if name not in _NAMES.values()]
+        written = {stored: values[name] for stored, name in _NAMES.items()}
         written |= {name: values[name] for name in later if values[name] != _DEFAULTS[name]}
         return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **written}, indent=1)
 
@@ -73,14 +74,14 @@ class PreparedMeta(Preprocessing):
                 found=values.get("format_version"),
                 hint="run `mednext-jax prepare` again into a new folder",
             )
-        names = {field.name for field in dataclasses.fields(cls)}
+        names = {field.name for field in dataclasses.fields(cls)} - {*_NAMES.values()} | {*_ORDER}
         given = set(values) - {"format", "format_version"}
         missing, unknown = sorted({*_ORDER} - given), sorted(given - names)
         if missing or unknown:
             raise _unreadable(file, f"fields missing: {missing or 'none'}, unknown: {unknown or 'none'}")
         try:
             return cls(
-                **{name: values[name] for name in given & _STEPS},
+                **{_NAMES.get(name, name): values[name] for name in given if _NAMES.get(name, name) in _STEPS},
                 name=str(values["name"]),
                 channel_names=tuple(values["channel_names"]),
                 labels={k: tuple(v) if isinstance(v, list) else int(v) for k, v in values["labels"].items()},

@@ -23,23 +23,24 @@ DEFAULT_FOLDS = 5
 
 
 def make_splits(
-    spec: str, subjects: Mapping[str, str], participants: Mapping[str, Mapping[str, str]] | None = None
+    spec: str | os.PathLike, subjects: Mapping[str, str], participants: Mapping[str, Mapping[str, str]] | None = None
 ) -> list[Fold]:
     """The folds that `spec` asks for.
 
     `spec`: "kfold:K" (nnU-Net's folds when each subject has one case), "stratified:COLUMN" or "stratified:COLUMN:K",
-    "loso:COLUMN" (one fold a site), or the path of a splits_final.json. `subjects`: case -> subject.
+    "loso:COLUMN" (one fold per site), or the path of a splits_final.json. `subjects`: case -> subject.
     `participants`: case -> its row of participants.tsv. Raises InputError if the split cannot be made.
     """
+    spec = str(spec)  # a path, perhaps
     if spec.endswith(".json"):
         return read_splits(spec, list(subjects))
     kind, _, argument = spec.partition(":")
-    if kind == "kfold" and re.fullmatch(r"\d*", argument):
+    if kind == "kfold" and re.fullmatch(r"[0-9]{0,6}", argument):
         count = int(argument or DEFAULT_FOLDS)
         people = _people(subjects)
         _check_count(count, len(people), "subjects")
         return _folds(kfold(len(people), count), people, subjects)
-    if kind == "stratified" and re.fullmatch(r"[^:]+(:\d+)?", argument):
+    if kind == "stratified" and re.fullmatch(r"[^:]+(:[0-9]{1,6})?", argument):
         column, _, number = argument.partition(":")
         count = int(number or DEFAULT_FOLDS)
         people = _people(subjects)
@@ -152,10 +153,10 @@ def _column(
     """Subject -> its value in a column of participants.tsv."""
     values: dict[str, set[str]] = {person: set() for person in people}
     for case, person in subjects.items():
-        values[person].add(participants.get(case, {}).get(column, ""))
+        values[person] |= {participants.get(case, {}).get(column, "")} - {"", "n/a"}
     problems = []
     for person, found in values.items():
-        if found <= {"", "n/a"}:
+        if not found:
             what = f"A subject has no value of {column!r}."
             problems.append(Problem(what, "participants.tsv", expected=f"a value for {person}"))
         elif len(found) > 1:
@@ -175,7 +176,7 @@ def _check_count(folds: int, there: int, what: str) -> None:
             "The data set cannot be split this way.",
             expected=f"2 or more folds, and at least as many {what}",
             found=f"{folds} folds, {there} {what}",
-            hint="ask for fewer folds, for example --splits kfold:2",
+            hint="ask for fewer folds, for example --splits kfold:2" if folds > there >= 2 else None,
         )
 
 

@@ -32,15 +32,23 @@ class StoredFiles:
         return ts.KvStore.open(self.spec("")).result()
 
     def spec(self, name: str) -> str | dict[str, str]:
+        """What TensorStore calls the folder `name`; raises InputError for a name that is not UTF-8."""
         path = f"{self.root}/{name}".rstrip("/") + "/"
-        return path if self.local is None else {"driver": "file", "path": path}
+        if self.local is None:
+            return path
+        try:  # under another locale than UTF-8 Python has the bytes of a file name, not its letters
+            return {"driver": "file", "path": os.fsencode(path).decode("utf-8")}
+        except UnicodeDecodeError as error:
+            found = f"byte {error.object[error.start]:#x}"
+            hint = "rename the folder, or the case's files"
+            raise InputError("A name is not UTF-8.", file=path, expected="UTF-8", found=found, hint=hint) from None
 
     def name(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     @contextlib.contextmanager
     def changing(self, name: str) -> Iterator[None]:
-        """What TensorStore raises becomes a WorkError: no space, no permission, something in the way."""
+        """Context in which TensorStore's errors become a WorkError: no space, no permission, something in the way."""
         try:
             yield
         except STORE_ERRORS as error:
@@ -58,7 +66,7 @@ class StoredFiles:
         if (self.size(name) or 0) > limit:
             raise InputError("A file is too large.", file=self.name(name), expected=f"at most {limit} bytes")
         try:
-            result = self._store.read(name).result()
+            result = self._store.read(os.fsencode(name)).result()
         except STORE_ERRORS as error:
             found = reason(error)
             raise InputError("A place cannot be read.", file=self.name(name), found=found) from error
@@ -73,21 +81,22 @@ class StoredFiles:
 
     def write(self, name: str, text: str) -> None:
         with self.changing(name):
-            self._store.write(name, text.encode()).result()
+            self._store.write(os.fsencode(name), text.encode()).result()
 
     def list(self, prefix: str) -> list[str]:
-        keys = self._store.list(ts.KvStore.KeyRange(prefix, _after(prefix))).result()
-        return sorted(key.decode() for key in keys)
+        keys = self._store.list(_below(prefix)).result()
+        start = len(os.fsencode(prefix))  # the prefix as it was given: a name of another locale has other letters here
+        return sorted(prefix + os.fsdecode(key[start:]) for key in keys)
 
     def remove(self, name: str) -> None:
         with self.changing(name):
-            self._store.write(name, None).result()
+            self._store.write(os.fsencode(name), None).result()
 
     def remove_folder(self, prefix: str) -> None:
         if self.local is not None:
             shutil.rmtree(self.local / prefix, ignore_errors=True)
         else:
-            self._store.delete_range(ts.KvStore.KeyRange(prefix, _after(prefix))).result()
+            self._store.delete_range(_below(prefix)).result()
 
 
 def reason(error: Exception) -> str:
@@ -95,6 +104,7 @@ def reason(error: Exception) -> str:
     return str(error).split(" [tensorstore_spec=")[0]
 
 
-def _after(prefix: str) -> str:
-    """The first name after all that start with `prefix`, which ends in a slash."""
-    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+def _below(prefix: str) -> ts.KvStore.KeyRange:
+    """The names that start with `prefix`, which ends in a slash."""
+    start = os.fsencode(prefix)
+    return ts.KvStore.KeyRange(start, start[:-1] + bytes([start[-1] + 1]))

@@ -109,7 +109,7 @@ def _differences(scores: Scores) -> Scores:
 
 
 def _by_volume(overlaps: Overlaps, voxel_mm3: float) -> Scores:
-    """For each bin of the reference clusters' volume: how many there are and how many are found."""
+    """Counts of reference clusters, and of those found, for each bin of their volume."""
     volume = overlaps.reference_sizes * voxel_mm3
     found = np.zeros(len(volume), bool)
     found[overlaps.pairs[:, 1]] = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mednext_jax.measure.regions import WHOLE
 
 VALIDATION = "validation"  # of a training run: masks and scores of its fold's validation scans
 TABLES = "cross_validation"
+MOST_FOLDS = 100_000  # as many as there are people: one left out at a time
 # Title -> score; the order of the columns in the paper.
 DISTRIBUTIONS = {
     "voxel Dice": "dice",
@@ -57,7 +59,8 @@ class ScoredFold:
         right = right and all(isinstance(values[name], kind) for name, kind in fields.items())
         right = right and all(isinstance(name, str) for name in (*values["channels"], *values["cases"]))
         right = right and all(isinstance(size, int | float) for size in values["spacing"] or ())
-        if not (right and (values["index"] == "all" or values["index"].isdigit())):
+        right = right and type(values["count"]) is int and 0 < values["count"] <= MOST_FOLDS
+        if not (right and re.fullmatch("all|[0-9]{1,9}", values["index"])):
             raise InputError(
                 "The scores do not say which fold they are of.",
                 file=file,
@@ -71,7 +74,7 @@ class ScoredFold:
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidation:
-    """The scores of all folds that are there. scores: a row a scan, fold after fold, (fold, case, region -> scores)."""
+    """The scores of all folds that are there. scores: one row per scan, by fold, (fold, case, region -> scores)."""
 
     first: ScoredFold
     missing: tuple[int, ...]
@@ -127,7 +130,7 @@ def evaluate_cross_validation(folder: str | Path, out: str | Path | None = None)
             ],
         )
     with atomic_file(out / "table.md") as path:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     print(text, end="")
     return found
 
@@ -213,7 +216,7 @@ def _misfits(
 
 
 def table_rows(found: CrossValidation) -> list[dict[str, Any]]:
-    """A row a region, numbers unrounded: `table.csv`."""
+    """One row per region, numbers unrounded: `table.csv`."""
     rows = []
     for region, summary in found.summaries.items():
         row: dict[str, Any] = {
@@ -266,7 +269,7 @@ def markdown(several: Sequence[CrossValidation]) -> str:
     )
     if undefined:
         notes += ["- A score of 0/0 is left out:", *(f"  - {line}" for line in undefined)]
-    return "\n".join([*lines, "", *notes]) + "\n"
+    return "\n".join(shown(line) for line in [*lines, "", *notes]) + "\n"
 
 
 def _shown(region: str) -> str:

@@ -13,18 +13,21 @@ import nibabel as nib
 
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
+from mednext_jax.evaluate.cohort import by_region
 from mednext_jax.evaluate.find_masks import CASE, case_of, find_masks
-from mednext_jax.evaluate.mask_source import REFERENCE, MaskSource
+from mednext_jax.evaluate.mask_source import REFERENCE, UNNAMED, MaskSource
 from mednext_jax.evaluate.raters.consensus import simple_itk
 from mednext_jax.evaluate.raters.mask_raters import CONSENSUS, check_cases
 from mednext_jax.evaluate.raters.rating import Ratings, check_visual, rate_masks, rate_visually
 from mednext_jax.evaluate.raters.visual_scores import read_visual_scores
 from mednext_jax.evaluate.results import Results, write_results
+from mednext_jax.evaluate.study import empty_rows
 from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.evaluate.thresholds.calibration import DOUBTFUL
 from mednext_jax.evaluate.thresholds.sweep import CRITERIA
 from mednext_jax.evaluate.thresholds.tool_sweep import ToolSweep
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
+from mednext_jax.io.nifti import MAX_LABEL
 from mednext_jax.io.nifti_names import few
 from mednext_jax.io.nnunet_raw import read_ignore_label
 from mednext_jax.measure.regions import WHOLE, RegionMaps
@@ -43,7 +46,6 @@ RULES = {
     "voxel; hd95: the larger of both 95th percentiles, null if a mask is empty",
     "intervals": "95 %, percentile bootstrap over scans, 2000 resamples, seed 0",
 }
-UNNAMED = "prediction"
 MIDDLE = 0.5  # the threshold of the scores beside a sweep
 Path_ = str | Path
 T = TypeVar("T")
@@ -83,6 +85,9 @@ def evaluate(
     Returns the content of summary.json. Raises InputError with all problems of all cases; then nothing is written.
     """
     refuse_existing(out)
+    if ignore_label is not None and not 0 < ignore_label <= MAX_LABEL:
+        what = "The ignore label is none that a reference can have besides the background."
+        raise InputError(what, expected=f"1 to {MAX_LABEL}", found=ignore_label)
     tools, several = _tools(predictions)
     _check_call(tools, references, raters, sweep, write_threshold)
     if write_threshold is not None:
@@ -108,6 +113,7 @@ def evaluate(
     maps = None if regions is None else RegionMaps.open(regions)
     rate = _rating(raters, opened, sources, maps)
     warnings: list[Problem] = []
+    values_there: set[int] = set()
     results, more = Results({}, several=several), {}
     if references is not None:
         # A threshold for all is for the tools: references are masks unless theirs is named.
@@ -119,14 +125,16 @@ def evaluate(
             )
         if ignore_label is None and CASE not in str(references):
             ignore_label = read_ignore_label(references if Path(references).is_dir() else Path(references).parent)
-        results, absent = _score(sources, reference, maps, ignore_label, sweep, warnings)
+        results, absent, values_there = _score(sources, reference, maps, ignore_label, sweep, warnings)
         results = dataclasses.replace(results, several=several)
         more = {"references_without_prediction": absent, "ignore_label": ignore_label}
     if rate is not None:
         results = dataclasses.replace(results, ratings=rate(warnings))
-    with atomic_directory(out) as folder:
+    _print(results, more, warnings)
+    if references is not None and labels_of(REFERENCE) is None:
+        _print_labels(values_there, ignore_label)
+    with atomic_directory(out) as folder:  # at the end: a full disk does not take the tables
         summary = write_results(folder, results, {**more, "rules": RULES}, figures=figures)
-    _print(results, summary, more, warnings)
     if write_threshold is not None:
         _write_threshold(write_threshold, results)
     return summary
@@ -182,8 +190,8 @@ def _score(
     ignore_label: int | None,
     sweep: str | None,
     warnings: list[Problem],
-) -> tuple[Results, list[str]]:
-    """Every tool's scores, and the references that no tool has a prediction for."""
+) -> tuple[Results, list[str], set[int]]:
+    """Every tool's scores, the references that no tool has a prediction for, and the references' label values."""
     problems = [
         Problem(
             "A prediction has no reference.",
@@ -201,13 +209,16 @@ def _score(
     cases = sorted(set().union(*(source.files for source in sources)))
     scores: dict[str, dict[str, dict[str, Scores]]] = {source.name: {} for source in sources}
     sweeps = {source.name: ToolSweep(sweep) for source in sources} if sweep else {}
+    values: set[int] = set()
     for case in cases:
         try:
-            image, true, counted = reference.reference(case, ignore_label, warnings)
-            regions = None if maps is None else maps.read(case, image)
+            image, true, counted, there = reference.reference(case, ignore_label, warnings)
+            regions, odd = (None, []) if maps is None else maps.read(case, image)
         except InputError as error:
             problems += error.problems
             continue
+        warnings += odd
+        values |= there
         for source in (source for source in sources if case in source.files):
             try:
                 mask = source.mask(case, image, warnings) & counted
@@ -225,7 +236,7 @@ def _score(
             scores[source.name][case] = found
     if problems:
         raise InputError.of(problems)
-    return Results(scores, sweeps), sorted(set(reference.files) - set(cases))
+    return Results(scores, sweeps), sorted(set(reference.files) - set(cases)), values
 
 
 def _rating(
@@ -247,7 +258,17 @@ def _rating(
     return functools.partial(rate_visually, visual, sources, maps)
 
 
-def _print(results: Results, summary: Mapping[str, Any], more: Mapping[str, Any], warnings: Sequence[Problem]) -> None:
+def _print_labels(values: set[int], ignore_label: int | None) -> None:
+    """Say what the label values of the references count as."""
+    if ignore_label in values:
+        print(f"voxels with the ignore label {ignore_label} in the reference are not counted")
+    elif ignore_label is not None:
+        print(f"no reference has a voxel with the ignore label {ignore_label}")
+    if len(foreground := sorted(values - {0, ignore_label})) > 1:
+        print(f"the labels {', '.join(map(str, foreground))} of the references count alike, as foreground")
+
+
+def _print(results: Results, more: Mapping[str, Any], warnings: Sequence[Problem]) -> None:
     if warnings:
         print(in_groups(warnings))
     for name, cases in results.tools.items():
@@ -256,17 +277,14 @@ def _print(results: Results, summary: Mapping[str, Any], more: Mapping[str, Any]
             f"{title}{len(cases)} case{'s' * (len(cases) != 1)}, mean ± SD; "
             "clusters: 26-connected, any overlap; r: Pearson"
         )
-        regions = summary["tools"][name]["regions"] if results.several else summary["regions"]
-        print(terminal_table(regions))
-    if more.get("ignore_label") is not None:
-        print(f"voxels with the ignore label {more['ignore_label']} in the reference are not counted")
+        print(terminal_table(by_region(list(cases.values()))))
     every = set().union(*results.tools.values())
     for name, cases in results.tools.items():
         if lacking := sorted(every - set(cases)):
             print(f"{shown(name)} has no mask of {len(lacking)} of the cases: {shown(few(lacking))}")
     if absent := more.get("references_without_prediction"):
         print(f"{len(absent)} references have no prediction and are not scored: {shown(few(absent))}")
-    for row in summary.get("statistics", {}).get("empty", ()):
+    for row in empty_rows(results.tools):
         empty = {key: row[key] for key in row if key.startswith("empty_") and row[key]}
         if empty and row["region"] == WHOLE:
             what = ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in empty.items())

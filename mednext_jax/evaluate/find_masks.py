@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem, in_groups
+from mednext_jax.io.absent import dangling_folders, refuse_no_folder
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.nifti_names import files_below, is_nifti_name, left_out, stem
 
@@ -27,15 +28,15 @@ def find_masks(source: str | Path, *, probabilities: bool = False) -> dict[str, 
         return _of_pattern(str(source))
     source = Path(source)
     if not source.is_dir():
-        if source.is_file():
+        if source.exists():  # what is no file is told when it is read
             return {case_of(source): source}
-        raise InputError("There are no label maps.", file=source, expected="a folder or a NIfTI file", found="nothing")
+        refuse_no_folder(source, "There are no label maps.", expected="a folder or a NIfTI file")
     files = files_below(source)
     maps = [p for p in files if is_nifti_name(p) and not is_brain_mask(p)]
     masks = [p for p in maps if stem(p).endswith("_mask")]
     likely = [p for p in maps if _PROBABILITY.search(stem(p))]
     maps = (likely or masks or maps) if probabilities else (masks or [p for p in maps if p not in likely] or maps)
-    others = left_out(files, source)
+    others = [*left_out(files, source), *dangling_folders(files)]
     if not maps:
         raise InputError(
             "There are no label maps.",
@@ -83,7 +84,10 @@ def _one_each(found: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     for case, path in found:
         other = cases.setdefault(case, path)
         if other != path:
-            hint = f"keep one of them, or name those that count by a pattern such as FOLDER/{CASE}/pvs_map.nii.gz"
+            hint = (
+                "keep one of them, or name a folder with the label maps alone, such as labelsTr, or those that count "
+            )
+            hint += f"by a pattern such as FOLDER/{CASE}/pvs_map.nii.gz"
             problems.append(Problem("Two label maps are of one case.", str(path), found=str(other), hint=hint))
     if problems:
         raise InputError.of(problems)

@@ -17,7 +17,8 @@ from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import read_labels, read_scan
 from mednext_jax.measure.clusters import label_clusters
 
-REFERENCE = "reference"  # the name of the references among those of tools and raters
+# Names beside those of tools and raters: of the references, and of one tool without a name.
+REFERENCE, UNNAMED = "reference", "prediction"
 # Beyond 0 and 1 by the rounding of a sum of softmaxes, or of 16 bits.
 PROBABILITY_TOLERANCE = 1e-3
 # Of the smaller field of view; less is another scan, or an affine that was lost.
@@ -74,14 +75,16 @@ class MaskSource:
 
     def reference(
         self, case: str, ignore_label: int | None, warnings: list[Problem]
-    ) -> tuple[nib.Nifti1Image, np.ndarray, np.ndarray]:
-        """On its own grid: the image, its mask, and where it counts: all voxels but those of the ignore label."""
+    ) -> tuple[nib.Nifti1Image, np.ndarray, np.ndarray, set[int]]:
+        """On its own grid: the image, its mask, where it counts (not at the ignore label), and its label values."""
         file = self.files[case]
         image, probability = read_map(file)
-        counted = np.ones(image.shape, bool)
-        if ignore_label is not None and not probability:
-            counted = np.asanyarray(image.dataobj) != ignore_label
-        return image, self._mask(file, image, probability, image, warnings, ignore_label) & counted, counted
+        counted, there = np.ones(image.shape, bool), set()
+        if not probability:
+            values = np.asanyarray(image.dataobj)
+            there = set(np.flatnonzero(np.bincount(values.ravel(order="K"))).tolist())
+            counted = counted if ignore_label is None else values != ignore_label
+        return image, self._mask(file, image, probability, image, warnings, ignore_label) & counted, counted, there
 
     def _mask(
         self,
@@ -93,7 +96,7 @@ class MaskSource:
         ignore_label: int | None,
     ) -> np.ndarray:
         if not probability:
-            values = self._on_grid(image, like, file, 0)
+            values = self._on_grid(image, like, file, 0, warnings)
             if self.labels is not None:
                 return np.isin(values, self.labels)
             found = np.setdiff1d(np.unique(values[values > 0]), [] if ignore_label is None else [ignore_label])
@@ -105,7 +108,7 @@ class MaskSource:
                     found=f"{len(found)} values up to {found[-1]}",
                     hint="divide a scaled probability map by its maximum, or name the PVS values with --labels",
                 )
-            if len(found) > 1:
+            if len(found) > 1 and self.name != REFERENCE:
                 what, hint = "A map has several values; all above 0 count.", "choose with --labels if some are not PVS"
                 few = ", ".join(map(str, found[:5])) + (f", ... ({len(found)})" if len(found) > 5 else "")
                 warnings.append(Problem(what, str(file), "0 and one other", few, hint, "W"))
@@ -118,13 +121,13 @@ class MaskSource:
                 found="values between 0 and 1",
                 hint=f"give a threshold, such as --threshold {'reference=' if self.name == REFERENCE else ''}0.5",
             )
-        return self._on_grid(image, like, file, 1) > self.threshold
+        return self._on_grid(image, like, file, 1, warnings) > self.threshold
 
     def probability(self, case: str, like: nib.Nifti1Image) -> np.ndarray:
         """The probability (x, y, z), float32 from 0 to 1, on the grid of `like`; raises InputError as `mask` does."""
         file = self.files[case]
         image, probability = read_map(file)
-        values = self._on_grid(image, like, file, 1)
+        values = self._on_grid(image, like, file, 1, [])
         if not probability and values.any():
             raise InputError(
                 "This is a mask or label map, not a probability map.",
@@ -135,12 +138,16 @@ class MaskSource:
             )
         return np.clip(values, 0, 1, dtype=np.float32)
 
-    def _on_grid(self, image: nib.Nifti1Image, like: nib.Nifti1Image, file: Path, order: int) -> np.ndarray:
+    def _on_grid(
+        self, image: nib.Nifti1Image, like: nib.Nifti1Image, file: Path, order: int, warnings: list[Problem]
+    ) -> np.ndarray:
         of = like.get_filename() or "the reference"
-        what = f"A map of {shown(self.name)}"
-        errors = [p for p in grid_problems(image, like, what, file, of) if p.severity == "E"]
+        what = "The prediction" if self.name == UNNAMED else f"A map of {shown(self.name)}"
+        problems = grid_problems(image, like, what, file, of)
+        errors = [problem for problem in problems if problem.severity == "E"]
         values = np.asanyarray(image.dataobj)
         if not errors:
+            warnings += problems
             return values
         if not self.resample:
             hint = "--resample brings it onto the grid of the reference, if it is of the same scan"

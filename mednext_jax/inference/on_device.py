@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mednext_jax.errors import WorkError
 from mednext_jax.inference.sliding_window import (
     Network,
     Window,
@@ -41,7 +42,7 @@ BACKGROUNDS = ("auto", "compute")
 
 @dataclasses.dataclass(frozen=True)
 class _Resampling:
-    """Matrices from the stored box to the network's volume and back, one an axis; None where the grids are the same.
+    """Matrices from the stored box to the network's volume and back, one per axis; None where the grids are the same.
 
     thick_axis: resampled with nearest neighbour after the slices across it (on the way there; the way back is linear,
     without a clip, and its order does not matter).
@@ -169,7 +170,7 @@ def compute_evidence(scan: LoadedScan, networks: Sequence[Network], window: Wind
 def decide_box(scan: LoadedScan, evidence: jax.Array, window: Window, threshold: float | None) -> Slabs:
     """Label uint8 and foreground probability float32 of all that is stored, on the device, in slabs of depth.
 
-    Equal to `preprocess_scan`, `sliding_window`, `restore` and `decide` to float32 rounding.
+    Equal to `preprocess_scan`, plain tiling, nnU-Net's export and `decide` to float32 rounding.
     """
     return _decide_on_device(evidence, scan.resampling.back, threshold, window.kind, window.regions)
 
@@ -180,7 +181,7 @@ def to_host(
     """Label and probability (d, h, w) on the whole scan from what `decide_box` returned.
 
     origin: of the box in what was stored. foreground: see `LoadedScan`. The slabs come over beside each other, and
-    their memory on the device is freed.
+    their memory on the device is freed. Raises WorkError for a result that is not finite.
     """
     box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
     whole = placed.box_shape == placed.shape  # then every voxel is written
@@ -195,7 +196,9 @@ def to_host(
             for part, target in zip(parts, targets, strict=True):
                 if low < high:
                     there = slice(low - origin[0], high - origin[0])
-                    target[there] = np.asarray(part)[slice(low - start, high - start), *inside]
+                    target[there] = found = np.asarray(part)[slice(low - start, high - start), *inside]
+                    if not np.isfinite(found).all():
+                        raise WorkError("The network's result has voxels that are not finite.")
                     if foreground is not None:
                         target[there] *= foreground[there]
                 part.delete()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import shutil
 import threading
@@ -20,7 +21,6 @@ import jax
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-import mednext_jax
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
@@ -29,7 +29,9 @@ from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import write_image
 from mednext_jax.io.table_cell import quoted, unquoted
+from mednext_jax.io.table_file import read_table
 from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION
 
 COLUMNS = ("scan", "count", "volume_mm3", "seconds")
@@ -65,14 +67,17 @@ class Outputs:
         """Whether a start before this one has segmented the scan."""
         return scan.case in self._rows
 
+    def is_older(self, scan: Scan) -> bool:
+        """Whether a file of the scan has changed since a start before this one segmented it."""
+        written = os.stat(self._folder / scan.mask).st_mtime_ns
+        return any(os.stat(file).st_mtime_ns > written for file in scan.files)
+
     def write(self, scan: Scan, result: Segmentation) -> dict[str, Any]:
         """Write mask, probability (BIDS: side-cars) and row of one scan, all or none; returns the row.
 
         The row: scan, count of 26-connected clusters, their volume in mm3, and the seconds spent on the scan.
-        May be called by several threads. Raises WorkError for a result that is not finite, OSError.
+        May be called by several threads. Raises OSError.
         """
-        if not np.isfinite(np.asarray(result.probability.dataobj)).all():
-            raise WorkError("The network's result has voxels that are not finite.")
         mask = np.asarray(result.mask.dataobj) > 0
         volume = float(mask.sum() * np.prod(voxel_sizes(result.mask.affine)))
         row = {
@@ -217,7 +222,7 @@ def describe_run(
         "brain_masks": None if brain_masks is None else Path(brain_masks).resolve().as_posix(),
         "background": predictor.background,
         "part": list(part),
-        "software": {"mednext_jax": mednext_jax.__version__, "jax": jax.__version__},
+        "software": {"mednext_jax": __version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
 
@@ -273,16 +278,16 @@ def _read_table(path: Path) -> dict[str, dict[str, Any]]:
     """Case -> row of a table of volumes, {} if there is none; a row that cannot be read is left out."""
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        rows = {}
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise InputError(f"{_EXISTS}: predict cannot read the table.", file=path, expected=", ".join(COLUMNS))
-        for row in reader:
-            with contextlib.suppress(TypeError, ValueError):
-                case, numbers = unquoted(row["scan"]), (row["volume_mm3"], row["seconds"])
-                volume, seconds = map(float, numbers)
-                rows[case] = {"scan": case, "count": int(row["count"]), "volume_mm3": volume, "seconds": seconds}
+    columns, lines = read_table(path, errors="surrogateescape")
+    if columns != COLUMNS:
+        raise InputError(f"{_EXISTS}: predict cannot read the table.", file=path, expected=", ".join(COLUMNS))
+    rows = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            case, count = unquoted(line["scan"]), int(line["count"])
+            volume, seconds = float(line["volume_mm3"]), float(line["seconds"])
+            if count >= 0 and 0 <= volume < math.inf and 0 <= seconds < math.inf:
+                rows[case] = {"scan": case, "count": count, "volume_mm3": volume, "seconds": seconds}
     return rows
 
 
@@ -295,7 +300,7 @@ def _derivative(inputs: str) -> dict[str, Any]:
         "Name": "Perivascular spaces",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "mednext-jax", "Version": mednext_jax.__version__}],
+        "GeneratedBy": [{"Name": "mednext-jax", "Version": __version__}],
         "DatasetLinks": {"raw": inputs},
     }
 

@@ -23,7 +23,7 @@ from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, r
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.geometry import grid_warnings
+from mednext_jax.io.geometry import grid_warnings, in_mm
 from mednext_jax.io.nifti import grid_of
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
@@ -60,13 +60,14 @@ def predict(
     volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
-    suffix: the scans of a BIDS data set, one a channel ("T2w", or "T1w,FLAIR"), where the model's channels do not say.
+    suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
     printed. An output that exists is refused: InputError, and nothing is written. But a run that was stopped goes on
-    when it is called again with the same settings: scans that have their files and their row are not done again.
+    when it is called again with the same settings: scans that have their files and their row are not done again, and
+    those of them that have changed since are named.
     A scan that fails (a channel or a brain mask that is missing, its header, voxels, memory, a file that cannot be
     written, a result that is not finite) is left out, the others are done, and the failures are raised together at the
     end: InputError if all of them are the input's fault, else WorkError. If no scan is left, nothing is written.
@@ -83,7 +84,7 @@ def predict(
                 raise InputError(
                     "The part is not one of its number of parts.", expected="K/N, 1 <= K <= N", found=f"{k}/{n}"
                 )
-            if output.name.endswith(NIFTI_ENDINGS):
+            if output.name.lower().endswith(NIFTI_ENDINGS):
                 raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
             refuse_output(output, part)
             predictor = Predictor(
@@ -105,6 +106,7 @@ def predict(
         if k == 1 and (others := images_left_out(inputs)):
             print(in_groups(others), flush=True)
         todo = [scan for scan in scans if not outputs.has(scan)]
+        _warn_of_changed([scan for scan in scans if outputs.has(scan) and outputs.is_older(scan)])
         _warn(todo, predictor.recipe)
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
         log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}", bad)
@@ -124,7 +126,7 @@ def _brain_masks(
 
     Raises InputError if the folder or all masks are missing, or if the model needs them and none were named.
     """
-    needed = "brain" in predictor.recipe.cleaning
+    needed = "brain" in predictor.recipe.optional_steps
     if needed and folder is None:
         raise InputError(
             "The model was trained on brain-extracted scans and needs a brain mask for each scan.",
@@ -137,6 +139,13 @@ def _brain_masks(
     if not found:
         raise InputError.of(problem for _, problem in without)
     return found, without
+
+
+def _warn_of_changed(scans: Sequence[Scan]) -> None:
+    """Print which scans have changed since they were segmented: their numbers are of what they were."""
+    what, hint = "A scan has changed since it was segmented.", "it is not done again; remove its mask to have it done"
+    if scans:
+        print(in_groups(Problem(what, str(s.files[0]), hint=hint, severity="W") for s in scans), flush=True)
 
 
 def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
@@ -158,13 +167,13 @@ def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
     if recipe.spacing is not None:
         times = np.array(spacing) / recipe.spacing
         if max(times.max(), 1 / times.min()) > FAR_SPACING:
-            xyz, wanted = (" x ".join(f"{size:.4g}" for size in reversed(s)) for s in (spacing, recipe.spacing))
+            xyz, wanted = (in_mm(reversed(sizes)) for sizes in (spacing, recipe.spacing))
             problems.append(
                 Problem(
                     "The voxel size is far from the model's.",
                     str(file),
-                    expected=f"{wanted} mm, or up to {FAR_SPACING:g} times larger or smaller",
-                    found=f"{xyz} mm",
+                    expected=f"{wanted}, or up to {FAR_SPACING:g} times larger or smaller",
+                    found=xyz,
                     hint="the scan is resampled; check some of the masks by eye",
                     severity="W",
                 )

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import jax
@@ -28,8 +29,9 @@ from mednext_jax.inference.on_device import (
 from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
-from mednext_jax.io.nifti import Grid, from_volume, image_like, read_scan, to_volume
-from mednext_jax.io.voxels import Source
+from mednext_jax.io.geometry import voxel_warnings
+from mednext_jax.io.nifti import Grid, channel_problems, from_volume, image_like, read_scan, to_volume
+from mednext_jax.io.voxels import Source, is_array
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
@@ -108,14 +110,18 @@ class Predictor:
         skip_background: bool = False,
         background: str = "auto",
     ):
+        if not isinstance(models, Model | str | os.PathLike | Iterable):
+            raise InputError("A model is a directory or a Model.", found=f"an object of type {type(models).__name__}")
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
         loaded = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
         if not loaded:
             raise InputError("No model was named.", expected="at least one model directory")
-        if not 0 < step <= 1:
+        if not (_is_real(step) and 0 < step <= 1):
             raise InputError("The tile step is not a part of the patch.", expected="above 0, at most 1", found=step)
-        if threshold is not None and not 0 <= threshold < 1:
+        if threshold is not None and not (_is_real(threshold) and 0 <= threshold < 1):
             raise InputError("The threshold is not a probability.", expected="from 0 to below 1", found=threshold)
+        if not (tile_batch is None or (isinstance(tile_batch, int) and tile_batch > 0)):
+            raise InputError("tile_batch is no number of tiles.", expected="a whole number from 1", found=tile_batch)
         if background not in BACKGROUNDS:
             raise InputError(
                 "The treatment of background is not known.", expected=" or ".join(BACKGROUNDS), found=background
@@ -123,7 +129,7 @@ class Predictor:
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
         self.recipe = loaded[0].recipe
-        packages(self.recipe.cleaning)  # before any work
+        packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold
         devices = jax.local_devices() if devices is None else devices
         self.window = Window(
@@ -144,18 +150,19 @@ class Predictor:
             for config, m in zip(configs, loaded, strict=True)
         ]
 
-    def __call__(self, scan: Source | Sequence[Source], brain_mask: str | os.PathLike | None = None) -> Segmentation:
-        """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one a channel.
+    def __call__(self, scan: Source | Sequence[Source], brain_mask: Source | None = None) -> Segmentation:
+        """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one per channel.
 
-        brain_mask: the file of its brain mask; all else is set to 0. A model trained with such masks needs it.
+        brain_mask: its brain mask, a file or an image; all else is set to 0. A model trained with such masks needs it.
         Raises InputError for a scan that cannot be read or has another number of channels than the model.
         """
         return self.finish(self.infer(self.load(scan, brain_mask)))
 
-    def load(self, scan: Source | Sequence[Source], brain_mask: str | os.PathLike | None = None) -> LoadedScan:
+    def load(self, scan: Source | Sequence[Source], brain_mask: Source | None = None) -> LoadedScan:
         """The host's first part: read, turn, clean, find the non-zero box and the intensity scaling, store the box."""
         start = time.perf_counter()
-        channels = list(scan) if isinstance(scan, Iterable) and not isinstance(scan, Source) else [scan]
+        several = isinstance(scan, Iterable) and not isinstance(scan, Source) and not is_array(scan)
+        channels: list[Any] = list(scan) if several else [scan]  # type: ignore[arg-type]
         files = ", ".join(str(c) for c in channels if isinstance(c, str | os.PathLike)) or None
         names = self.recipe.channel_names
         if len(channels) != len(names):
@@ -168,12 +175,17 @@ class Predictor:
             )
         images = [read_scan(c) for c in channels]
         volume, spacing, grid = to_volume(images, self.recipe.orientation)
+        odd = [problem for image in images for problem in voxel_warnings(image, image.get_filename())]
+        odd += channel_problems(images)
         read = time.perf_counter()
-        steps = self.recipe.cleaning
+        steps = self.recipe.optional_steps
         brain = None
         if brain_mask is not None:
-            brain = read_brain(brain_mask, images[0], grid)
+            brain, odd_brain = read_brain(brain_mask, images[0], grid)
+            odd += odd_brain
             steps = tuple(step for step in STEPS if step in steps or step == "brain")
+        for warning in odd:
+            _LOG.warning("%s", warning)
         try:
             loaded = self._place(clean(volume, spacing, steps, brain), spacing, files)
         except InputError as error:
@@ -277,6 +289,10 @@ def products_in(dtype: str, params: Any) -> Any:
         return np.asarray(leaf).astype(dtype) if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
 
     return jax.tree_util.tree_map_with_path(convert, params)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real)  # of NumPy, too
 
 
 def _require_one_recipe(models: Sequence[Model]) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
+from mednext_jax.io.absent import is_named, refuse_no_folder
 from mednext_jax.io.nifti_header import read_declared
-from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem
+from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem, walk
+from mednext_jax.io.voxels import not_3d
 
+LOOKED_AT = 10_000  # files of folders below, where none of a folder is a scan
 CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
 
 
@@ -46,10 +50,10 @@ def find_scans(
             expected="a folder with sub-*/[ses-*/]anat",
             hint="leave --suffix out",
         )
-    if source.is_file() or (source.is_symlink() and not source.exists()):  # a link to nowhere is told as one
+    if is_named(source) and not source.is_dir():  # what is no file is told when its header is read
         scans, problems = _plain_scans(_siblings(source, len(channel_names)), source, channel_names)
     elif not source.is_dir():
-        raise InputError("The input does not exist.", file=source, expected="a scan, a folder or a BIDS data set")
+        refuse_no_folder(source, "The input does not exist.", expected="a scan, a folder or a BIDS data set")
     elif bids.is_bids(source):
         scans, problems = _bids_scans(source, channel_names, suffix)
     else:
@@ -85,6 +89,9 @@ def _plain_scans(
         others = images_left_out(source)
         found = others[0].found if others else "no NIfTI file"
         hint = others[0].hint if others else None
+        if not others and (below := next(filter(is_nifti_name, itertools.islice(walk(source), LOOKED_AT)), None)):
+            found = f"none in the folder itself, but below it, such as {below.relative_to(source)}"
+            hint = "name the folder that holds them, or the whole of a BIDS data set"
         expected = "CASE.nii.gz or CASE_0000.nii.gz"
         raise InputError("There are no scans in the folder.", file=source, expected=expected, found=found, hint=hint)
     wanted = list(range(len(channel_names)))
@@ -123,20 +130,28 @@ def _bids_scans(
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     suffixes = [_bids_suffix(name) for name in channel_names]
     if suffix is not None:
-        suffixes = list(suffix.split(","))
+        suffixes = list(bids.suffixes_of(suffix))
         if len(suffixes) != len(channel_names):
             raise InputError(
                 "The suffixes are not as many as the channels of the model.",
                 expected=f"{len(channel_names)}, for {', '.join(channel_names)}",
                 found=f"--suffix {suffix}",
-                hint="name one suffix a channel, with commas: T1w,FLAIR",
+                hint="name one suffix per channel, with commas: T1w,FLAIR",
             )
     if len(suffixes) == 1:
         channels = [bids.bids_scans(root, suffixes[0])]  # without a contrast in the name: the only one there is
     else:
         channels = [bids.bids_scans(root, s or n) for s, n in zip(suffixes, channel_names, strict=True)]
+    if len({scans[0].suffix for scans in channels}) < len(channels):
+        raise InputError(
+            "Several channels of the model would be one and the same scan.",
+            file=root,
+            found=", ".join(f"{name}: {scans[0].suffix}" for name, scans in zip(channel_names, channels, strict=True)),
+            hint="name one suffix per channel, with commas: --suffix T1w,FLAIR",
+        )
     found = [{scan.id: scan.path for scan in channel} for channel in channels]
-    scans, problems = [], []
+    scans = []
+    problems = [(Path(problem.file or "").name, problem) for problem in bids.absent_subjects(root)]
     for case in sorted(set().union(*found)):
         if not all(case in files for files in found):
             there = ", ".join(files[case].name for files in found if case in files)
@@ -166,7 +181,7 @@ def _channel_of(path: Path) -> tuple[str, int] | None:
 
 
 def _header_problems(scan: Scan) -> list[Problem]:
-    """What a header can tell is told for all files before the first scan is computed."""
+    """Problems that headers show, of all files, before the first scan is computed."""
     problems: list[Problem] = []
     for path in scan.files:
         try:
@@ -175,13 +190,5 @@ def _header_problems(scan: Scan) -> list[Problem]:
             problems += error.problems
             continue
         if len(shape) != 3:
-            problems.append(
-                Problem(
-                    "The scan is not one 3-D volume.",
-                    file=str(path),
-                    expected="three axes",
-                    found=" x ".join(map(str, shape)),
-                    hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
-                )
-            )
+            problems += not_3d(path, shape).problems
     return problems

@@ -72,29 +72,6 @@ class Window:
         return self.average if self.regions is None else "sigmoid"
 
 
-def sliding_window(
-    window: Window, networks: Sequence[Network], volume: np.ndarray, *, keep: np.ndarray | None = None
-) -> np.ndarray:
-    """Evidence (d, h, w, num_classes - 1) float32 for a preprocessed `volume` (d, h, w, c), averaged over networks.
-
-    A volume smaller than the patch is padded with zeros on both sides (nnU-Net's rule) and cropped again.
-    keep: boolean (d, h, w); tiles without a true voxel are not computed, and what no tile covers is background.
-    """
-    spatial = volume.shape[:3]
-    before = [b for b, _ in tiles.pad_to_patch(spatial, window.patch_size)]
-    starts = tiles.tile_starts(
-        [max(s, p) for s, p in zip(spatial, window.patch_size, strict=True)], window.patch_size, window.step
-    )
-    if keep is not None:
-        starts = starts_with(keep, starts, before, window.patch_size)
-    shape = tiles.bucket_shape(spatial, window.patch_size, window.bucket)
-    inside = tuple(slice(b, b + s) for b, s in zip(before, spatial, strict=True))
-    stored = np.zeros((*shape, volume.shape[3]), np.float32)
-    stored[inside] = volume
-    evidence = window_on_device(window, networks, jnp.asarray(stored), starts)
-    return np.asarray(evidence)[inside]
-
-
 def window_on_device(window: Window, networks: Sequence[Network], volume: jax.Array, starts: np.ndarray) -> jax.Array:
     """Evidence (D, H, W, num_classes - 1) for a `volume` (D, H, W, c) that lies on the device in its bucket.
 
@@ -150,7 +127,7 @@ def _evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> 
 
 
 def _mirrored_evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> jax.Array:
-    """The same averaged over all mirrors; a loop, so that the network is compiled once and not eight times."""
+    """Evidence averaged over all mirrors; a loop, so that the network is compiled once and not eight times."""
     if not window.mirror_axes:
         return _evidence(window, apply, params, x)
     subsets = np.array(list(itertools.product([False, True], repeat=len(window.mirror_axes))))  # (mirrors, axes)
@@ -193,7 +170,7 @@ def _add_tiles(window, apply, params, volume, table, count, total, weight):
 
 
 def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
-    """What one device does: its share of the tiles, and of every tile the planes that lie in its slab of depth.
+    """One device's work: its share of the tiles, and of every tile the planes that lie in its slab of depth.
 
     Tiles are added in the order of the table on any number of devices, so that the sums are the same.
     """

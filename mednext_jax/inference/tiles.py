@@ -44,12 +44,6 @@ def gaussian_profile(patch: int) -> np.ndarray:
     return np.exp(-0.5 * offset**2).astype(np.float32)
 
 
-def gaussian_map(patch: Sequence[int]) -> np.ndarray:
-    """Weights of a tile's voxels, shape `patch`, float32, 1 at the centre; the scale cancels in the average."""
-    d, h, w = (gaussian_profile(p) for p in patch)
-    return d[:, None, None] * h[:, None] * w
-
-
 def pad_to_patch(size: Sequence[int], patch: Sequence[int]) -> list[tuple[int, int]]:
     """Zeros before and after each axis so that it holds one patch; as nnU-Net, the odd one goes after."""
     missing = [max(p - s, 0) for s, p in zip(size, patch, strict=True)]

@@ -2,8 +2,4 @@
 
 Tests of files that have none of their own name:
 `raw_dataset`: tests/io/test_nnunet_raw.py
-`geometry`: tests/io/test_validate.py
-`absent`: tests/io/test_nifti.py
-`nifti_header`: tests/io/test_nifti.py
-`voxels`: tests/io/test_nifti.py
 """

@@ -26,10 +26,11 @@ FORGOTTEN = 7 * 24 * 3600.0
 
 
 @contextlib.contextmanager
-def atomic_file(target: str | os.PathLike) -> Iterator[Path]:
+def atomic_file(target: str | os.PathLike, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `target` with the same ending; rename it to `target` on success.
 
-    An existing `target` is replaced in one step; on an error it is left as it was and the temporary file goes.
+    An existing `target` is replaced in one step, or without `replace` refused by InputError, also one that another
+    process made in the meantime; on an error it is left as it was and the temporary file goes.
     The file gets the permissions of a new one (the process's umask, the folder's default ACL).
     """
     target = Path(target)
@@ -40,7 +41,10 @@ def atomic_file(target: str | os.PathLike) -> Iterator[Path]:
     name, lock = _new(target.parent, ending if len(ending) <= 16 else "", folder=False)
     try:
         yield name
-        os.replace(name, target)
+        if replace:
+            os.replace(name, target)
+        else:
+            _place_new(name, target)
     finally:
         name.unlink(missing_ok=True)
         os.close(lock)
@@ -50,7 +54,7 @@ def atomic_file(target: str | os.PathLike) -> Iterator[Path]:
 def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
     """Yield a new temporary folder beside `target`; rename it to `target` on success, remove it on an error.
 
-    Raises InputError at once if `target` exists and is not an empty folder.
+    Raises InputError at once if `target` exists and is not an empty folder, and at the end if it has come to be one.
     """
     target = Path(target)
     refuse_existing(target)
@@ -60,18 +64,25 @@ def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
     temporary, lock = _new(target.parent, "", folder=True)
     try:
         yield temporary
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            refuse_existing(target)  # another process was faster
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
 
 
-def refuse_existing(target: str | os.PathLike) -> None:
-    """Raise InputError if `target` is a file or a folder with something in it; stale temporary files are cleared."""
+def refuse_existing(target: str | os.PathLike, *, hidden: bool = True) -> None:
+    """Raise InputError if `target` is a file or a folder with something in it; stale temporary files are cleared.
+
+    `hidden`: whether hidden names count, such as lock files.
+    """
     target = Path(target)
     if target.is_dir():
         clear_stale(target)
-        if not any(target.iterdir()):
+        if not any(hidden or not path.name.startswith(".") for path in target.iterdir()):
             return
     if target.exists() or target.is_symlink():
         raise InputError(
@@ -81,6 +92,15 @@ def refuse_existing(target: str | os.PathLike) -> None:
             found="a folder with files in it" if target.is_dir() else "a file",
             hint="name another output, or remove this one first",
         )
+
+
+def _place_new(file: Path, target: Path) -> None:
+    """Give `file` the name `target`; raises InputError if that is taken. A link takes no other file's place."""
+    try:
+        os.link(file, target)
+    except OSError:
+        refuse_existing(target)
+        os.replace(file, target)  # a file system without links
 
 
 def clear_stale(folder: str | os.PathLike) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import re
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import dangling_folders, refuse_no_folder
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, left_out, stem
 from mednext_jax.io.raw_dataset import (
@@ -16,12 +16,13 @@ from mednext_jax.io.raw_dataset import (
     LabelValue,
     RawCase,
     RawDataset,
-    participants_problems,
     read_participants,
     subject_of,
 )
+from mednext_jax.io.table_file import read_table
 
 SUFFIXES = ("T1w", "T2w", "FLAIR")
+NO_SCANS = ("mask", "dseg", "probseg")  # suffixes of derivatives
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
 SCAN_ENTITIES = ("ses", "acq", "run", "rec", "ce", "part", "echo")
 
@@ -33,14 +34,13 @@ class BidsScan:
     id: str
     path: Path
     subject: str
-    session: str | None
     suffix: str
 
 
 def is_bids(root: str | os.PathLike) -> bool:
     """Whether a folder is a BIDS data set: it describes itself, or has sub-*/[ses-*/]anat."""
     root = Path(root)
-    described = (root / "dataset_description.json").is_file() and any(root.glob("sub-*"))
+    described = os.path.lexists(root / "dataset_description.json") and any(root.glob("sub-*"))
     return described or any(root.glob("sub-*/anat")) or any(root.glob("sub-*/ses-*/anat"))
 
 
@@ -53,19 +53,24 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     root = Path(root)
     scans: dict[str, list[BidsScan]] = {}
     for path in anatomical_files(root):
-        match = re.fullmatch(r"(sub-[A-Za-z0-9]+.*)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
+        match = re.fullmatch(r"(sub-.+)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
         if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
-            scan = BidsScan(match[1], path, subject_of(match[1]), _entities(path).get("ses"), match[2])
+            scan = BidsScan(match[1], path, subject_of(match[1]), match[2])
             scans.setdefault(match[2], []).append(scan)
+    if not scans and (absent := absent_subjects(root)):
+        raise InputError.of(absent)
     if len(scans) != 1:
         others = sorted({name for path in anatomical_files(root) if (name := _suffix(path))})
+        choices = sorted(scans) or [name for name in others if name not in NO_SCANS]
         raise InputError(
             "No scan was found in the BIDS data set." if not scans else "The BIDS data set has several contrasts.",
             file=root,
             expected=f"sub-*/[ses-*/]anat/*_{suffix or 'T2w'}.nii.gz",
             found=", ".join(f"{len(found)} {name}" for name, found in sorted(scans.items()))
             or (f"only {', '.join(others)}" if others else "nothing"),
-            hint=f"choose with --suffix one of {', '.join(sorted(scans) or others or SUFFIXES)}",
+            hint=f"choose with --suffix one of {', '.join(choices)}"
+            if choices
+            else "name the data set itself, whose scans lie in sub-*/anat or sub-*/ses-*/anat",
         )
     (found,) = scans.values()
     names = [scan.id for scan in found]
@@ -75,10 +80,25 @@ def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[Bids
     return tuple(sorted(found, key=lambda scan: scan.id))
 
 
+def suffixes_of(text: str) -> list[str]:
+    """The contrasts that --suffix names, one a channel: "T1w,FLAIR"; raises InputError for what is no such list."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(r"[A-Za-z0-9]+", name) for name in names) or len(set(names)) < len(names):
+        expected = "such as T2w, or T1w,FLAIR for two channels"
+        raise InputError("The suffix does not name contrasts, each once.", expected=expected, found=f"--suffix {text}")
+    return names
+
+
 def anatomical_files(root: Path) -> list[Path]:
     """What lies in the folders sub-*/[ses-*/]anat of a BIDS data set, links to subjects followed."""
     folders = sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")])
     return [path for folder in folders if folder.is_dir() for path in files_in(folder)]
+
+
+def absent_subjects(root: Path) -> list[Problem]:
+    """An error for each subject, session or anat of a BIDS data set that is a link to nowhere."""
+    folders = [*sorted(root.glob("sub-*")), *sorted(root.glob("sub-*/ses-*"))]
+    return dangling_folders([*folders, *(folder / "anat" for folder in folders)], "E")
 
 
 def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | None = None) -> RawDataset:
@@ -90,15 +110,15 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
     Raises InputError as `bids_scans` does; missing and ambiguous label maps are collected in `problems`.
     """
     root, labels = Path(root), Path(labels)
-    if not labels.is_dir():
-        raise InputError("The folder of label maps is missing.", file=labels, hint="check --labels")
+    refuse_no_folder(labels, "The folder of label maps is missing.", hint="check --labels")
     below = files_below(labels)
     files = [path for path in below if path.name.startswith("sub-") and is_nifti_name(path)]
-    channels = [bids_scans(root, one) for one in (suffix.split(",") if suffix else [None])]
+    channels = [bids_scans(root, one) for one in ([None] if suffix is None else suffixes_of(suffix))]
     names = tuple(scans[0].suffix for scans in channels)
     by_id = [{scan.id: scan for scan in scans} for scans in channels]
     cases = []
     problems = [*left_out(anatomical_files(root), root), *left_out(below, labels)]
+    problems += [*absent_subjects(root), *dangling_folders(below)]
     for case in sorted(set().union(*by_id)):
         there = [scans[case] for scans in by_id if case in scans]
         scan = there[0]
@@ -120,7 +140,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
                 hint="keep one label map for each scan",
             )
         )
-    participants = read_participants(root, [case.id for case in cases])
+    participants, warnings = read_participants(root, [case.id for case in cases])
     return RawDataset(
         name=root.resolve().name,
         root=root,
@@ -130,7 +150,7 @@ def read_bids(root: str | os.PathLike, labels: str | os.PathLike, suffix: str | 
         regions_class_order=None,
         cases=tuple(cases),
         participants=participants,
-        problems=(*problems, *participants_problems(root, participants)),
+        problems=(*problems, *warnings),
     )
 
 
@@ -158,8 +178,7 @@ def _lookup(labels: Path) -> dict[str, LabelValue]:
     tables = sorted(labels.glob("*dseg.tsv"))
     if not tables:
         return {BACKGROUND: 0, "pvs": 1}
-    with tables[0].open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    _, rows = read_table(tables[0])
     try:
         found: dict[str, LabelValue] = {row["name"]: int(row["index"]) for row in rows}
         if negative := [value for value in found.values() if isinstance(value, int) and value < 0]:

@@ -12,10 +12,12 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import refuse_no_folder
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import Grid, label_volume, read_labels
 from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, stem
 from mednext_jax.io.raw_dataset import RawDataset
+from mednext_jax.io.voxels import Source
 
 # What a mask is called after its case: BIDS derivatives' name, _mask, or nothing. The name that says most comes first:
 # skull-stripping tools write the stripped scan, CASE.nii.gz, beside CASE_mask.nii.gz.
@@ -34,8 +36,7 @@ class BrainMasks:
     def open(cls, folder: str | os.PathLike) -> BrainMasks:
         """List a folder; raises InputError if it is missing."""
         folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError("The folder of brain masks is missing.", file=folder, hint="check --brain-masks")
+        refuse_no_folder(folder, "The folder of brain masks is missing.", hint="check --brain-masks")
         files: dict[str, tuple[Path, ...]] = {}
         for path in filter(is_nifti_name, files_below(folder)):
             files[stem(path)] = (*files.get(stem(path), ()), path)
@@ -75,17 +76,18 @@ def is_brain_mask(path: Path) -> bool:
     return BRAIN_MASK.search(stem(path)) is not None
 
 
-def read_brain(path: str | os.PathLike, like: nib.Nifti1Image, grid: Grid) -> np.ndarray:
-    """A brain mask (d, h, w), boolean, on the grid of the scan `like`.
+def read_brain(path: Source, like: nib.Nifti1Image, grid: Grid) -> tuple[np.ndarray, list[Problem]]:
+    """A brain mask (d, h, w), boolean, on the grid of the scan `like`, and what is odd about it, as warnings.
 
     Raises InputError if it cannot be read, lies on another grid or is empty.
     """
     image = read_labels(path)
-    problems = brain_problems(image, like, path, like.get_filename() or "the scan")
+    name = path if isinstance(path, str | os.PathLike) else "the brain mask in memory"
+    problems = brain_problems(image, like, name, like.get_filename() or "the scan")
     errors = [problem for problem in problems if problem.severity == "E"]
     if errors:
         raise InputError.of(errors)
-    return label_volume(image, grid) != 0
+    return label_volume(image, grid) != 0, problems
 
 
 def brain_problems(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import nibabel as nib
 import numpy as np
@@ -39,7 +39,7 @@ def grid_problems(
         return [problem("another shape", reference.shape, image.shape)]
     ours, theirs = (nib.affines.voxel_sizes(x.affine) for x in (image, reference))
     if not np.allclose(ours, theirs, rtol=SPACING_TOLERANCE):
-        return [problem("another voxel size", _mm(theirs), _mm(ours))]
+        return [problem("another voxel size", in_mm(theirs), in_mm(ours))]
     axes, wanted = (nib.aff2axcodes(x.affine) for x in (image, reference))
     if axes != wanted:
         return [problem("another orientation", "".join(wanted), "".join(axes))]
@@ -53,11 +53,13 @@ def grid_problems(
 
 
 def scan_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
-    """What is odd about one scan of `read_scan`, as warnings; `file` names it. For every command that reads scans.
+    """What is odd about one scan of `read_scan`, as warnings: `grid_warnings` and `voxel_warnings`; `file` names it."""
+    return [*grid_warnings(image, file), *voxel_warnings(image, file)]
 
-    Its grid: `grid_warnings`. Its intensities: voxels so far beyond all others that these look alike.
-    """
-    found = grid_warnings(image, file)
+
+def voxel_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
+    """What is odd about the intensities of a scan, as warnings: some voxels so far beyond all others."""
+    found: list[Problem] = []
     if (far := _far_voxels(np.asanyarray(image.dataobj))) is not None:
         hint = "correct these voxels: normalisation leaves little contrast beside them"
         _warner(found, file)(
@@ -97,8 +99,8 @@ def grid_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
         if not np.allclose(pixdim, sizes, rtol=SPACING_TOLERANCE):
             warn(
                 "The voxel size of the header is not that of the affine.",
-                _mm(sizes),
-                _mm(pixdim),
+                in_mm(sizes),
+                in_mm(pixdim),
                 "the affine's is used",
             )
         unit = int(header["xyzt_units"]) & 7  # nibabel's own reader fails on codes that NIfTI does not define
@@ -110,7 +112,7 @@ def grid_warnings(image: nib.Nifti1Image, file: object) -> list[Problem]:
     if shear > 1e-3:
         warn("The affine is sheared.", "orthogonal axes", f"a cosine of {shear:.3g}", "resampling ignores the shear")
     if sizes.max() / sizes.min() > THICK_SLICES:
-        warn("The slices are thick.", f"voxels at most {THICK_SLICES:g} times as long as wide", _mm(sizes), None)
+        warn("The slices are thick.", f"voxels at most {THICK_SLICES:g} times as long as wide", in_mm(sizes), None)
     if min(image.shape) < FEW_VOXELS:
         warn("The scan is small.", f"at least {FEW_VOXELS} voxels along each axis", image.shape, None)
     return found
@@ -122,6 +124,11 @@ def _far_voxels(array: np.ndarray) -> tuple[float, float] | None:
     usual = float(np.percentile(part[part > 0], 99)) if part.any() else 0.0
     largest = max(float(array.max()), -float(array.min()))
     return (usual, largest) if largest > FAR_INTENSITY * usual > 0 else None
+
+
+def in_mm(sizes: Iterable[float]) -> str:
+    """Voxel sizes as text, in the order in which they are given: x, y, z, as files and other programs have it."""
+    return " x ".join(f"{size:g}" for size in sizes) + " mm"
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
@@ -137,7 +144,7 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
 def _warner(found: list[Problem], file: object) -> Callable[[str, object, object, str | None], None]:
     def warn(what: str, expected: object, there: object, hint: str | None) -> None:
         wanted, is_there = (None if value is None else str(value) for value in (expected, there))
-        found.append(Problem(what, str(file), wanted, is_there, hint, "W"))
+        found.append(Problem(what, None if file is None else str(file), wanted, is_there, hint, "W"))
 
     return warn
 
@@ -149,7 +156,3 @@ def _qform(header: nib.Nifti1Header) -> tuple[np.ndarray | None, int]:
     except (ValueError, nib.spatialimages.HeaderDataError):  # quaternions longer than 1
         return None, 0
     return (qform if np.isfinite(qform).all() else None), int(header["qform_code"])
-
-
-def _mm(sizes: np.ndarray) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes) + " mm"

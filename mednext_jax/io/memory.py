@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,6 +10,28 @@ from mednext_jax.errors import InputError
 
 GIB = 2**30
 _MACHINE, _OWN_GROUP, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Where a version of control groups says what may be used and what is."""
+
+    folder: str
+    limit: str
+    used: str
+    cache: tuple[str, str]
+
+
+# By the controllers that /proc/self/cgroup names: none for version 2.
+_FILES = {
+    "": _Files("", "memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": _Files(
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+}
 
 
 def free_memory() -> float:
@@ -38,21 +61,31 @@ def _of_machine() -> float:
 
 
 def _of_control_groups() -> float:
-    """The least that a control group (version 2) of this process or one above it leaves; its file cache is free."""
+    """The least that a control group of this process or one above it leaves; its file cache is free."""
     try:
         lines = _OWN_GROUP.read_text().splitlines()
-        own = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-    except (OSError, StopIteration):
+    except OSError:
         return math.inf
     left = math.inf
-    for group in (_GROUPS / own, *(_GROUPS / own).parents):
-        try:
-            limit = (group / "memory.max").read_text().strip()
-            if limit != "max":
-                used = int((group / "memory.current").read_text())
-                kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                cache = int(kept["inactive_file"]) + int(kept["active_file"])
-                left = min(left, int(limit) - used + cache)
-        except (OSError, ValueError, KeyError):
-            continue  # the root has no limit of its own
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        if controllers not in _FILES and "memory" not in controllers.split(","):
+            continue
+        files = _FILES.get(controllers, _FILES["memory"])
+        place = _GROUPS / files.folder / own.lstrip("/")
+        # A container may see the path of its host, and its own group at the top.
+        for group in (place, *place.parents):
+            left = min(left, _left_in(group, files))
     return left
+
+
+def _left_in(group: Path, files: _Files) -> float:
+    try:
+        limit = (group / files.limit).read_text().strip()
+        if limit == "max":
+            return math.inf
+        used = int((group / files.used).read_text())
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return int(limit) - used + sum(int(kept[name]) for name in files.cache)
+    except (OSError, ValueError, KeyError):  # the root has no limit of its own
+        return math.inf

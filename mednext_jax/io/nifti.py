@@ -16,9 +16,9 @@ import numpy as np
 from isal import igzip
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.atomic import atomic_file
-from mednext_jax.io.geometry import grid_problems
+from mednext_jax.io.geometry import grid_problems, in_mm
 from mednext_jax.io.memory import refuse_beyond_memory
 from mednext_jax.io.slabs import copy_slabs
 from mednext_jax.io.voxels import Source, Voxels, not_3d, open_voxels, placed_like
@@ -189,21 +189,30 @@ def read_labels(source: Source) -> nib.Nifti1Image:
 def to_volume(
     images: nib.Nifti1Image | Sequence[nib.Nifti1Image], orientation: str | None = "RAS"
 ) -> tuple[np.ndarray, tuple[float, float, float], Grid]:
-    """Images of `read_scan` (one a channel) -> float32 (d, h, w, c), voxel size in mm (d, h, w), and the grid.
+    """Images of `read_scan` (one per channel) -> float32 (d, h, w, c), voxel size in mm (d, h, w), and the grid.
 
     `orientation` "RAS" turns the axes to right, anterior, superior by flips and swaps only; None keeps them as stored.
     Raises InputError if an image is not 3-D, has no usable affine, or the channels lie more than a voxel apart.
     """
     channels = [images] if isinstance(images, nib.spatialimages.SpatialImage) else list(images)
     grid = grid_of(channels[0], orientation)
-    for image in channels[1:]:
-        apart = grid_problems(image, channels[0], "A channel", image.get_filename(), channels[0].get_filename())
-        if any(problem.severity == "E" for problem in apart):
-            raise InputError.of(apart)
+    apart = channel_problems(channels)
+    if any(problem.severity == "E" for problem in apart):
+        raise InputError.of(apart)
     volume = np.empty((*grid.to_network(np.empty(grid.shape, bool)).shape, len(channels)), np.float32)
     for c, image in enumerate(channels):
         copy_slabs(volume[..., c], grid.to_network(np.asanyarray(image.dataobj)))
     return volume, grid.spacing, grid
+
+
+def channel_problems(images: Sequence[nib.Nifti1Image]) -> list[Problem]:
+    """What keeps the other channels of a scan from lying voxel by voxel on the first, as `grid_problems`."""
+    first, *others = images
+    return [
+        problem
+        for image in others
+        for problem in grid_problems(image, first, "A channel", image.get_filename(), first.get_filename())
+    ]
 
 
 def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:
@@ -245,13 +254,6 @@ def image_like(array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing
     return kind(np.asarray(array, dtype), affine, header)
 
 
-def write_like(
-    path: str | os.PathLike, array: np.ndarray, like: Grid | nib.Nifti1Image, dtype: np.typing.DTypeLike
-) -> None:
-    """Write `array` (x, y, z) as `dtype` on the grid of `like`; the file appears whole or not at all."""
-    write_image(path, image_like(array, like, dtype))
-
-
 def write_image(path: str | os.PathLike, image: nib.Nifti1Image) -> None:
     """Write an image (.nii, .nii.gz); the file appears whole or not at all."""
     with atomic_file(path) as temporary:
@@ -273,7 +275,7 @@ def _usable_affine(affine: np.ndarray, file: object) -> np.ndarray:
             "The voxel size is not one of a scan in mm.",
             file=file,
             expected=f"{VOXEL_SIZE_RANGE[0]} to {VOXEL_SIZE_RANGE[1]} mm along each axis",
-            found=f"{' x '.join(f'{s:g}' for s in sizes)}, affine {_in_words(affine)}",
+            found=f"{in_mm(sizes)}, affine {_in_words(affine)}",
             hint="correct the affine (its unit is mm), for example with nibabel",
         )
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:

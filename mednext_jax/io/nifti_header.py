@@ -28,6 +28,8 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 GZIP_MAGIC = b"\x1f\x8b"
 HEADERS = (nib.Nifti1Header, nib.Nifti2Header)
 PIECE = 2**20  # bytes read at a time
+# Bytes behind the last voxel that a writer of whole blocks may leave; more are voxels that the header does not tell of.
+PADDING = 4096
 # Quaternions up to this much too long, and offsets this far from whole bytes, are rounded, not wrong.
 LONGEST_QUATERNION = 1.01
 OFFSET_TOLERANCE = 1e-3
@@ -123,10 +125,9 @@ def open_stream(path: Path) -> Iterator[BinaryIO]:
         raise damaged(path, str(error) or type(error).__name__) from error
 
 
-def drain(stream: BinaryIO) -> None:
-    """Read to the end, keeping nothing."""
-    while stream.read(PIECE):
-        pass
+def drain(stream: BinaryIO) -> int:
+    """Read to the end, keeping nothing; how many bytes there were."""
+    return sum(map(len, iter(lambda: stream.read(PIECE), b"")))
 
 
 def as_meant(start: bytes) -> bytes:
@@ -155,14 +156,16 @@ def as_meant(start: bytes) -> bytes:
     return header.binaryblock + start[size:]
 
 
-def not_nifti(path: object, found: str) -> InputError:
+def not_nifti(
+    path: object, found: str, hint: str = "convert it, for example with dcm2niix or mri_convert"
+) -> InputError:
     """The error for a file of another format."""
     return InputError(
         "The file is not a NIfTI scan.",
         file=path,
         expected="a .nii or .nii.gz file",
         found=found,
-        hint="convert it, for example with dcm2niix or mri_convert",
+        hint=hint,
     )
 
 
@@ -193,7 +196,8 @@ def _first_bytes(path: Path) -> tuple[bytes, bool]:
         packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     named_gz = path.name.lower().endswith(".gz")
     if packed != named_gz:
-        raise not_nifti(path, "data that is not gzip" if named_gz else "gzip data without the ending .gz")
+        found = "data that is not gzip" if named_gz else "gzip data without the ending .gz"
+        raise not_nifti(path, found, f"if it is a NIfTI file, rename it to end in {'.nii' if named_gz else '.nii.gz'}")
     with open_stream(path) as stream:
         return as_meant(stream.read(540)), named_gz
 
@@ -222,8 +226,8 @@ def _voxel_type(path: Path, header: nib.Nifti1Header) -> np.dtype:
 
 
 def refuse_type(path: object, dtype: np.dtype) -> None:
-    """Raise InputError unless voxels of `dtype` are single real numbers of at most 64 bits."""
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+    """Raise InputError unless voxels of `dtype` are single real numbers of at most 64 bits, or True and False."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
         kind = "RGB" if dtype.names else "complex" if dtype.kind == "c" else str(dtype)
         raise InputError(
             "The voxels are not single real numbers.",

@@ -29,13 +29,13 @@ def stem(path: Path) -> str:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, hidden names left out."""
+    """Paths of what lies in a folder, sorted, hidden names left out."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def files_below(folder: Path) -> list[Path]:
     """The files of a folder and of all below it, sorted; links to folders are followed, hidden names left out."""
-    return sorted(_walk(folder, frozenset()))
+    return sorted(walk(folder))
 
 
 def left_out(files: Iterable[Path], where: Path) -> list[Problem]:
@@ -62,14 +62,17 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """`above`: the folders that the walk is inside of; a link back to one of them is not followed."""
+def walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """The files of a folder and of all below it, one after another, as `files_below` lists them.
+
+    `above`: the folders that the walk is inside of; a link back to one of them is not followed.
+    """
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
     for path in files_in(folder):
         if path.is_dir():
-            yield from _walk(path, above | {here})
+            yield from walk(path, above | {here})
         else:
             yield path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.io.absent import found_at, is_named
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import files_in, stem
@@ -16,9 +17,9 @@ from mednext_jax.io.raw_dataset import (
     LabelValue,
     RawCase,
     RawDataset,
-    participants_problems,
     read_participants,
     subject_of,
+    whole_number,
 )
 
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
@@ -58,7 +59,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
                 hint="convert the scans to .nii.gz",
             )
         )
-    count = _whole(content.get("numTraining"))
+    count = whole_number(content.get("numTraining"))
     if "numTraining" in content and count is None:
         what, hint = "numTraining is not a whole number.", "correct numTraining in dataset.json"
         problems.append(Problem(what, str(file), "such as 20", str(content["numTraining"])[:100], hint))
@@ -70,7 +71,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
     else:
         cases, there = _found_cases(root, ending, len(channels), problems)
     _check_count(content, there, file, problems)
-    participants = read_participants(root, [case.id for case in cases])
+    participants, warnings = read_participants(root, [case.id for case in cases])
     return RawDataset(
         name=str(content.get("name") or root.resolve().name),
         root=root,
@@ -80,7 +81,7 @@ def read_nnunet_raw(root: str | os.PathLike) -> RawDataset:
         regions_class_order=order,
         cases=tuple(cases),
         participants=participants,
-        problems=(*problems, *participants_problems(root, participants)),
+        problems=(*problems, *warnings),
     )
 
 
@@ -91,7 +92,7 @@ def read_ignore_label(folder: str | os.PathLike) -> int | None:
     read or its labels cannot be understood.
     """
     folder = Path(folder).absolute()
-    file = next((f for f in (folder / "dataset.json", folder.parent / "dataset.json") if f.is_file()), None)
+    file = next((f for f in (folder / "dataset.json", folder.parent / "dataset.json") if is_named(f)), None)
     if file is None:
         return None
     content = read_json(file, limit=JSON_LIMIT)
@@ -106,27 +107,21 @@ def read_ignore_label(folder: str | os.PathLike) -> int | None:
 
 
 def _as_version_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 has `modality`, labels {"0": "background"} and no file ending."""
+    """Version 1 has `modality`, labels {"0": "background"}, where any name of 0 is the background, no file ending."""
     content = dict(content)
     if "channel_names" not in content and "modality" in content:
         content["channel_names"] = content["modality"]
         content.setdefault("file_ending", NIFTI_ENDINGS[0])
     labels = content.get("labels")
-    if isinstance(labels, dict) and labels and all(_whole(k) is not None for k in labels):
-        content["labels"] = {str(name): _whole(value) for value, name in labels.items()}
+    if isinstance(labels, dict) and labels and all(whole_number(k) is not None for k in labels):
+        names = {value: BACKGROUND if whole_number(value) == 0 else str(name) for value, name in labels.items()}
+        content["labels"] = {name: whole_number(value) for value, name in names.items()}
     return content
-
-
-def _whole(value: Any) -> int | None:
-    """A number from 0, also one written as text ("20"); None for anything else."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _channels(value: Any, file: Path, problems: list[Problem]) -> tuple[str, ...]:
     names = value if isinstance(value, dict) else {}
-    keys = sorted(names, key=lambda key: -1 if (number := _whole(key)) is None else number)
+    keys = sorted(names, key=lambda key: -1 if (number := whole_number(key)) is None else number)
     if not names or keys != [str(i) for i in range(len(keys))]:
         problems.append(
             Problem(
@@ -155,7 +150,9 @@ def _labels(
 
     overlap = isinstance(given, dict) and any(isinstance(v, list) and len(v) > 1 for v in given.values())
     for name, value in given.items() if isinstance(given, dict) else ():
-        values = tuple(v for item in (value if isinstance(value, list) else [value]) if (v := _whole(item)) is not None)
+        values = tuple(
+            v for item in (value if isinstance(value, list) else [value]) if (v := whole_number(item)) is not None
+        )
         if not values or len(values) != (len(value) if isinstance(value, list) else 1):
             wrong(f"Label {name!r} has no valid value.", "a whole number, or a list of them", value)
         elif name == IGNORE:
@@ -181,7 +178,7 @@ def _labels(
             wrong("Two labels have the same value.", "a value for each label", given)
         return labels, ignore, None
     order = content.get("regions_class_order")
-    numbers = tuple(v for item in (order if isinstance(order, list) else []) if (v := _whole(item)) is not None)
+    numbers = tuple(v for item in (order if isinstance(order, list) else []) if (v := whole_number(item)) is not None)
     if not isinstance(order, list) or not len(numbers) == len(order) == len(labels) - 1:
         wrong("Region labels need their class order.", f"regions_class_order of {len(labels) - 1} values", order)
         return labels, ignore, None
@@ -201,10 +198,10 @@ def _found_cases(root: Path, ending: str, channels: int, problems: list[Problem]
     images, labels = root / "imagesTr", root / "labelsTr"
     missing = [folder for folder in (images, labels) if not folder.is_dir()]
     if missing:
-        problems.extend(
-            Problem("A folder of the data set is missing.", str(folder), hint="see nnU-Net's dataset format")
-            for folder in missing
-        )
+        for folder in missing:
+            there, hint = found_at(folder)
+            hint = hint or "see nnU-Net's dataset format"
+            problems.append(Problem("A folder of the data set is missing.", str(folder), found=there, hint=hint))
         raise InputError.of(problems)
     found: dict[str, dict[int, Path]] = {}
     label_of: dict[str, Path] = {}
@@ -271,8 +268,9 @@ def _listed_cases(
             continue
         paths = [root / os.path.expandvars(path) for path in [*images, label]]
         absent = [path for path in paths if not path.is_file()]
-        what = "A file that dataset.json lists is missing."
-        problems.extend(Problem(what, str(path), expected=f"a file of case {case}") for path in absent)
+        for path in absent:
+            what = "A file that dataset.json lists is missing."
+            problems.append(Problem(what, str(path), f"a file of case {case}", *found_at(path)))
         if not absent:
             cases.append(RawCase(case, tuple(paths[:-1]), paths[-1], subject_of(case)))
     return cases, set(entries)
@@ -286,7 +284,7 @@ def _check_count(content: dict[str, Any], there: set[str], file: Path, problems:
             what = "A case is listed in dataset.json but its files are not there."
             hint = "add the files, or take the case off the list"
             problems.append(Problem(what, str(file), expected=f"{case}_0000{content['file_ending']}", hint=hint))
-    if _whole(content["numTraining"]) != len(there):
+    if whole_number(content["numTraining"]) != len(there):
         problems.append(
             Problem(
                 "The number of training cases is not the one in dataset.json.",

@@ -20,7 +20,7 @@ import numpy as np
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.brain_masks import brain_problems
-from mednext_jax.io.geometry import bounding_box, grid_problems, scan_warnings
+from mednext_jax.io.geometry import bounding_box, grid_problems, in_mm, scan_warnings
 from mednext_jax.io.nifti import grid_of, read_labels, read_scan
 from mednext_jax.io.raw_dataset import RawCase, RawDataset
 
@@ -49,7 +49,7 @@ class CaseReport:
 def validate(
     dataset: RawDataset, *, threads: int | None = None, progress: Callable[[], object] = lambda: None
 ) -> list[CaseReport]:
-    """Check every file of a data set; returns a report a case, sorted by id, and all warnings in them.
+    """Check every file of a data set; returns one report per case, sorted by id, and all warnings in them.
 
     `threads`: cases read at a time (each needs a few times the memory of a scan); `progress` is called after each.
     Raises one InputError with all errors and warnings if there is any error.
@@ -60,7 +60,12 @@ def validate(
             progress()
         reports = [future.result() for future in futures]
     across = across_cases(reports, dataset)
-    problems = [*dataset.problems, *(p for report in reports for p in report.problems), *across]
+    problems = [
+        *_not_utf8(dataset.cases),
+        *dataset.problems,
+        *(p for report in reports for p in report.problems),
+        *across,
+    ]
     if not dataset.cases:
         problems.append(Problem("The data set has no complete case.", str(dataset.root)))
     if any(problem.severity == "E" for problem in problems):
@@ -68,6 +73,13 @@ def validate(
     if reports:
         reports[0] = dataclasses.replace(reports[0], problems=(*dataset.problems, *reports[0].problems, *across))
     return reports
+
+
+def _not_utf8(cases: Sequence[RawCase]) -> list[Problem]:
+    """Names that a prepared data set, which may lie in a bucket, cannot have."""
+    what, hint = "The name of a case is not UTF-8.", "rename its files"
+    named = ((case, case.id.encode("utf-8", "ignore").decode()) for case in cases)
+    return [Problem(what, str(case.images[0]), hint=hint) for case, text in named if text != case.id]
 
 
 def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
@@ -117,7 +129,7 @@ def check_case(case: RawCase, dataset: RawDataset) -> CaseReport:
 
 
 def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Problem]:
-    """What shows only between cases: duplicates, outliers, labels that never occur."""
+    """Warnings that only all cases together show: duplicates, outliers, labels that never occur."""
     problems = []
     usable = [report for report in reports if report.voxels_hash is not None]
     by_hash = collections.defaultdict(list)
@@ -146,7 +158,10 @@ def across_cases(reports: Sequence[CaseReport], dataset: RawDataset) -> list[Pro
     far = (np.abs(sizes / median - 1) > SPACING_RANGE).any(axis=1)
     odd = [report for report, is_far in zip(usable, far, strict=True) if is_far]
     outliers(
-        "Some scans have an unusual voxel size.", odd, f"about {_mm(median)} in any order", lambda r: _mm(r.voxel_sizes)
+        "Some scans have an unusual voxel size.",
+        odd,
+        f"about {in_mm(median)} in any order",
+        lambda r: in_mm(r.voxel_sizes),
     )
 
     stripped = [report for report in usable if report.zero_fraction > 0.5]
@@ -223,7 +238,3 @@ def _try(read: Callable[[Path], nib.Nifti1Image], path: Path, problems: list[Pro
 
 def _digest(array: np.ndarray) -> bytes:
     return hashlib.blake2b(array.ravel(order="K").data).digest() + str(array.shape).encode()
-
-
-def _mm(sizes: Sequence[float]) -> str:
-    return " x ".join(f"{size:.3g}" for size in sizes) + " mm"

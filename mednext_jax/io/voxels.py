@@ -22,6 +22,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.nifti_header import (
     HEADERS,
     MAX_VOXELS,
+    PADDING,
     PIECE,
     READ_ERRORS,
     Declared,
@@ -80,19 +81,25 @@ def open_voxels(source: Source) -> Voxels:
         return _of_file(Path(source))
     if isinstance(source, nib.spatialimages.SpatialImage):
         return _of_image(source)
-    if isinstance(source, np.ndarray):
+    if is_array(source):
         warnings.warn(
             "an array does not say where it lies: taken as (x, y, z) to the right, anterior and superior, 1 mm voxels",
             stacklevel=3,
         )
-        refuse_type(None, source.dtype)
-        return _of_image(nib.spatialimages.SpatialImage(source, np.eye(4)))
+        array = np.asarray(source)
+        refuse_type(None, array.dtype)
+        return _of_image(nib.spatialimages.SpatialImage(array, np.eye(4)))
     raise InputError(
         "The scan is neither a file nor an image of nibabel.",
         expected="the path of a NIfTI file, or an image with voxels and an affine",
         found=f"an object of type {type(source).__name__}",
         hint="for an array: nibabel.Nifti1Image(array, affine)",
     )
+
+
+def is_array(source: object) -> bool:
+    """Whether this is an array of NumPy, JAX or PyTorch."""
+    return hasattr(source, "__array__") and hasattr(source, "ndim")
 
 
 def not_3d(path: object, shape: Sequence[int]) -> InputError:
@@ -102,7 +109,9 @@ def not_3d(path: object, shape: Sequence[int]) -> InputError:
         file=path,
         expected="three axes",
         found=f"{len(shape)} axes: {' x '.join(map(str, shape))}",
-        hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`",
+        hint="split a 4-D file into volumes, for example with `fslsplit` or `mrconvert -coord 3 N`"
+        if len(shape) > 3
+        else "stack the slices of one scan into a 3-D file",
     )
 
 
@@ -146,7 +155,12 @@ def _pieces_of_file(path: Path, declared: Declared, slope: float, inter: float) 
             left -= len(piece)
             with np.errstate(all="ignore"):
                 yield apply_read_scaling(np.frombuffer(piece, declared.dtype), np.float64(slope), np.float64(inter))
-        drain(stream)
+        if (behind := drain(stream)) > PADDING:
+            raise damaged(path, f"{behind} bytes more than the header declares ({_in_words(declared)})")
+
+
+def _in_words(declared: Declared) -> str:
+    return f"{' x '.join(map(str, declared.shape))} voxels of {declared.dtype.name}"
 
 
 def _of_image(image: nib.spatialimages.SpatialImage) -> Voxels:

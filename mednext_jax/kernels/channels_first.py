@@ -110,7 +110,7 @@ def _refusal(x: Array, conv1: Conv, weights: MLPWeights, growth: int) -> str | N
     if weights.norm != "group" or weights.grn_gamma is not None:
         return "with layer norm or global response normalisation"
     if not has_kernel_size(k):
-        return f"with depthwise kernels of {k} voxels an axis"
+        return f"with depthwise kernels of {k} voxels per axis"
     if x.size // x.shape[1] * growth * channels >= _MOST_ELEMENTS:
         return f"of {x.shape} voxels, more than 32-bit offsets reach,"
     return None

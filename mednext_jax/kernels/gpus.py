@@ -26,5 +26,5 @@ def capability_of(device: jax.Device) -> str:
 
 @functools.cache
 def tell_once(message: str) -> None:
-    """One log line a process."""
+    """One log line per process."""
     _LOG.warning(message)

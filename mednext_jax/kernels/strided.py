@@ -263,7 +263,7 @@ def gather_gradient_kernel(
 ):
     """partial = sum over the slots of fine window^T x coarse row: the kernel's gradient of gather and of scatter.
 
-    One row of taps along h a program. Grid (programs, C, K).
+    One row of taps along h per program. Grid (programs, C, K).
     """
     P: tl.constexpr = K // 2
     BEHIND: tl.constexpr = P // 2

@@ -27,7 +27,7 @@ def entry(kernel: str, first: int, second: int) -> dict[str, int] | None:
 
 
 def depthwise_tiles(kernel: str, k: int, extents: Sequence[int]) -> dict[str, int]:
-    """The tile sizes of a depthwise `kernel` with k taps an axis, for outputs (or coarse voxels) of `extents` (3,).
+    """The tile sizes of a depthwise `kernel` with k taps per axis, for outputs (or coarse voxels) of `extents` (3,).
 
     "planes" and "rows" never exceed the extents, and "planes" divides the depth as evenly as it can.
     """
@@ -48,7 +48,7 @@ def shared_bytes() -> int:
 
 
 def has_kernel_size(k: int) -> bool:
-    """Whether the table has depthwise kernels with k taps an axis."""
+    """Whether the table has depthwise kernels with k taps per axis."""
     return any(name == "correlate" and taps == k for name, taps, _ in TILES)
 
 

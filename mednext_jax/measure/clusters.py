@@ -40,11 +40,6 @@ def label_clusters(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, int(count)
 
 
-def cluster_sizes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Voxels (count,) of the clusters 1..count."""
-    return np.bincount(labels.ravel(), minlength=count + 1)[1:]
-
-
 def cluster_regions(labels: np.ndarray, count: int, region_map: np.ndarray) -> np.ndarray:
     """Region (count,) of the clusters 1..count: the one that holds most of the cluster's voxels.
 

@@ -1,6 +1,6 @@
 """Region maps: which voxels of a scan are white matter, basal ganglia, ...
 
-A folder with one integer map a case, CASE.nii.gz, and `regions.json` that names the values: {"white matter": 1, ...}.
+A folder with one integer map per case, CASE.nii.gz, and `regions.json` that names the values: {"white matter": 1, ...}.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti import read_labels
 from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, stem
-from mednext_jax.io.raw_dataset import RawDataset
+from mednext_jax.io.raw_dataset import RawDataset, whole_number
 
 NAMES = "regions.json"
 WHOLE = "all"  # what tables call the whole scan
@@ -37,19 +37,23 @@ class RegionMaps:
         """Read `regions.json`; raises InputError if it is missing or does not name whole positive values."""
         path = Path(folder) / NAMES
         names = read_json(path)
-        values = list(names.values()) if isinstance(names, dict) else []
-        whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
-        if not values or not whole or len(set(values)) < len(values) or WHOLE in names:
+        values = [whole_number(value) for value in names.values()] if isinstance(names, dict) else []
+        if not values or not all(values) or len(set(values)) < len(values) or WHOLE in names:
             raise InputError(
                 "The region names do not each have their own whole positive value.",
                 file=path,
                 expected=f'an object such as {{"white matter": 1, "basal ganglia": 2}}, no region called "{WHOLE}"',
                 found=json.dumps(names)[:200],
             )
-        return cls(Path(folder), {value: name for name, value in sorted(names.items(), key=lambda item: item[1])})
+        return cls(
+            Path(folder), dict(sorted((value, name) for value, name in zip(values, names, strict=True) if value))
+        )
 
-    def read(self, case: str, like: nib.Nifti1Image) -> np.ndarray:
-        """The map (x, y, z) of `case`, on the grid of `like`; values without a name count as no region (0)."""
+    def read(self, case: str, like: nib.Nifti1Image) -> tuple[np.ndarray, list[Problem]]:
+        """The map (x, y, z) of `case`, on the grid of `like`, and what is odd about it, as warnings.
+
+        Values without a name count as no region (0). Raises InputError for a map that cannot be used.
+        """
         path = self.path(case)
         if path is None:
             raise InputError.of([self._missing(case)])
@@ -57,7 +61,7 @@ class RegionMaps:
         problems = grid_problems(image, like, "The region map", path, like.get_filename() or "the label map")
         if any(problem.severity == "E" for problem in problems):
             raise InputError.of(problems)
-        return only_named(np.asanyarray(image.dataobj), self.names)
+        return only_named(np.asanyarray(image.dataobj), self.names), problems
 
     def path(self, case: str) -> Path | None:
         """The file of a case's map, CASE.nii.gz or CASE.nii; None if there is none, or both."""

@@ -106,7 +106,7 @@ class MedNeXtDownBlock(_Block):
 class MedNeXtUpBlock(_Block):
     """Doubles the extents n and adds `skip`, the encoder's activation of these; MIC-DKFZ `MedNeXtUpBlock`.
 
-    PyTorch's transposed convolution yields 2n - 1 voxels an axis; norm and MLP see only these, and one plane of zeros
+    PyTorch's transposed convolution yields 2n - 1 voxels per axis; norm and MLP see only these, and one plane of zeros
     is padded in front. So the first plane of each axis of the result is exactly `skip`, and counts in no statistic.
     """
 

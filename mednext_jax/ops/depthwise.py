@@ -127,7 +127,7 @@ def _zeros(width: tuple[int, int], halo: Halo) -> Padding:
 
 
 def _up_grid(x: Array, k: int, halo: Halo) -> tuple[list[int], list[int]]:
-    """For `_scatter`, by axis: how the fine grid of `depthwise_up` lies to x, and its extent."""
+    """Origin and extent, by axis, of `depthwise_up`'s fine grid against x, as `_scatter` takes them."""
     before, after = up_halo(k)
     origins = [k // 2 - 1 + 2 * before * here for here in halo]
     return origins, [2 * (n - (before + after) * here) for n, here in zip(x.shape[1:4], halo, strict=True)]

@@ -7,7 +7,7 @@ from jax import Array, lax
 
 
 def precision_for(x: Array) -> lax.Precision | None:
-    """Of float32 operands like `x` products are float32 on every device, not TF32 or bfloat16."""
+    """The precision of products of operands like `x`: float32 on every device, not TF32 or bfloat16."""
     return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
@@ -24,12 +24,12 @@ def pointwise(x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None =
 
 
 def pointwise_down(x: Array, kernel: Array, bias: Array) -> Array:
-    """Of voxels 0, 2, 4, ..: (n, 2d, 2h, 2w, c) -> (n, d, h, w, e)."""
+    """`pointwise` of voxels 0, 2, 4, ..: (n, 2d, 2h, 2w, c) -> (n, d, h, w, e)."""
     return pointwise(x[:, ::2, ::2, ::2], kernel, bias)
 
 
 def pointwise_up(x: Array, kernel: Array, bias: Array) -> Array:
-    """To voxels 1, 3, 5, ..; the others hold the bias alone: (n, d, h, w, c) -> (n, 2d, 2h, 2w, e).
+    """`pointwise` to voxels 1, 3, 5, ..; the others hold the bias alone: (n, d, h, w, c) -> (n, 2d, 2h, 2w, e).
 
     PyTorch's ConvTranspose3d(1, stride=2) and its plane of padding in front (its zeros are left to the caller's mask).
     """

@@ -10,7 +10,6 @@ Split = tuple[str | None, str | None, str | None]
 WHOLE: Split = (None, None, None)
 # Along which of d, h and w a convolution's input holds its neighbours' voxels, too.
 Halo = tuple[bool, bool, bool]
-NO_HALO: Halo = (False, False, False)
 
 
 def halo_of(split: Split) -> Halo:

@@ -28,7 +28,7 @@ def with_halo(x: Array, axis: int, name: str, before: int, after: int) -> Array:
 
 
 def own_part(x: Array, axis: int, name: str, before: int = 0, after: int = 0) -> Array:
-    """This device's part, with a halo as of `with_halo`, of an `x` that every device holds whole along `axis`."""
+    """A device's own part, with a halo as of `with_halo`, of an `x` that every device holds whole along `axis`."""
     planes = x.shape[axis] // lax.axis_size(name)
     padding = [(0, 0)] * x.ndim
     padding[axis] = (before, after)

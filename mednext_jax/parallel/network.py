@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import LEVELS, MedNeXtConfig
@@ -21,7 +21,7 @@ def spread(config: MedNeXtConfig, mesh: Mesh, ops: LocalOps | None = None) -> Ap
     """`apply(params, x)`: the network's logits of x (n, d, h, w, c) with every device computing its part.
 
     The first axis of `mesh` splits n; the second d and the third, if there is one, h. `ops` are the operations of
-    one device. Logits lie on the mesh as `over_volumes` says; deep supervision's coarse ones may be whole on every
+    one device. Logits are split over the mesh as x is; deep supervision's coarse ones may be whole on every
     device of a volume. Numbers and gradients are those of one device but for the order of float32 sums.
     Raises InputError, when called, for an x that the mesh does not divide.
     """
@@ -56,11 +56,6 @@ def layout_of(config: MedNeXtConfig, mesh: Mesh, extents: Sequence[int]) -> Layo
     radius = max(config.encoder_kernel_size, config.decoder_kernel_size) // 2
     names = (space if spaces > 1 else None, height if heights > 1 else None, None)
     return Layout((d, h, w), names, (spaces, heights, 1), radius)
-
-
-def over_volumes(mesh: Mesh) -> NamedSharding:
-    """A batch (n, d, h, w, ...) split over all axes of the mesh."""
-    return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
 
 
 def check_divides(config: MedNeXtConfig, mesh: Mesh, shape: Sequence[int]) -> None:

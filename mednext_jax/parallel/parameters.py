@@ -15,8 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # Regular expression for a parameter's path -> the axis that is split, None for whole; the first that is found counts.
 # Optimiser moments and averages have the path of their parameter at their end. (As big_vision's sharding rules.)
-Rules = Sequence[tuple[str, int | None]]
-RULES: Rules = (
+RULES: Sequence[tuple[str, int | None]] = (
     (r"conv1/kernel$", 3),  # depthwise (k, k, k, c): channels
     (r"conv2/kernel$", 1),  # expand (c, r): the larger one
     (r"conv3/kernel$", 0),  # compress (r, c)
@@ -25,8 +24,8 @@ RULES: Rules = (
 )
 
 
-def state_like(init: Callable[[], Any], mesh: Mesh, *, shared: bool, rules: Rules = RULES) -> Any:
-    """Shapes and types of the arrays of `init()`, with shardings: by `rules` over the mesh's first axis if `shared`.
+def state_like(init: Callable[[], Any], mesh: Mesh, *, shared: bool) -> Any:
+    """Shapes and types of the arrays of `init()`, with shardings: by `RULES` over the mesh's first axis if `shared`.
 
     An axis that the devices do not divide is left whole.
     """
@@ -34,7 +33,7 @@ def state_like(init: Callable[[], Any], mesh: Mesh, *, shared: bool, rules: Rule
 
     def with_sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         text = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
-        axis = next(axis for pattern, axis in rules if re.search(pattern, text)) if shared else None
+        axis = next(axis for pattern, axis in RULES if re.search(pattern, text)) if shared else None
         spec = PartitionSpec()
         if axis is not None and leaf.shape[axis] % parts == 0:
             spec = PartitionSpec(*[None] * axis, name)

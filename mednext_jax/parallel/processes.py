@@ -29,8 +29,8 @@ import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 
-import mednext_jax
-from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory
+from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory, shown
+from mednext_jax.version import __version__
 
 ASKED = ("MEDNEXT_JAX_COORDINATOR", "MEDNEXT_JAX_PROCESSES", "MEDNEXT_JAX_PROCESS_ID")
 START_TIMEOUT = 300  # seconds; JAX's own default for the same wait
@@ -127,13 +127,13 @@ def agree(name: str, value: Any) -> None:
 
 
 def code_version() -> dict[str, str]:
-    """What must be the same in every process for the same results: for `agree("code version", code_version())`."""
-    package = Path(mednext_jax.__file__).parent
+    """Versions that every process must share for the same results: for `agree("code version", code_version())`."""
+    package = Path(__file__).parents[1]
     sources = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         sources.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return {
-        "mednext_jax": mednext_jax.__version__,
+        "mednext_jax": __version__,
         "mednext_jax sources": sources.hexdigest()[:16],
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
@@ -202,6 +202,7 @@ def leaving_at_once() -> Iterator[None]:
 
 
 def _tell(text: str) -> None:
+    text = "\n".join(shown(line) for line in text.split("\n"))  # the system's own words repeat file names
     print(f"mednext-jax: process {jax.process_index()} of {jax.process_count()}: {text}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -133,7 +133,7 @@ class ShardedOps(LocalOps):
         return self.layout.split(self._level(x))
 
     def _with_halo(self, x: Array, present: Split, wanted: Split, width: tuple[int, int]) -> Array:
-        """This device's part by `wanted` with a halo of `width`, of an `x` that is split by `present`."""
+        """A device's own part by `wanted` with a halo of `width`, of an `x` that is split by `present`."""
         # One axis after another: the second exchange carries the halo of the first, so corners come too.
         for axis, here, name in zip(self.local.space_axes, present, wanted, strict=True):
             if name is not None:

@@ -22,7 +22,7 @@ Box = tuple[slice, slice, slice]
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """What of a scan is not zero.
+    """The part of a scan that is not zero.
 
     box: the tight box around it, or all of the scan. mask: boolean, in the box. brain_extracted: so much of the tight
     box is zero, from its border on, that the brain must have been extracted; the mask's holes are then filled.

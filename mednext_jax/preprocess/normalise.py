@@ -1,4 +1,4 @@
-"""Intensity normalisation, one scheme a channel, as nnU-Net does it.
+"""Intensity normalisation, one scheme per channel, as nnU-Net does it.
 
 A scheme finds the scaling of a channel; `scale` applies it, on the host and in the compiled program. A new scheme is
 one entry of `SCHEMES`.
@@ -41,13 +41,16 @@ class Scheme:
 
     find: (channel (d, h, w), mask (d, h, w) or None for all voxels, intensity properties or None) -> its scaling.
     channel_names: nnU-Net's channel names that choose it, in lower case. masked: whether it can be done in the mask
-    only. needs_intensities: whether it needs the training set's intensity properties.
+    only. needs_intensities: whether it needs the training set's intensity properties. nnunet_v1, nnunet_v2: its names
+    in nnU-Net's plans, the one that is written first; none where nnU-Net has no such scheme.
     """
 
     find: Callable[[np.ndarray, np.ndarray | None, Mapping[str, float] | None], Scaling]
     channel_names: tuple[str, ...] = ()
     masked: bool = False
     needs_intensities: bool = False
+    nnunet_v1: tuple[str, ...] = ()
+    nnunet_v2: tuple[str, ...] = ()
 
 
 def scheme_of(channel_name: str) -> str:
@@ -77,7 +80,8 @@ def find_scaling(
 
     "zscore": mean and population deviation of the channel, with `use_mask` over `mask` (d, h, w) only, and voxels
     outside it stay exactly as they are, 0. "ct": clip to `percentile_00_5` and `percentile_99_5` of the training set,
-    then its `mean` and `std`. "none": as it is. Raises InputError for intensities that float32 cannot scale.
+    then its `mean` and `std`. "none": as it is. Raises InputError for intensities that float32 cannot scale,
+    too large or too much alike.
     """
     if len(schemes) != volume.shape[-1]:
         raise ValueError(f"{len(schemes)} normalisation schemes for {volume.shape[-1]} channels")
@@ -140,7 +144,9 @@ def _zscore(channel: np.ndarray, mask: np.ndarray | None, _known: Mapping[str, f
     count = channel.size if mask is None else np.count_nonzero(mask)
     mean = total(np.sum) / count
     deviation = math.sqrt(total(lambda plane: np.square(plane - np.float32(mean)).sum()) / count)
-    return Scaling(mean=mean, deviation=max(deviation, SMALLEST_DEVIATION), masked=mask is not None)
+    if deviation < SMALLEST_DEVIATION:
+        raise _too_alike(channel if mask is None else channel[mask])
+    return Scaling(mean=mean, deviation=deviation, masked=mask is not None)
 
 
 def _too_large(channel: np.ndarray) -> InputError:
@@ -152,6 +158,15 @@ def _too_large(channel: np.ndarray) -> InputError:
     )
 
 
+def _too_alike(voxels: np.ndarray) -> InputError:
+    return InputError(
+        "The scan's intensities are too much alike to be normalised; the network would see nothing.",
+        expected=f"a standard deviation of at least {SMALLEST_DEVIATION:g}",
+        found=f"{float(voxels.min()):.3g} to {float(voxels.max()):.3g}" + " where it is not 0" * bool(voxels.all()),
+        hint="check that this is the scan and not a mask, or multiply it by a constant",
+    )
+
+
 def _ct(_channel: np.ndarray, _mask: np.ndarray | None, known: Mapping[str, float] | None) -> Scaling:
     assert known is not None  # `needs_intensities`
     low, high, mean, deviation = (known[key] for key in ("percentile_00_5", "percentile_99_5", "mean", "std"))
@@ -160,7 +175,12 @@ def _ct(_channel: np.ndarray, _mask: np.ndarray | None, known: Mapping[str, floa
 
 # By the name that a recipe and a prepared data set store.
 SCHEMES: dict[str, Scheme] = {
-    "zscore": Scheme(_zscore, ("zscore",), masked=True),
-    "none": Scheme(lambda channel, mask, known: Scaling(), ("nonorm", "none")),
-    "ct": Scheme(_ct, ("ct",), needs_intensities=True),
+    "zscore": Scheme(_zscore, ("zscore",), masked=True, nnunet_v1=("nonCT",), nnunet_v2=("ZScoreNormalization",)),
+    "none": Scheme(
+        lambda channel, mask, known: Scaling(),
+        ("nonorm", "none"),
+        nnunet_v1=("noNorm",),
+        nnunet_v2=("NoNormalization",),
+    ),
+    "ct": Scheme(_ct, ("ct",), needs_intensities=True, nnunet_v1=("CT", "CT2"), nnunet_v2=("CTNormalization",)),
 }

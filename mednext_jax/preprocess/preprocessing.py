@@ -11,6 +11,9 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.preprocess.clean import STEPS
 from mednext_jax.preprocess.normalise import INTENSITY_KEYS, SCHEMES, needs_intensities, uses_mask
 
+# Fields as version 0.1.0 spelt them in its files, which are still read.
+OLD_NAMES = {"cleaning": "optional_steps"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -22,11 +25,11 @@ class Preprocessing:
 
     spacing: tuple[float, float, float] | None = None  # mm; None keeps each scan's own
     orientation: str | None = "RAS"  # None leaves the axes as they are stored (nnU-Net's way)
-    cleaning: tuple[str, ...] = ()  # optional steps (preprocess.clean), done before anything else
+    optional_steps: tuple[str, ...] = ()  # of preprocess.clean, done before anything else
     crop_to_nonzero: bool = True
-    normalisation: tuple[str, ...] = ("zscore",)  # one scheme a channel
+    normalisation: tuple[str, ...] = ("zscore",)  # one scheme per channel
     use_mask_for_norm: bool = False  # statistics from, and values only in, the non-zero mask
-    # One mapping a channel with INTENSITY_KEYS, from the training set's foreground; only "ct" needs it.
+    # One mapping per channel with INTENSITY_KEYS, from the training set's foreground; only "ct" needs it.
     intensity_properties: tuple[Mapping[str, float], ...] | None = None
     brain_extracted: bool | None = None  # whether the training scans were; None is not recorded
 
@@ -48,7 +51,7 @@ class Preprocessing:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """This part alone."""
+        """The preprocessing alone, without what a recipe or a data set adds."""
         return Preprocessing(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Preprocessing)})
 
     @property
@@ -71,9 +74,9 @@ class Preprocessing:
                 "three numbers (mm), or null",
             ),
             "orientation": (self.orientation in ("RAS", None), '"RAS" or null'),
-            "cleaning": (
-                isinstance(self.cleaning, tuple)
-                and self.cleaning == tuple(step for step in STEPS if step in self.cleaning),
+            "optional_steps": (
+                isinstance(self.optional_steps, tuple)
+                and self.optional_steps == tuple(step for step in STEPS if step in self.optional_steps),
                 f"some of {', '.join(STEPS)}, in this order",
             ),
             "crop_to_nonzero": (isinstance(self.crop_to_nonzero, bool), "true or false"),

@@ -1,7 +1,7 @@
-"""A scan's trip: to what the network sees, and back to its own grid.
+"""A scan's trip: to what the network sees, and what is needed to come back to its own grid.
 
 The steps are `find_region`, `scale` and `resample`, over an array and its matrices. `preprocess_scan` does them on
-the host for training cases, inference.on_device compiles the same for the predictor.
+the host for training cases, inference.on_device compiles the same for the predictor, with the way back.
 
 nnU-Net's order: crop to non-zero, normalise, resample. Its formulas: cubic for images, per-label linear for labels,
 linear on the way back.
@@ -12,20 +12,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.geometry import in_mm
 from mednext_jax.io.nifti_header import MAX_VOXELS
 from mednext_jax.ops.resample import find_thick_axis, resampled_shape, resize, resize_labels
 from mednext_jax.preprocess.crop import find_region, mark_outside
 from mednext_jax.preprocess.normalise import normalise
 from mednext_jax.preprocess.preprocessing import Preprocessing
 
-Array = TypeVar("Array", np.ndarray, jax.Array)
 Three = tuple[int, int, int]
 
 
@@ -41,7 +39,7 @@ class Properties:
     resampled_spacing: tuple[float, float, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The properties as plain JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -105,7 +103,8 @@ def place_scan(
         raise InputError(
             "The scan would become too large at the target spacing.",
             expected=f"at most {MAX_VOXELS} voxels",
-            found=f"{' x '.join(map(str, reversed(new_shape)))} voxels (x, y, z) of {_mm(target)} from {_mm(spacing)}",
+            found=f"{' x '.join(map(str, reversed(new_shape)))} voxels (x, y, z) of "
+            f"{in_mm(reversed(target))} from {in_mm(reversed(spacing))}",
             hint="choose a coarser spacing, or correct the voxel size of the scan",
         )
     return Properties(
@@ -118,22 +117,6 @@ def place_scan(
     )
 
 
-def restore(array: Array, properties: Properties, fill: float = 0.0) -> Array:
-    """A map on the preprocessed grid, (d, h, w) or (d, h, w, c) -> the same on the grid of the whole scan.
-
-    Linear resampling back to the box (nnU-Net's export), `fill` outside the box. NumPy or JAX.
-    """
-    thick_axis = find_thick_axis(properties.resampled_spacing, properties.spacing)
-    boxed = resize(array, properties.box_shape, 1, thick_axis)
-    margins = [
-        (start, whole - start - size)
-        for start, size, whole in zip(properties.box_start, properties.box_shape, properties.shape, strict=True)
-    ]
-    margins += [(0, 0)] * (array.ndim - 3)
-    library = jnp if isinstance(array, jax.Array) else np
-    return library.pad(boxed, margins, constant_values=fill)
-
-
 def _three(sizes) -> Three:
     d, h, w = (int(size) for size in sizes)
     return d, h, w
@@ -142,7 +125,3 @@ def _three(sizes) -> Three:
 def _mm_tuple(sizes: Sequence[float]) -> tuple[float, float, float]:
     d, h, w = (float(size) for size in sizes)
     return d, h, w
-
-
-def _mm(sizes: Sequence[float]) -> str:
-    return " x ".join(f"{size:g}" for size in reversed(sizes)) + " mm"  # x, y, z, as every other program says it

@@ -29,7 +29,7 @@ class VoxelGrid:
         return affine
 
     def refined(self, factor: np.ndarray) -> VoxelGrid:
-        """The same box with each voxel cut into `factor` (3,) parts along each axis."""
+        """The grid with each voxel cut into `factor` (3,) parts along each axis."""
         spacing = self.spacing / factor
         shape = tuple(int(n) for n in self.shape * factor)
         return VoxelGrid(shape, spacing, self.origin - (self.spacing - spacing) / 2)

@@ -38,7 +38,7 @@ def simulate(
 
     Writes dataset.json, imagesTr/CASE_0000.nii.gz (int16, skull-stripped, cropped to 4 voxels around the brain),
     labelsTr/CASE.nii.gz (uint8), regions/CASE.nii.gz + regions.json (1 white matter, 2 basal ganglia),
-    participants.tsv (a row a subject) and truth.tsv (a row a perivascular space, mm).
+    participants.tsv (one row per subject) and truth.tsv (one row per perivascular space, mm).
     The same seed gives the same bytes, and a subject does not depend on how many others there are.
     voxel_size: mm, of the first site.
     workers: threads, each of about 0.5 GiB at 1 mm and 1.1 GiB at 0.7 mm; default up to 4.

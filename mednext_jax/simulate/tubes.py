@@ -45,7 +45,7 @@ class Tube:
         return self.start + along * self.direction + across * self.towards
 
     def along_and_away(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For positions (..., 3) in mm: the place along the arc and the distance from it, in mm."""
+        """Place along the arc, and distance from it, of positions (..., 3); all in mm."""
         offset = positions - self.start
         along, across = offset @ self.direction, offset @ self.towards
         above = offset @ np.cross(self.direction, self.towards)

@@ -5,7 +5,6 @@ Tests of files that have none of their own name:
 `run`: tests/train/test_train.py
 `loop`: tests/train/test_train.py
 `records`: tests/train/test_train.py
-`stop`: tests/train/test_train.py
 `folds`: tests/train/test_train.py
 `epoch`: tests/train/test_train.py
 `validation`: tests/train/test_train.py

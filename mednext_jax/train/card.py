@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mednext_jax.data.prepared import PreparedMeta
+from mednext_jax.errors import shown
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cohort import summarise
+from mednext_jax.io.geometry import in_mm
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.recipe import Recipe
 
@@ -31,10 +33,8 @@ def model_card(
     scores: Mapping[str, Scores] | None,
 ) -> str:
     """Markdown: data, recipe, scores on the validation scans (None: not scored), limits."""
-    spacing = (
-        "each scan's own" if recipe.spacing is None else " x ".join(f"{s:g}" for s in reversed(recipe.spacing)) + " mm"
-    )
-    cleaned = [f"- cleaned by {', '.join(recipe.cleaning)}"] if recipe.cleaning else []
+    spacing = "each scan's own" if recipe.spacing is None else in_mm(reversed(recipe.spacing))
+    cleaned = [f"- cleaned by {', '.join(recipe.optional_steps)}"] if recipe.optional_steps else []
     subjects = len({meta.subjects.get(case, case) for case in training_cases})
     lines = [
         f"# {architecture.variant_name or 'MedNeXt'} for {', '.join(n for n, v in recipe.labels.items() if v)}",
@@ -62,7 +62,7 @@ def model_card(
         "- Known only for scans like those above: other scanners, contrasts, ages and diseases are untested.",
         "- PVS narrower than a voxel, and their look-alikes (lacunes, hyperintensities, sulci), are where it errs.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(shown(line) for line in lines) + "\n"
 
 
 def _score_lines(scores: Mapping[str, Scores] | None) -> list[str]:

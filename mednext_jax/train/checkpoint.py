@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError, WorkError, shown
 from mednext_jax.io.json_file import read_json
 from mednext_jax.parallel.processes import is_main_process, meet
 from mednext_jax.settings import Range, integer, setting
@@ -75,11 +75,6 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps of the whole checkpoints, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
-
-    @property
-    def latest(self) -> int | None:
-        """The step of the newest whole checkpoint, None if there is none."""
-        return self._manager.latest_step()
 
     def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> TrainState | None:
         """The state in the newest checkpoint that is sound, None if none was ever saved.
@@ -164,7 +159,7 @@ class Checkpoints:
         self._manager.close()
 
     def _hashes(self, step: int) -> dict[str, Any] | None:
-        """What `save` wrote beside the state; None for a checkpoint of version 0.1.0, which has none."""
+        """Hashes that `save` wrote beside the state; None for a checkpoint of version 0.1.0, which has none."""
         folder = self._folder / str(step) / "hashes"
         if not folder.exists():
             return None
@@ -175,7 +170,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """What fails in here, on this process or another, is a DamagedCheckpoint on all."""
+        """Context in which a failure of any process is a DamagedCheckpoint on all."""
         found = None
         try:
             yield
@@ -209,7 +204,8 @@ class Checkpoints:
             if not (path := folder.with_name(f"{step}{f'.{number}' if number else ''}{DAMAGED}")).exists()
         )
         folder.rename(aside)
-        print(f"The checkpoint of step {step} is damaged and set aside as {aside}: {_line(found)}", file=sys.stderr)
+        what = f"The checkpoint of step {step} is damaged and set aside as {aside}: {_line(found)}"
+        print(shown(what), file=sys.stderr)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

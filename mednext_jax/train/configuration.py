@@ -89,7 +89,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     def problems_between(self) -> dict[str, str]:
-        """What no single field shows."""
+        """Ranges that several fields break together, by field."""
         return {} if self.batch_size % self.accumulate == 0 else {"accumulate": "a divisor of config.batch_size"}
 
     @classmethod
@@ -130,7 +130,7 @@ def default_config() -> ConfigDict:
 
 
 def changeable(config: TrainConfig) -> ConfigDict:
-    """The same fields as a ConfigDict."""
+    """The fields of a configuration as a ConfigDict."""
     return ConfigDict({**dataclasses.asdict(config), "model": architecture(config.model)})
 
 

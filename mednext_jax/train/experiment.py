@@ -61,7 +61,7 @@ class Experiment:
 
     @property
     def data_set(self) -> str:
-        """See `data_set_hash`."""
+        """The `data_set_hash` of the data set."""
         return data_set_hash(self.store)
 
     @classmethod
@@ -130,7 +130,7 @@ class Experiment:
 
     @property
     def fold(self) -> ScoredFold:
-        """What the validation scores are of."""
+        """The fold that the validation scores are of."""
         meta = self.store.meta
         return ScoredFold(
             index=self.config.fold,

@@ -27,6 +27,19 @@ def cross_validate(config: ConfigDict | TrainConfig, workdir: str | Path) -> Pat
     config = TrainConfig.of(config)
     workdir = Path(workdir)
     folds = range(len(CaseStore.open(config.data).splits))
+    if (workdir / "config.json").exists():
+        raise InputError(
+            "The folder holds one training; all folds of a data set need one of their own.",
+            file=workdir,
+            hint="name the folder above it, or a new one",
+        )
+    if config.fold != TrainConfig.fold:
+        raise InputError(
+            "Cross-validation trains every fold; config.fold chooses one.",
+            expected="--cv without config.fold",
+            found=f"config.fold = {config.fold}",
+            hint="leave --cv out to train one fold, and evaluate --cv for the table",
+        )
     if not config.final_validation:
         raise InputError("Cross-validation needs config.final_validation.", expected=True, found=False)
     for fold in folds:

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from mednext_jax.errors import shown
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.parallel.processes import is_main_process
 
@@ -71,7 +72,8 @@ def _rows_until(path: Path, columns: Sequence[str], step: int) -> list[dict[str,
         elif row["step"] <= step:
             rows.append(row)
     if damaged and is_main_process():
-        print(f"{path}: {damaged} damaged lines are left out; the run does not depend on them.", file=sys.stderr)
+        what = f"{path}: {damaged} damaged lines are left out; the run does not depend on them."
+        print(shown(what), file=sys.stderr)
     return rows
 
 
@@ -88,7 +90,7 @@ def _text(value: float) -> str:
 
 
 class Progress:
-    """One line on stderr: a bar on a terminal, a line an epoch elsewhere."""
+    """One line on stderr: a bar on a terminal, a line per epoch elsewhere."""
 
     def __init__(self, first: int, last: int, steps_per_epoch: int, batch_size: int):
         self._batch_size = batch_size

@@ -42,7 +42,7 @@ class LossConfig:
     )
 
     def problems_between(self) -> dict[str, str]:
-        """What no single weight shows."""
+        """Ranges that several weights break together, by field."""
         if any((self.dice, self.cross_entropy, self.focal_tversky, self.cldice)):
             return {}
         return {"": "a term with a weight above 0"}

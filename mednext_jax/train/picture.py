@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mednext_jax.errors import shown
 from mednext_jax.io.atomic import atomic_file
 
 
 def draw_progress(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
-    """Draw losses and patch Dice, seconds an epoch and learning rate of the rows of metrics.csv.
+    """Draw losses and patch Dice, seconds per epoch and learning rate of the rows of metrics.csv.
 
     Returns False, without a picture, where matplotlib (the `demo` extra) is not installed.
     """
@@ -34,8 +35,8 @@ def draw_progress(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     losses.legend(handles=lines)
     losses.set_ylabel("loss")
     dice.set_ylabel("patch Dice")
-    line(seconds, "seconds", "seconds an epoch", color="b")
-    seconds.set_ylabel("seconds an epoch")
+    line(seconds, "seconds", "seconds per epoch", color="b")
+    seconds.set_ylabel("seconds per epoch")
     seconds.set_ylim(bottom=0)
     line(rate, "learning_rate", "learning rate", color="b")
     rate.set_ylabel("learning rate")
@@ -72,7 +73,7 @@ def draw_case(image: np.ndarray, label: np.ndarray, found: np.ndarray, title: st
     for axis, picture in zip(figure.subplots(1, 2), (grey, marked), strict=True):
         axis.imshow(picture, origin="lower", interpolation="nearest")  # h runs from back to front
         axis.set_axis_off()
-    figure.suptitle(title)
+    figure.suptitle(shown(title), parse_math=False)  # a $ in a name is no formula
     for place, (name, colour) in zip((0.35, 0.5, 0.65), COLOURS.items(), strict=True):
         figure.text(place, 0.01, name, color=colour, ha="center", weight="bold")
     with atomic_file(path) as new:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import re
 import runpy
@@ -12,15 +13,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import mednext_jax
 from mednext_jax.errors import InputError
+from mednext_jax.io.json_file import read_json
+from mednext_jax.train.configuration import TrainConfig, changeable
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def recipe_folder() -> Path:
     """Where the recipes of the package are: in an installed package beside its rooms, in a clone at the top."""
-    package = Path(mednext_jax.__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
@@ -32,6 +34,8 @@ def recipe_names() -> list[str]:
 
 def load_config(source: str | Path, overrides: Overrides = ()) -> ConfigDict:
     """Read a recipe (`NAME`, `NAME:ARGUMENT`) or a file (`FILE.py`, `FILE.py:ARGUMENT`): what its `get_config` returns.
+
+    Or the config.json of a run.
 
     `overrides`: arguments `--config.field=value`, or a mapping as {"optimiser.learning_rate": 1e-3}.
     Raises InputError for a missing or failing file, an unknown field (with the nearest name) or a value of the
@@ -72,11 +76,13 @@ def _file(name: str) -> Path:
 
 
 def _meant(name: str) -> str | None:
-    near = difflib.get_close_matches(Path(name).stem, recipe_names(), n=1)
+    near = difflib.get_close_matches(Path(name).stem.lower(), recipe_names(), n=1)
     return f"did you mean --config {near[0]}?" if near else None
 
 
 def _run(file: Path, argument: str) -> ConfigDict:
+    if file.suffix == ".json":
+        return _of_run(file)
     try:
         get_config = runpy.run_path(str(file))["get_config"]
         config = get_config(argument) if argument else get_config()
@@ -90,6 +96,17 @@ def _run(file: Path, argument: str) -> ConfigDict:
         found = type(config).__name__
         raise InputError("get_config() does not return a ConfigDict.", file=file, found=found)
     return config
+
+
+def _of_run(file: Path) -> ConfigDict:
+    """The fields that a run keeps in its config.json."""
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise InputError("The configuration is no JSON object.", file=file, expected="the config.json of a run")
+    try:
+        return changeable(TrainConfig.of(values))
+    except InputError as error:
+        raise InputError.of(dataclasses.replace(p, file=str(file)) for p in error.problems) from None
 
 
 class _Text(str):

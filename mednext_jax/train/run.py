@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,9 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import mednext_jax
 from mednext_jax.data.case_store import CaseStore
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, shown
 from mednext_jax.evaluate.case import WHOLE
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.atomic import atomic_file, refuse_existing
@@ -34,6 +34,7 @@ from mednext_jax.train.experiment import Experiment, data_set_hash, to_host
 from mednext_jax.train.loop import pictures_of, run_steps
 from mednext_jax.train.state import TrainState
 from mednext_jax.train.validation import score_table
+from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION, save_model
 
 # A resumed run may change these; anything else would make it another run.
@@ -56,10 +57,12 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                 _check_finished(checked, model)
             else:
                 if not (workdir / "config.json").is_file():
-                    _refuse_other_files(workdir)
+                    refuse_existing(workdir, hidden=False)  # those of a run that was killed at its start
+                    _refuse_needless(checked)
+                    _refuse_name(workdir)
                 experiment = Experiment.of(checked)
         if finished:
-            print(f"This run has finished: {model}")
+            print(f"This run has finished: {shown(model)}")
             return model
         agree("configuration", _identity(experiment))
         agree("code version", code_version())
@@ -71,10 +74,26 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
             return _run(experiment, workdir, model)
 
 
-def _refuse_other_files(workdir: Path) -> None:
-    """Raise InputError if the folder holds more than the hidden files of a run that was killed at its start."""
-    if not workdir.is_dir() or any(not path.name.startswith(".") for path in workdir.iterdir()):
-        refuse_existing(workdir)
+def _refuse_needless(config: TrainConfig) -> None:
+    """Raise InputError for a field that the rest of the configuration would leave without effect."""
+    if config.upkern and not config.init_from:
+        raise InputError(
+            "config.upkern enlarges the kernels of config.init_from, which is not set.",
+            expected="config.init_from, a model directory",
+            found="config.upkern = True alone",
+        )
+
+
+def _refuse_name(workdir: Path) -> None:
+    """Raise InputError for a folder that TensorStore cannot write checkpoints to, before the first is due."""
+    try:
+        str(workdir.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            "The name of the work folder is not UTF-8, which checkpoints need.",
+            file=workdir,
+            hint="rename it, or set another locale: LC_ALL=C.UTF-8",
+        ) from None
 
 
 def _check_finished(config: TrainConfig, model: Path) -> None:
@@ -105,14 +124,16 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
         _write_config(config, workdir)
     with contextlib.closing(Checkpoints(workdir / "checkpoints", config.checkpoint.keep)) as checkpoints:
         state = _first_or_latest(experiment, checkpoints)
+        if int(state.step) < config.steps:
+            _refuse_earlier_scores(workdir / "validation")
         if is_main_process():
             _write_config(config, workdir)
         state = run_steps(experiment, state, checkpoints, _identity(experiment), workdir)
     done = int(state.step)
     if done < config.steps:
-        saved = f"Stopped after step {done} of {config.steps} and saved in {workdir / 'checkpoints'}"
+        saved = f"Stopped after step {done} of {config.steps} and saved in {shown(workdir / 'checkpoints')}"
         if is_main_process():
-            print(f"{saved}; the same command continues.")
+            print(shown(f"{saved}; the same command continues."))
         return None
     params = to_host(state.result)
     validation = workdir / "validation"
@@ -123,6 +144,16 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
     while not model.exists():  # the other processes end with the run; should the first fail, JAX ends them
         time.sleep(1)
     return model
+
+
+def _refuse_earlier_scores(validation: Path) -> None:
+    """Raise InputError for scores of whole scans where a run is not at its end: they are of an earlier one."""
+    if validation.exists():
+        raise InputError(
+            "The validation in this folder is of an earlier end of the run.",
+            file=validation,
+            hint="to train on, remove this folder",
+        )
 
 
 def _write_config(config: TrainConfig, workdir: Path) -> None:
@@ -139,11 +170,11 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
         print(f"{len(scores)} validation scans on the prepared grid\n{score_table(scores)}")
         by_case = {case: regions[WHOLE] for case, regions in scores.items()}
     provenance = {
-        "trained_by": f"mednext-jax {mednext_jax.__version__}",
+        "trained_by": f"mednext-jax {__version__}",
         "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
         "steps": int(state.step),
         "skipped_steps": int(state.skipped),
-        "validation_dice": None if by_case is None else {case: row["dice"] for case, row in by_case.items()},
+        "validation_dice": None if by_case is None else {case: _or_none(row["dice"]) for case, row in by_case.items()},
         "config": experiment.config.plain(),
     }
     card = model_card(
@@ -156,7 +187,12 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
     )
     save_model(model, experiment.architecture, params, experiment.recipe, provenance)
     with atomic_file(model / "README.md") as path:
-        path.write_text(card)
+        path.write_text(card, encoding="utf-8")
+
+
+def _or_none(score: float) -> float | None:
+    """JSON has no NaN, which the Dice of a scan without PVS is where none is found either."""
+    return None if math.isnan(score) else score
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:

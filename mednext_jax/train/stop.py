@@ -26,6 +26,7 @@ def stop_signal() -> Iterator[threading.Event]:
 
     def stop(number: int, frame: Any) -> None:
         if event.is_set() and number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third would break off the cleaning up
             raise KeyboardInterrupt
         event.set()
 

@@ -14,7 +14,7 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from mednext_jax.errors import InputError, Problem, WorkError
-from mednext_jax.io.absent import refuse_absent
+from mednext_jax.io.absent import is_dangling, refuse_absent, refuse_no_folder
 from mednext_jax.io.atomic import atomic_directory, atomic_file
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
@@ -107,10 +107,14 @@ def load_model(path: str | os.PathLike) -> Model:
 
 
 def load_models(path: str | os.PathLike) -> list[Model]:
-    """One model of a model directory, or all of an ensemble folder in the order of their names."""
+    """One model of a model directory, or all of an ensemble folder in the order of their names.
+
+    Raises InputError as `load_model`, or if a fold of the ensemble is not whole.
+    """
     path = of_workdir(Path(path))
     if (path / DESCRIPTION).is_file() or not (members := _members(path)):
         return [load_model(path)]
+    refuse_incomplete(path, members)
     return [load_model(member) for member in members]
 
 
@@ -123,6 +127,8 @@ def read_recipes(path: str | os.PathLike) -> dict[Path, Recipe]:
     members = [path] if (path / DESCRIPTION).is_file() else _members(path)
     if not members:
         raise _no_model(path)
+    if path not in members:
+        refuse_incomplete(path, members)
     return {
         member / DESCRIPTION: _section(
             member, "recipe", Recipe.from_dict, _read_description(member / DESCRIPTION)["recipe"]
@@ -168,23 +174,44 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def of_workdir(path: Path) -> Path:
-    """The model, or the ensemble of all folds, of a training's workdir; any other path as it is."""
+    """The model, or the ensemble of all folds, of a training's workdir; of a model's file, its directory.
+
+    Any other path as it is.
+    """
+    if path.name in (DESCRIPTION, WEIGHTS) and (path.parent / DESCRIPTION).is_file():
+        return path.parent
     inside = path / "model"
     holds = (inside / DESCRIPTION).is_file() or bool(_members(inside))
     return inside if holds and not (path / DESCRIPTION).is_file() else path
 
 
 def _members(path: Path) -> list[Path]:
-    return sorted(p.parent for p in path.glob(f"fold_*/{DESCRIPTION}")) if path.is_dir() else []
+    """The models of an ensemble; one whose content is not there too, so that it is missed."""
+    folds = sorted(path.glob("fold_*")) if path.is_dir() else []
+    return [fold for fold in folds if is_dangling(fold) or os.path.lexists(fold / DESCRIPTION)]
+
+
+def refuse_incomplete(path: Path, whole: Collection[Path]) -> None:
+    """Raise InputError if the ensemble folder `path` has a fold that is not among its `whole` ones."""
+    absent = sorted(p for p in path.glob("fold_*") if p.is_dir() and p not in whole)
+    if absent:
+        raise InputError(
+            "A fold of the ensemble has no weights.",
+            file=path,
+            found=", ".join(fold.name for fold in absent),
+            hint="copy the folder again; or, to do without this fold, move it elsewhere or name the others one by one",
+        )
 
 
 def _no_model(path: Path) -> InputError:
     if (path / DESCRIPTION).is_symlink():
         refuse_absent(path / DESCRIPTION, "file", f"the model's {DESCRIPTION}")
     hint = "train one, or bring PyTorch weights over: mednext-jax convert SOURCE TARGET"
+    if path.is_symlink() or path.is_file():
+        refuse_absent(path, "model", "a model directory")
     if not path.exists():
-        return InputError("The model does not exist.", file=path, expected="a model directory", hint=hint)
-    if path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        refuse_no_folder(path, "The model does not exist.", expected="a model directory", hint=hint)
+    if path.is_file() and not _is_torch_file(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         return InputError(
             "The model is packed.",
             file=path,
@@ -192,6 +219,10 @@ def _no_model(path: Path) -> InputError:
             found="an archive",
             hint="unpack it (unzip, tar -xf) and name the folder in it",
         )
+    if folds := sorted(p.parents[1] for p in path.glob(f"*/model/{DESCRIPTION}")):
+        hint = f"name each of the trainings below: {' '.join(f'-m {fold}' for fold in folds[:3])} ..."
+    elif (path / "checkpoints").is_dir():
+        hint = "the training in this folder has not finished: repeat its `mednext-jax train` command"
     return InputError(
         "This is not a model directory.",
         file=path,
@@ -199,6 +230,15 @@ def _no_model(path: Path) -> InputError:
         found="a file" if path.is_file() else f"a folder without {DESCRIPTION}",
         hint=hint,
     )
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether torch.save wrote it: its files are zip archives, too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 def _read_description(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.model.config import EXTENT_MULTIPLE, MedNeXtConfig
-from mednext_jax.preprocess.preprocessing import Preprocessing, is_number, is_three
+from mednext_jax.preprocess.preprocessing import OLD_NAMES, Preprocessing, is_number, is_three
 
 MAX_LABELS = 256  # a mask is uint8
 
@@ -97,6 +97,7 @@ class Recipe(Preprocessing):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The recipe of `to_dict`'s result; absent fields take their default, unknown ones raise InputError."""
+        values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
         known = [field.name for field in dataclasses.fields(cls)]
         problems = []
         for name in values:

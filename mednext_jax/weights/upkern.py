@@ -29,7 +29,7 @@ def upkern_matrix(old: int, new: int) -> np.ndarray:
 
 
 def upkern(config: MedNeXtConfig, params: Params, kernel_size: int) -> tuple[MedNeXtConfig, Params]:
-    """The same network with depthwise kernels of `kernel_size`; other parameters are shared, not copied.
+    """A network with its depthwise kernels resized to `kernel_size`; other parameters are shared, not copied.
 
     Raises InputError if a kernel would shrink, or `kernel_size` is even.
     """

@@ -173,6 +173,31 @@ def test_hyper_parameters_of_any_kind_do_not_hide_the_weights(tmp_path, name):
     assert checkpoint.rest["hyper_parameters"]["lr"] == 1e-3
 
 
+@pytest.mark.parametrize(
+    "place", ["model_state_dict", "net", "network", "module", "weights", "ema", "checkpoint.state_dict", "a.b"]
+)
+def test_a_state_dict_is_found_whatever_a_script_called_it(tmp_path, place):
+    torch = pytest.importorskip("torch")
+    state = {f"module.{key}": torch.from_numpy(x) for key, x in written(1).items()}
+    contents = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+    for name in reversed(place.split(".")):
+        state = {name: state}
+    torch.save(contents | state, tmp_path / "x.pt")
+    checkpoint = read_checkpoint(tmp_path / "x.pt")
+    assert checkpoint.kind == f"PyTorch state dict (under {place!r})" and checkpoint.rest["epoch"] == 3
+    np.testing.assert_array_equal(checkpoint.state["stem.weight"], written(1)["stem.weight"])
+    torch.save(
+        contents | state | {"other": {key: torch.from_numpy(x) for key, x in written(2).items()}}, tmp_path / "y"
+    )
+    assert f"took the network under {place!r}; others are there under 'other'" in read_checkpoint(tmp_path / "y").notes
+
+
+def test_a_second_network_beside_the_first_is_said(tmp_path):
+    both = {f"{name}.{key}": x for seed, name in ((1, "student"), (2, "teacher")) for key, x in written(seed).items()}
+    notes = read_checkpoint(save(tmp_path / "x", both)).notes
+    assert "took the network under 'student.'; others are there under 'teacher.'" in notes
+
+
 def test_an_object_among_the_weights_is_named(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save(lightning({}, **{"net.stem.weight": torch.nn.GELU()}), tmp_path / "x.ckpt")
@@ -218,7 +243,7 @@ def test_a_missing_file_is_refused(tmp_path):
         read_checkpoint(tmp_path / "link.pth")
 
 
-@pytest.mark.parametrize("name", ["model.json", "model/model.safetensors", "fold_0/checkpoint_final.pth", "plans.pkl"])
+@pytest.mark.parametrize("name", ["model.json", "model/model.safetensors", "a/best.pt", "plans.pkl"])
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_zipped_folder_wants_unpacking(tmp_path, name, method):
     (tmp_path / "x.zip").write_bytes(zipped([("a/readme", b"x" * 100), (name, b"y" * 100)], method))

@@ -16,6 +16,7 @@ from mednext_jax.convert.sources import read_sources
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.preprocess.normalise import SCHEMES, Scheme
 from mednext_jax.weights.directory import load_model, load_models, save_model
 from mednext_jax.weights.names import expected_shapes, from_torch_names, to_torch_names
 from mednext_jax.weights.recipe import Recipe
@@ -106,6 +107,21 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 
 @pytest.mark.core
+def test_a_final_checkpoint_that_is_not_fetched_is_not_passed_over_for_the_best(tmp_path):
+    shutil.copy(V1, tmp_path / "model_best.model")
+    (tmp_path / "model_final_checkpoint.model").symlink_to("../.git/annex/objects/aa/bb/x.model")
+    with pytest.raises(InputError, match="datalad get"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.core
+def test_weights_under_another_name_in_a_folder_are_named(tmp_path):
+    shutil.copy(V1, tmp_path / "best.pt")
+    with pytest.raises(InputError, match=r"name the file itself, such as .*best\.pt"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.core
 def test_a_wrong_target_is_refused(tmp_path):
     with pytest.raises(InputError, match="unknown target"):
         convert(V1, tmp_path / "out", to="onnx")  # type: ignore[arg-type]
@@ -187,6 +203,16 @@ def test_what_nnunet_cannot_express_is_refused(tmp_path):
     assert not (tmp_path / "v1").exists() and not (tmp_path / "v2").exists()
 
 
+def test_a_scheme_that_nnunet_does_not_have_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(SCHEMES, "halves", Scheme(SCHEMES["none"].find))
+    model = published(tmp_path / "model", normalisation=("halves",))
+    for version in ("v1", "v2"):
+        with pytest.raises(InputError, match="does not normalise as halves"):
+            convert(model, tmp_path / version, to=f"nnunet-{version}")
+        assert not (tmp_path / version).exists()
+
+
 def test_a_model_that_turns_scans_to_ras_comes_back_from_nnunet_v2_as_one(tmp_path):
     pytest.importorskip("torch")
     for orientation, reader in (("RAS", "NibabelIOWithReorient"), (None, "SimpleITKIO")):
@@ -199,7 +225,7 @@ def test_a_model_that_turns_scans_to_ras_comes_back_from_nnunet_v2_as_one(tmp_pa
 
 def test_what_nnunet_does_otherwise_is_said(tmp_path, capsys):
     pytest.importorskip("torch")
-    recipe = {"threshold": 0.3, "crop_to_nonzero": False, "mirror_axes": (0,), "cleaning": ("n4",)}
+    recipe = {"threshold": 0.3, "crop_to_nonzero": False, "mirror_axes": (0,), "optional_steps": ("n4",)}
     convert(published(tmp_path / "model", **recipe), tmp_path / "v1", to="nnunet-v1")
     printed = capsys.readouterr().out
     for words in ("threshold 0.3", "crops", "mirrors all three axes", "does not repeat", "RAS order"):

@@ -14,11 +14,12 @@ import pytest
 
 from mednext_jax.convert.convert import convert
 from mednext_jax.inference.predictor import Predictor
-from mednext_jax.inference.tiles import gaussian_map, tile_starts
+from mednext_jax.inference.tiles import tile_starts
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.directory import save_model
 from mednext_jax.weights.names import from_torch_names
 from mednext_jax.weights.recipe import Recipe
+from tests.oracles import gaussian_weights
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("nnunetv2")
@@ -149,5 +150,5 @@ def summed_weights(scan) -> np.ndarray:
     weight = np.zeros(volume.shape)
     for start in tile_starts(volume[box].shape, RECIPE.patch_size, 0.5):
         tile = tuple(slice(b.start + s, b.start + s + p) for b, s, p in zip(box, start, RECIPE.patch_size, strict=True))
-        weight[tile] += gaussian_map(RECIPE.patch_size)
+        weight[tile] += gaussian_weights(RECIPE.patch_size)
     return weight

@@ -14,6 +14,7 @@ from mednext_jax.convert.nnunet_plans import plan_of_v1, plan_of_v2, to_image_ax
 from mednext_jax.convert.sources import read_sources
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
+from mednext_jax.preprocess.normalise import SCHEMES, Scheme
 from tests.convert.torch_archive import DATA, payload
 
 pytestmark = pytest.mark.core
@@ -84,6 +85,15 @@ def v2_plans() -> tuple[dict, dict]:
 
     init = TorchFile(DATA / "checkpoint_final.pth").contents["init_args"]
     return json.loads(json.dumps(init["plans"])), json.loads(json.dumps(init["dataset_json"]))
+
+
+def test_plans_may_ask_for_any_scheme_that_has_a_name_in_them(v1, monkeypatch):
+    monkeypatch.setitem(SCHEMES, "halves", Scheme(SCHEMES["none"].find, nnunet_v1=("Half",), nnunet_v2=("Halving",)))
+    plans, dataset = v2_plans()
+    plans["configurations"]["3d_small"]["normalization_schemes"] = ["Halving"]
+    assert plan_of_v2(plans, dataset, "3d_small", (0, 1, 2), file="x").recipe.normalisation == ("halves",)
+    v1["plans"]["normalization_schemes"] = {0: "Half"}
+    assert plan_of_v1(v1, file="x").recipe.normalisation == ("halves",)
 
 
 def test_v2_files_beside_the_folds_are_preferred(tmp_path):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mednext_jax.data import transforms
-from mednext_jax.data.augment import AUGMENT_PROBABILITIES, AugmentConfig, augment_sample, make_augment, read_size
+from mednext_jax.data.augment import AugmentConfig, augment_sample, make_augment, read_size
 from mednext_jax.parallel.mesh import make_mesh
 from mednext_jax.train.configuration import default_config, small_objects
+from tests.augment_probabilities import AUGMENT_PROBABILITIES
 
 pytestmark = pytest.mark.core
 

@@ -365,6 +365,9 @@ def test_a_description_of_the_first_version_is_read_and_keeps_its_text():
     """Data sets are hashed by this text; fields that came later are written only where they say something."""
     assert PreparedMeta.from_json(FIRST.encode(), "prepared.json") == META
     assert META.to_json() == FIRST
+    steps = FIRST.replace('"cleaning": []', '"cleaning": [\n  "n4"\n ]')
+    meta = PreparedMeta.from_json(steps.encode(), "prepared.json")
+    assert meta.optional_steps == ("n4",) and meta.to_json() == steps  # and so its hash
     later = dataclasses.replace(META, brain_extracted=True)
     assert PreparedMeta.from_json(later.to_json().encode(), "prepared.json") == later
     assert later.preprocessing == dataclasses.replace(META.preprocessing, brain_extracted=True)

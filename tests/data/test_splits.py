@@ -88,6 +88,12 @@ def test_a_table_that_names_no_subject_is_not_a_missing_table():
         make_splits("loso:site", subjects, {})
 
 
+def test_a_subject_whose_site_is_known_of_one_scan_only_has_it():
+    subjects = {"sub-1_ses-1": "sub-1", "sub-1_ses-2": "sub-1", "sub-2": "sub-2"}
+    folds = make_splits("loso:site", subjects, {"sub-1_ses-1": {"site": "A"}, "sub-2": {"site": "B"}})
+    assert [fold["val"] for fold in folds] == [["sub-1_ses-1", "sub-1_ses-2"], ["sub-2"]]
+
+
 def test_a_subject_at_two_sites_is_named():
     subjects = {"sub-1_ses-1": "sub-1", "sub-1_ses-2": "sub-1", "sub-2": "sub-2"}
     rows = {"sub-1_ses-1": {"site": "A"}, "sub-1_ses-2": {"site": "B"}, "sub-2": {"site": "A"}}
@@ -128,3 +134,11 @@ def test_other_json_is_not_a_split(tmp_path, content):
 def test_a_leak_between_sessions_is_a_warning():
     (problem,) = subject_leaks([{"train": ["a1"], "val": ["a2"]}], {"a1": "a", "a2": "a"})
     assert problem.severity == "W" and problem.found == "a"
+
+
+def test_the_path_of_a_splits_file_may_be_a_path(tmp_path):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
+    assert make_splits(file, {"a": "a", "b": "b"}) == [{"train": ["a"], "val": ["b"]}]
+    with pytest.raises(InputError, match="not understood"):
+        make_splits(None, {"a": "a", "b": "b"})

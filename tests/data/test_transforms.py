@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.data import augment, transforms
+from tests.augment_probabilities import AUGMENT_PROBABILITIES
 
 torch = pytest.importorskip("torch")
 spatial = pytest.importorskip("batchgeneratorsv2.transforms.spatial.spatial")
@@ -151,7 +152,7 @@ def test_brightness_mirror_and_mask(image):
 
 def test_the_chain_of_a_sample_is_nnunets_for_what_was_drawn(image, monkeypatch):
     """All intensity transforms, mirroring and the mask at once, in the order of nnU-Net's get_training_transforms."""
-    drawn_or_not = {name: float(name not in ("rotation", "scaling")) for name in augment.AUGMENT_PROBABILITIES}
+    drawn_or_not = {name: float(name not in ("rotation", "scaling")) for name in AUGMENT_PROBABILITIES}
     config = augment.AugmentConfig(**drawn_or_not)
     label = np.random.default_rng(2).integers(-1, 2, SHAPE).astype(np.int16)
 

@@ -216,6 +216,25 @@ def test_a_fold_without_a_validation_case(folds):
     assert "Fold 1 has no validation case" in refused(folds)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"index": "²"}, {"index": "9" * 5000}, {"count": 2**40}, {"count": True}, {"count": 0}, {"spacing": ("a",) * 3}],
+    ids=str,
+)
+def test_a_fold_of_impossible_numbers_is_refused(folds, changes):
+    """Such as one of 2 ** 40 folds, of which all but a few would be listed as missing."""
+    write(folds / "hostile", dataclasses.replace(FOLD, **changes))
+    with pytest.raises(InputError, match="which fold they are of"):
+        read_cross_validation(folds)
+
+
+def test_names_steer_no_terminal(tmp_path, capsys):
+    write(tmp_path / "run", dataclasses.replace(FOLD, data_set="A\x1b[2JB", channels=("T1w\x1b[31m",)))
+    evaluate_cross_validation(tmp_path)
+    text = (tmp_path / "cross_validation" / "table.md").read_text()
+    assert capsys.readouterr().out == text and "\x1b" not in text and r"A\x1b[2JB" in text
+
+
 def test_other_regions(folds):
     path = folds / "machine-1" / "validation" / "summary.json"
     content = json.loads(path.read_text())

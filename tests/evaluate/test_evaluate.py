@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 
 import nibabel as nib
@@ -141,6 +142,16 @@ def test_an_output_that_exists_is_refused(folders):
     assert [p.name for p in (folders / "out").iterdir()] == ["keep.txt"]
 
 
+def test_a_full_disk_does_not_take_the_table(folders, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mednext_jax.evaluate.evaluate.write_results", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(folders)
+    assert "cluster Dice" in capsys.readouterr().out and not (folders / "out").exists()
+
+
 def test_the_ignore_label_of_dataset_json_counts_in_neither_mask(folders, capsys):
     prediction, reference = blobs((0, 0, 0), (8, 8, 6)), blobs((0, 0, 0), (4, 4, 4))
     reference[6:] = 2  # not annotated: the second predicted cube lies there
@@ -161,6 +172,36 @@ def test_the_ignore_label_of_dataset_json_counts_in_neither_mask(folders, capsys
     assert evaluate(folders / "p", labels, folders / "all")["cases"]["a"]["all"]["fn"] > 8  # a label as any other
     asked = evaluate(folders / "p", labels, folders / "asked", ignore_label=2)
     assert asked["cases"]["a"]["all"] == scores
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**15])
+def test_an_ignore_label_that_no_label_map_can_hold_is_refused(folders, value):
+    """Without the background, every precision would be 1."""
+    with pytest.raises(InputError, match="ignore label"):
+        run(folders, ignore_label=value)
+    assert not (folders / "out").exists()
+
+
+def test_what_the_labels_of_the_references_count_as_is_said(folders, capsys):
+    reference = blobs((0, 0, 0), (4, 4, 4))
+    reference[4:6, 4:6, 4:6] = 3
+    save(folders / "references" / "a.nii.gz", reference)
+    run(folders, ignore_label=2)
+    said = capsys.readouterr().out
+    assert "no reference has a voxel with the ignore label 2" in said and "not counted" not in said
+    assert "the labels 1, 3 of the references count alike" in said
+
+
+def test_maps_that_lie_beside_one_another_are_told(folders, capsys):
+    """Up to a voxel apart is scored, with a warning; so are region maps."""
+    apart = AFFINE.copy()
+    apart[0, 3] += 0.3
+    save(folders / "predictions" / "a_mask.nii.gz", blobs((0, 0, 0)), affine=apart)
+    save(folders / "regions" / "b.nii.gz", np.ones((16, 12, 10)), affine=apart)
+    assert run(folders, regions=folders / "regions")["cases"]["a"]["all"]["dice"] == 1
+    said = capsys.readouterr().out
+    assert "[W] The prediction has another affine" in said and "a_mask.nii.gz" in said
+    assert "[W] The region map has another affine" in said and "0.6 voxels apart" in said
 
 
 def test_the_ignore_label_holds_in_regions(folders):

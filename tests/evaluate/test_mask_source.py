@@ -108,7 +108,8 @@ def test_the_ignore_label_of_a_reference(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, SHAPE)
     save(tmp_path / "a.nii.gz", labels, dtype=np.uint8)
     warnings = []
-    _, mask, counted = source(tmp_path).reference("a", 2, warnings)
+    _, mask, counted, values = source(tmp_path).reference("a", 2, warnings)
+    assert values == {0, 1, 2}
     assert np.array_equal(mask, labels == 1) and np.array_equal(counted, labels != 2) and not warnings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.errors import InputError, WorkError
+from mednext_jax.errors import InputError
 from mednext_jax.inference.outputs import open_outputs
 from mednext_jax.inference.scans import Scan
 
@@ -64,16 +65,6 @@ def test_each_scan_has_its_row_as_soon_as_it_is_written_in_the_order_of_the_scan
         assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
     kinds = [f"{case}_{kind}.nii.gz" for case in "ab" for kind in ("mask", "prob")]
     assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "volumes.tsv"])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_result_that_is_not_finite_is_not_written(tmp_path, value):
-    (a,) = scans_of("a")
-    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
-        with pytest.raises(WorkError, match="not finite"):
-            outputs.write(a, result(value=value))
-        assert not outputs.rows
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_scan_of_which_one_file_cannot_be_written_has_none(tmp_path):
@@ -131,6 +122,17 @@ def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path):
         pass
 
 
+def test_a_scan_that_has_changed_since_is_known(tmp_path):
+    (a,) = [dataclasses.replace(scan, files=(tmp_path / "a.nii.gz",)) for scan in scans_of("a")]
+    a.files[0].write_bytes(b"first")
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        outputs.write(a, result())
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        assert outputs.has(a) and not outputs.is_older(a)
+        os.utime(a.files[0], ns=(2**62, 2**62))
+        assert outputs.is_older(a)
+
+
 @pytest.mark.parametrize("case", ["=1+2", "+a", "-a", "@a", "'=a", "M\udcfcller", "a\tb", "a\nb"])
 def test_any_name_is_found_again_and_is_no_formula(tmp_path, case):
     (one,) = scans_of(case)
@@ -182,6 +184,10 @@ def test_a_table_that_is_no_table_is_refused_and_a_torn_row_is_done_again(tmp_pa
     (tmp_path / "volumes.tsv").write_text(whole[:-8])
     with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
         assert outputs.has(a) and not outputs.has(b)
+    for number in ("-1", "nan", "1e999"):
+        (tmp_path / "volumes.tsv").write_text(whole.replace("2.0", number, 1))
+        with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
+            assert not outputs.has(a) and outputs.has(b)
     (tmp_path / "volumes.tsv").write_text(whole.replace("count", "my notes"))
     with pytest.raises(InputError, match="cannot read the table"), open_outputs(tmp_path, [a, b], SETTINGS):
         pass

@@ -62,7 +62,7 @@ def test_a_folder(models, scans, tmp_path, capsys):
 
 
 def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, scans, tmp_path):
-    extracted = variant(cleaning=("brain",))
+    extracted = variant(optional_steps=("brain",))
     with pytest.raises(InputError, match="--brain-masks MASKS"):
         predict(scans / "case0_0000.nii.gz", tmp_path / "out", extracted, tta=False)
     (tmp_path / "masks" / "sub").mkdir(parents=True)

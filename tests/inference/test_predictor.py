@@ -9,18 +9,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
 from mednext_jax.inference.predictor import Predictor, products_in
-from mednext_jax.inference.tiles import gaussian_map, pad_to_patch, tile_starts
+from mednext_jax.inference.tiles import pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
-from mednext_jax.preprocess.trip import preprocess_scan, restore
-from mednext_jax.weights.directory import load_model
+from mednext_jax.preprocess.trip import preprocess_scan
+from mednext_jax.weights.directory import Model, load_model
+from tests.oracles import gaussian_weights, restore
 
 pytestmark = pytest.mark.core
 CT = {"mean": 310.0, "std": 60.0, "percentile_00_5": 150.0, "percentile_99_5": 420.0}
@@ -45,7 +46,7 @@ def by_hand(models):
         volume = np.pad(case.volume, [*pads, (0, 0)])
         total = np.zeros((*volume.shape[:3], 2))
         weight = np.zeros((*volume.shape[:3], 1))
-        gaussian = gaussian_map(recipe.patch_size)[..., None]
+        gaussian = gaussian_weights(recipe.patch_size)[..., None]
         for start in tile_starts(volume.shape[:3], recipe.patch_size, 0.5):
             here = tuple(slice(s, s + 16) for s in start)
             total[here] += np.asarray(apply({"params": model.params}, volume[here][None])[0]) * gaussian
@@ -197,6 +198,29 @@ def test_a_scan_unlike_the_training_scans_gets_a_warning(variant, brain, save_sc
         assert ("does not look like" in caplog.text and str(path) in caplog.text) == (name == warned)
 
 
+def test_what_is_odd_about_voxels_channels_and_brain_masks_is_told(models, save_scan, tmp_path, caplog):
+    """Each is used, but may be wrong: one voxel of 1e9, a channel and a mask that lie half a voxel beside the scan."""
+    apart = np.diag([1.0, 1.1, 0.9, 1])
+    apart[0, 3] = 0.5
+    path = save_scan(tmp_path / "a.nii.gz")
+    bright = np.asarray(nib.load(path).dataobj, np.float32)
+    bright[5, 5, 5] = 1e9
+    nib.save(nib.Nifti1Image(bright, apart), tmp_path / "bright.nii.gz")
+    parcels = nib.Nifti1Image((bright > 300).astype(np.uint8) + (bright > 350), apart)
+    nib.save(parcels, tmp_path / "mask.nii.gz")
+    one = load_model(models[0])
+    stem = {**one.params["stem"], "kernel": np.repeat(one.params["stem"]["kernel"], 2, axis=0)}
+    recipe = dataclasses.replace(one.recipe, channel_names=("T1w", "T2w"), normalisation=("zscore",) * 2)
+    two = Model(dataclasses.replace(one.config, in_channels=2), {**one.params, "stem": stem}, recipe)
+    predictor = Predictor(two, tta=False)
+    predictor.load([path, save_scan(tmp_path / "b.nii.gz", seed=1)])
+    assert not caplog.text
+    predictor.load([path, tmp_path / "bright.nii.gz"], tmp_path / "mask.nii.gz")
+    for words in ("far beyond all others", "A channel has another affine", "The brain mask has another affine"):
+        assert words in caplog.text
+    assert "The brain mask has several values" in caplog.text and str(tmp_path / "mask.nii.gz") in caplog.text
+
+
 @pytest.mark.parametrize("value", [1e20, float(np.finfo(np.float32).max)])
 def test_intensities_that_overflow_the_zscore_are_refused(predictor, save_scan, tmp_path, value):
     image = nib.load(save_scan(tmp_path / "a.nii.gz"))
@@ -205,6 +229,26 @@ def test_intensities_that_overflow_the_zscore_are_refused(predictor, save_scan, 
     nib.save(nib.Nifti1Image(array, image.affine), tmp_path / "b.nii.gz")
     with pytest.raises(InputError, match=r"no scanner writes(.|\n)*b\.nii\.gz"):
         predictor.load(tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [np.full((16, 18, 20), 7.0), 1e-12 * np.random.default_rng(0).random((16, 18, 20)), 1e-30 * np.eye(16)[..., None]],
+    ids=["mask", "small", "tiny"],
+)
+def test_intensities_that_the_network_would_not_see_are_refused(predictor, tmp_path, inside):
+    """Tiny ones, and a brain of one intensity, such as a mask in the scan's place."""
+    nib.save(nib.Nifti1Image(np.pad(inside, 4).astype(np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=r"too much alike(.|\n)*a\.nii\.gz"):
+        predictor.load(tmp_path / "a.nii.gz")
+
+
+def test_a_result_that_is_not_finite_is_refused(models, save_scan, tmp_path):
+    """Of weights in memory, which no reader has judged."""
+    model = load_model(models[0])
+    params = {**model.params, "stem": {**model.params["stem"], "bias": np.full(2, np.nan, np.float32)}}
+    with pytest.raises(WorkError, match="not finite"):
+        Predictor(dataclasses.replace(model, params=params), tta=False)(save_scan(tmp_path / "a.nii.gz"))
 
 
 def test_a_scheme_is_one_entry(variant, by_hand, save_scan, tmp_path, monkeypatch):
@@ -286,11 +330,14 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
         predictor([path, path])
     with pytest.raises(InputError, match="spacing"):
         Predictor([models[0], variant(spacing=(1.0, 1.0, 1.0))])
-    for wrong in ({"threshold": 1.0}, {"threshold": -0.1}, {"step": 0.0}, {"step": 1.5}):
+    numbers = {"threshold": (1.0, -0.1, "0.5"), "step": (0.0, 1.5, "a"), "tile_batch": (0, -1, "a")}
+    for wrong in ({name: value} for name, values in numbers.items() for value in values):
         with pytest.raises(InputError):
             Predictor(models[0], **wrong)
     with pytest.raises(InputError, match="No model"):
         Predictor([])
+    with pytest.raises(InputError, match="NoneType"):
+        Predictor(None)
     with pytest.raises(InputError, match="not finite"):
         predictor(nib.Nifti1Image(np.full((20, 20, 20), np.nan, np.float32), np.eye(4)))
     with pytest.raises(InputError, match="constant"):
@@ -300,6 +347,18 @@ def test_wrong_calls(models, variant, predictor, save_scan, tmp_path):
             predictor(wrong)
     with pytest.raises(InputError, match="channels") as error:
         predictor([np.zeros((20, 20, 20))] * 3)
+    assert len(str(error.value)) < 500
+
+
+def test_arrays_of_other_libraries_are_one_scan_and_masks_may_be_in_memory(predictor, save_scan, tmp_path):
+    scan = nib.load(save_scan(tmp_path / "a.nii.gz"))
+    voxels = np.asarray(scan.dataobj)
+    with pytest.warns(UserWarning, match="1 mm"):
+        assert predictor.load(jax.numpy.asarray(voxels)).properties.shape == predictor.load(voxels).properties.shape
+    mask = nib.Nifti1Image(np.ones(scan.shape, np.uint8), scan.affine)
+    assert predictor.load(scan, mask).properties == predictor.load(scan).properties
+    with pytest.raises(InputError, match="the brain mask in memory") as error:
+        predictor.load(scan, mask.slicer[1:])
     assert len(str(error.value)) < 500
 
 

@@ -148,6 +148,36 @@ def test_a_suffix_chooses_the_scans_of_a_bids_data_set(tmp_path):
         find_scans(plain, ["T1w"], "T1w")
 
 
+@pytest.mark.parametrize("suffix", ["", "_T1w", "T1w,,T2w", "T1w,T1w"])
+def test_a_suffix_that_names_no_contrast(tmp_path, suffix):
+    with pytest.raises(InputError, match="such as T2w, or T1w,FLAIR"):
+        find_scans(bids(tmp_path), ["a", "b"], suffix)
+
+
+def test_two_channels_are_never_the_same_scan(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_T2w.nii.gz")
+    assert len(all_sound(tmp_path, ["a", "b"], "T1w, T2w")) == 1
+    with pytest.raises(InputError, match=r"one and the same scan[\s\S]*T2: T2w, T2w: T2w"):
+        find_scans(tmp_path, ["T2", "T2w"])
+
+
+def test_names_of_subjects_that_bids_does_not_have_are_not_left_out(tmp_path):
+    touch(tmp_path, *(f"{name}/anat/{name}_T2w.nii.gz" for name in ("sub-é", "sub-HC-01", "sub-a b")))
+    assert sorted(listed(all_sound(tmp_path, ["T2w"]))) == ["sub-HC-01", "sub-a b", "sub-é"]
+
+
+def test_scans_in_folders_below_are_said(tmp_path):
+    touch(tmp_path, "bids/sub-1/ses-1/anat/sub-1_ses-1_T2w.nii.gz")
+    with pytest.raises(InputError, match=r"such as ses-1/anat/sub-1_ses-1_T2w\.nii\.gz[\s\S]*whole of a BIDS data set"):
+        find_scans(tmp_path / "bids" / "sub-1", ["T2w"])
+
+
+def test_a_folder_of_derivatives_is_not_asked_for_masks(tmp_path):
+    touch(tmp_path, "sub-1/anat/sub-1_desc-pvs_mask.nii.gz")
+    with pytest.raises(InputError, match="name the data set itself"):
+        find_scans(tmp_path, ["T2w"])
+
+
 def test_links_to_subject_folders_are_followed(tmp_path):
     bids(tmp_path / "store")
     (tmp_path / "set").mkdir()
@@ -170,6 +200,11 @@ def test_nothing_there(tmp_path):
         find_scans(tmp_path, ["T1w"])
 
 
+def test_a_device_is_not_a_missing_input():
+    with pytest.raises(InputError, match="a device, a socket or a pipe"):
+        find_scans("/dev/null", ["T1w"])
+
+
 def test_headers_are_read_before_anything_is_computed(tmp_path):
     touch(tmp_path, "good.nii.gz")
     touch(tmp_path, "4d.nii.gz", shape=(4, 5, 6, 2))
@@ -179,7 +214,7 @@ def test_headers_are_read_before_anything_is_computed(tmp_path):
     scans, problems = find_scans(tmp_path, ["T1w"])
     assert [scan.case for scan in scans] == ["good"]
     assert [case for case, _ in problems] == ["4d", "empty", "gone", "text"]
-    assert problems[0][1].found == "4 x 5 x 6 x 2"
+    assert problems[0][1].found == "4 axes: 4 x 5 x 6 x 2"
     (tmp_path / "good.nii.gz").unlink()
     with pytest.raises(InputError) as error:
         find_scans(tmp_path, ["T1w"])

@@ -11,6 +11,7 @@ import pytest
 
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference import tiles
+from tests.oracles import gaussian_weights, sliding_window
 
 pytestmark = pytest.mark.core
 PATCH = (16, 16, 16)
@@ -35,7 +36,7 @@ def plain(models, volume, patch, step, mirror_axes, average):
     """nnU-Net's tiling: pad, cut, mirror, average, weigh, add, divide; one tile at a time."""
     pads = tiles.pad_to_patch(volume.shape[:3], patch)
     padded = np.pad(volume, [*pads, (0, 0)])
-    gaussian = tiles.gaussian_map(patch)[..., None].astype(np.float64)
+    gaussian = gaussian_weights(patch)[..., None]
     total, weight = 0.0, np.zeros((*padded.shape[:3], 1))
     apply = jax.jit(network)
     for start in tiles.tile_starts(padded.shape[:3], patch, step):
@@ -67,7 +68,7 @@ def networks(models, apply=network):
 
 
 def compiled(window, models, volume, **kwargs):
-    evidence = sw.sliding_window(window, networks(models), volume, **kwargs)
+    evidence = sliding_window(window, networks(models), volume, **kwargs)
     return np.asarray(sw.foreground_probabilities(evidence, window.average))
 
 
@@ -106,13 +107,13 @@ def test_three_shapes_one_compile():
 
     window = sw.Window(PATCH, mirror_axes=(), tile_batch=2, bucket=32)
     before = sw._add_tiles._cache_size()
-    sw.sliding_window(window, networks(BINARY, counted), scan((30, 24, 19)))
+    sliding_window(window, networks(BINARY, counted), scan((30, 24, 19)))
     first = len(traces)
-    results = [sw.sliding_window(window, networks(BINARY, counted), scan(s)) for s in [(25, 32, 17), (18, 20, 32)]]
+    results = [sliding_window(window, networks(BINARY, counted), scan(s)) for s in [(25, 32, 17), (18, 20, 32)]]
     assert [r.shape for r in results] == [(25, 32, 17, 1), (18, 20, 32, 1)]
     assert len(traces) == first  # the network was not even traced again
     assert sw._add_tiles._cache_size() == before + 1
-    sw.sliding_window(window, networks(BINARY, counted), scan((33, 20, 17)))  # another bucket
+    sliding_window(window, networks(BINARY, counted), scan((33, 20, 17)))  # another bucket
     assert sw._add_tiles._cache_size() == before + 2
 
 
@@ -121,11 +122,11 @@ def test_skipping_tiles_leaves_the_rest_as_it_is():
     volume = scan((48, 16, 16))
     keep = np.zeros(volume.shape[:3], bool)
     keep[40:] = True
-    full = sw.sliding_window(window, networks(BINARY[:1]), volume)
-    part = sw.sliding_window(window, networks(BINARY[:1]), volume, keep=keep)
+    full = sliding_window(window, networks(BINARY[:1]), volume)
+    part = sliding_window(window, networks(BINARY[:1]), volume, keep=keep)
     np.testing.assert_array_equal(part[:24], sw.BACKGROUND_LOGIT)  # tiles start at 0, 8, .. 32: the last two stay
     np.testing.assert_allclose(part[40:], full[40:], rtol=1e-5, atol=1e-5)
-    nothing = sw.sliding_window(window, networks(BINARY[:1]), volume, keep=np.zeros_like(keep))
+    nothing = sliding_window(window, networks(BINARY[:1]), volume, keep=np.zeros_like(keep))
     np.testing.assert_array_equal(nothing, sw.BACKGROUND_LOGIT)
 
 
@@ -135,5 +136,5 @@ def test_only_the_first_head_of_deep_supervision_counts():
         return y, y[:, ::2] + 1e6
 
     volume, window = scan((20, 16, 16)), sw.Window(PATCH, mirror_axes=())
-    one, first = (sw.sliding_window(window, networks(BINARY[:1], f), volume) for f in (network, heads))
+    one, first = (sliding_window(window, networks(BINARY[:1], f), volume) for f in (network, heads))
     np.testing.assert_array_equal(first, one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,13 @@ import itertools, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.main import main
-infer, numbers, stuck = Predictor.infer, itertools.count(), int(sys.argv[1])
+from mednext_jax.inference.outputs import Outputs
+infer, numbers, stuck, close = Predictor.infer, itertools.count(), int(sys.argv[1]), Outputs.close
+def slowly(self):
+    print("closing", flush=True)
+    time.sleep(2)
+    close(self)
+Outputs.close = slowly
 def slow(self, loaded):
     if next(numbers) == stuck:
         print("stuck", flush=True)
@@ -61,6 +68,12 @@ def stopped(number, by, scans, out, model, said_before):
             lines.append(process.stdout.readline())
             assert lines[-1], "".join(lines)
         process.send_signal(by)
+        if by != signal.SIGKILL:  # and people press Ctrl-C again
+            while "closing" not in lines[-1]:
+                lines.append(process.stdout.readline())
+                assert lines[-1], "".join(lines)
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -88,10 +101,12 @@ def test_ctrl_c_leaves_what_the_table_tells_and_the_same_call_does_the_rest(mode
         predict(scans, out, models[0], tta=False, threshold=0.6)
     with pytest.raises(InputError, match=r"other settings \(models\)"):
         predict(scans, out, models[1], tta=False)
+    next(scans.glob("case1*")).touch()
     rows = predict(scans, out, models[0], tta=False)
     assert [row["scan"] for row in rows] == table(out / "volumes.tsv") == [f"case{i}" for i in range(4)]
     assert before == {name: (out / name).stat().st_mtime_ns for name in done}
     assert "2 done before" in (printed := capsys.readouterr().out) and "[3/4] case2" in printed
+    assert re.search("changed since it was segmented.\n.*case1.*\n  hint", printed)
     predict(scans, tmp_path / "whole", models[0], tta=False)
     for name in files(tmp_path / "whole"):
         if name.endswith(".nii.gz"):

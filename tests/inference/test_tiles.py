@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
 
 from mednext_jax.inference import tiles
+from tests.oracles import gaussian_weights
 
 pytestmark = pytest.mark.core
 
@@ -54,14 +54,11 @@ def test_impossible_tilings_are_refused(size, step):
         tiles.axis_starts(size, 8, step)
 
 
-@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 32, 48)])
-def test_gaussian_map_is_a_filtered_delta(patch):
-    delta = np.zeros(patch)
-    delta[tuple(p // 2 for p in patch)] = 1
-    filtered = gaussian_filter(delta, [p / 8 for p in patch], mode="constant")
-    ours = tiles.gaussian_map(patch)
-    assert ours.dtype == np.float32 and ours.max() == 1 and ours.min() > 0
-    np.testing.assert_allclose(ours, filtered / filtered.max(), rtol=3e-7)  # float32 rounding
+@pytest.mark.parametrize("patch", [16, 48, 128])
+def test_the_profile_is_a_filtered_delta(patch):
+    ours = tiles.gaussian_profile(patch)
+    assert ours.dtype == np.float32 and ours.max() == ours[patch // 2] == 1 and ours.min() > 0
+    np.testing.assert_allclose(ours, gaussian_weights((patch,)), rtol=1e-6)  # float32 rounding, and SciPy's own
 
 
 def test_padding_and_buckets():

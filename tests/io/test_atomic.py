@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -56,6 +57,23 @@ def test_existing_output_is_refused(tmp_path):
         with pytest.raises(InputError, match="not overwritten"):
             refuse_existing(target)
     assert (tmp_path / "full" / "data").read_text() == "precious"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_process_made_in_the_meantime_is_not_overwritten(tmp_path, monkeypatch, links):
+    """Both found the place free when they began."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    with pytest.raises(InputError, match="not overwritten"), atomic_file(tmp_path / "a.pt", replace=False) as slow:
+        slow.write_text("slow")
+        with atomic_file(tmp_path / "a.pt", replace=False) as fast:
+            fast.write_text("fast")
+    with pytest.raises(InputError, match="not overwritten"), atomic_directory(tmp_path / "b") as slow:
+        (slow / "x").write_text("slow")
+        with atomic_directory(tmp_path / "b") as fast:
+            (fast / "x").write_text("fast")
+    assert (tmp_path / "a.pt").read_text() == (tmp_path / "b" / "x").read_text() == "fast"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "b"]
 
 
 UMASK_STRESS = """

@@ -38,11 +38,11 @@ def tree(tmp_path):
 def test_scans_with_and_without_sessions(tree):
     root = tree(SCANS + OTHER_FILES)
     assert is_bids(root) and not is_bids(root / "sub-01")
-    assert [(scan.id, scan.subject, scan.session) for scan in bids_scans(root)] == [
-        ("sub-01_ses-1", "sub-01", "1"),
-        ("sub-01_ses-2_run-1", "sub-01", "2"),
-        ("sub-01_ses-2_run-2", "sub-01", "2"),
-        ("sub-02", "sub-02", None),
+    assert [(scan.id, scan.subject) for scan in bids_scans(root)] == [
+        ("sub-01_ses-1", "sub-01"),
+        ("sub-01_ses-2_run-1", "sub-01"),
+        ("sub-01_ses-2_run-2", "sub-01"),
+        ("sub-02", "sub-02"),
     ]
 
 

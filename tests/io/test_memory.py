@@ -36,6 +36,28 @@ def test_the_least_of_all_limits_counts(system):
     assert memory.free_memory() == 400  # its file cache is given back when it is needed
 
 
+def group_1(folder, limit, used, cache):
+    """A group of version 1; `cache` counts those below it too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stat = f"inactive_file 7\ntotal_inactive_file {cache}\ntotal_active_file 1"
+    for name, text in (("limit_in_bytes", limit), ("usage_in_bytes", used), ("stat", stat)):
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize("line", ["9:memory:/job/step", "4:cpu,memory,cpuacct:/job/step"])
+def test_control_groups_of_version_1_count(system, line):
+    (system / "cgroup").write_text(f"12:cpuset:/job\n{line}\n1:name=systemd:/job\n0::/job/step\n")
+    top = system / "groups/memory"
+    group_1(top, 2**63 - 4096, 0, 0)  # no limit
+    group_1(top / "job/step", 2**63 - 4096, 0, 0)
+    group_1(top / "job", 1000, 700, 99)
+    assert memory.free_memory() == 400
+    group(system / "groups/job/step", 600, 500, 49)  # of version 2, beside it
+    assert memory.free_memory() == 150
+    group_1(top, 300, 250, 9)  # a container's own group, whose path is that on its host
+    assert memory.free_memory() == 60
+
+
 def test_what_is_beyond_it_is_refused(system):
     (system / "meminfo").write_text("MemAvailable: 1048576 kB\n")
     memory.refuse_beyond_memory(2**30, "a.nii", "a scan")

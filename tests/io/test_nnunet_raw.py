@@ -9,6 +9,7 @@ import pytest
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.nnunet_raw import read_ignore_label, read_nnunet_raw
+from mednext_jax.io.raw_dataset import subject_of
 
 pytestmark = pytest.mark.core
 
@@ -64,7 +65,7 @@ def test_an_explicit_list_of_files(raw_dataset, monkeypatch):
     dataset = read_nnunet_raw(root)
     assert [case.id for case in dataset.cases] == ["A"] and dataset.cases[0].images[0].is_file()
     assert [(problem.what, (problem.expected, problem.found)) for problem in dataset.problems] == [
-        ("A file that dataset.json lists is missing.", ("a file of case B", None)),
+        ("A file that dataset.json lists is missing.", ("a file of case B", "nothing")),
         ("A case of `dataset` is not understood.", ('{"images": [1 paths], "label": path}', "'C': {'images': []}")),
     ]
 
@@ -202,10 +203,63 @@ def test_a_missing_folder(raw_dataset):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("name\tsite\na\tb\n", "no participant_id"), ("participant_id\na\na\n", "repeats a participant")],
+    [
+        ("name\tsite\na\tb\n", "no participant_id"),
+        ("participant_id\tsite\n", "no rows"),
+        ("participant_id\tsite\nsub-00\t" + "x" * 200_000 + "\n", "cannot be read"),
+        ("", "empty"),
+    ],
 )
-def test_a_participants_table_that_cannot_be_used(raw_dataset, text, words):
+def test_a_participants_table_that_cannot_be_used_is_warned_of(raw_dataset, text, words):
     root = raw_dataset()
     (root / "participants.tsv").write_text(text)
-    with pytest.raises(InputError, match=words):
-        read_nnunet_raw(root)
+    dataset = read_nnunet_raw(root)
+    (problem,) = dataset.problems
+    assert words in problem.what and problem.severity == "W" and problem.file == str(root / "participants.tsv")
+    assert set(dataset.participants) == {case.id for case in dataset.cases} and not any(dataset.participants.values())
+
+
+def test_a_participants_table_that_is_not_fetched_is_not_a_missing_one(raw_dataset):
+    root = raw_dataset()
+    (root / "participants.tsv").symlink_to(".git/annex/objects/aa/bb/x.tsv")
+    (problem,) = read_nnunet_raw(root).problems
+    assert problem.severity == "W" and "datalad get" in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("participant_id,site\r\nsub-00,A\r\n", "utf-8-sig"),
+        ("participant_id;site\nsub-00;A\n", "utf-8"),
+        ("Participant_ID\t site \n\nsub-00\tA \n", "utf-8"),
+        ("participant_id\tsite\nsub-00\tA\n", "utf-16"),
+        ("participant_id\tsession_id\tsite\nsub-00\tses-1\tA\nsub-00\tses-2\tA\n", "utf-8"),
+    ],
+)
+def test_participants_tables_as_spreadsheets_and_longitudinal_studies_write_them(raw_dataset, text, encoding):
+    root = raw_dataset()
+    (root / "participants.tsv").write_bytes(text.encode(encoding))
+    dataset = read_nnunet_raw(root)
+    assert dataset.participants["sub-00"]["site"] == "A" and "session_id" not in dataset.participants["sub-00"]
+    assert not any(problem.severity == "E" for problem in dataset.problems)
+
+
+def test_whatever_version_1_calls_the_value_0_is_the_background(raw_dataset):
+    root = raw_dataset()
+    change(root, labels={"0": "Background", "1": "PVS"})
+    assert read_nnunet_raw(root).labels == {"background": 0, "PVS": 1}
+
+
+def test_an_ignore_label_that_is_not_fetched_is_not_taken_for_none(raw_dataset):
+    root = raw_dataset()
+    (root / "dataset.json").unlink()
+    (root / "dataset.json").symlink_to(".git/annex/objects/aa/bb/dataset.json")
+    for read in (read_nnunet_raw, lambda root: read_ignore_label(root / "labelsTr")):
+        with pytest.raises(InputError, match="datalad get"):
+            read(root)
+
+
+def test_names_of_subjects_with_a_hyphen_are_subjects_of_their_own():
+    assert [subject_of(name) for name in ("sub-HC-001_ses-1", "sub-HC-002", "sub-01_T2w", "x_sub-1")] == [
+        *("sub-HC-001", "sub-HC-002", "sub-01", "x_sub-1")
+    ]

@@ -18,7 +18,7 @@ from mednext_jax.kernels.launch import launch
 from mednext_jax.kernels.tuned_tiles import TILES
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
-from mednext_jax.ops.split import WHOLE
+from mednext_jax.ops.split import WHOLE, halo_of
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 
@@ -158,7 +158,7 @@ def test_block_under_remat_equals_block_without() -> None:
 def test_moments_keep_a_small_variance_beside_a_large_mean() -> None:
     x = 1000 + 0.01 * NORMAL(jax.random.key(0), (1, 1, 4, 4, 8))
     identity = jnp.zeros((3, 3, 3, 1)).at[1, 1, 1].set(1)
-    _, partial = convolve.conv(x, identity, jnp.zeros(1), (False, False, False))
+    _, partial = convolve.conv(x, identity, jnp.zeros(1), halo_of(WHOLE))
     norm = norms.fold(partial, jnp.ones(1), jnp.zeros(1), WHOLE)
     variance = np.asarray(x, np.float64).var()
     # Deviation = 1 / sqrt(variance + 1e-5); sums of squares in float32 would be off by 1e6 * 1e-7 = 0.1, not 1e-5.

@@ -30,7 +30,9 @@ def test_read(tmp_path):
     values = maps(tmp_path, {"basal ganglia": 2, "white matter": 1})
     regions = RegionMaps.open(tmp_path)
     assert regions.names == {1: "white matter", 2: "basal ganglia"}
-    np.testing.assert_array_equal(regions.read("sub-1", scan()), np.where(values == 3, 0, values))
+    found, odd = regions.read("sub-1", scan())
+    np.testing.assert_array_equal(found, np.where(values == 3, 0, values))
+    assert odd == []
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,8 @@ def test_another_grid_is_refused(tmp_path, shape, affine, said):
 def test_rounding_of_the_affine_is_no_other_grid(tmp_path):
     maps(tmp_path, {"wm": 1})
     RegionMaps.open(tmp_path).read("sub-1", scan(affine=AFFINE + 1e-4))
+
+
+def test_a_value_in_quotes_is_a_number(tmp_path):
+    (tmp_path / "regions.json").write_text('{"wm": "2", "bg": 1}')
+    assert RegionMaps.open(tmp_path).names == {1: "bg", 2: "wm"}

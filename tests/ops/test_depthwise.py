@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.ops import correlate, depthwise
-from mednext_jax.ops.split import NO_HALO
+from mednext_jax.ops.split import WHOLE, halo_of
 
 pytestmark = pytest.mark.core
 
@@ -58,7 +58,7 @@ def operands(name, k, shape=(2, 4, 8, 6, 3)):
 
 def run(name, x, kernel, bias, g, form):
     def value(x, kernel, bias):
-        y = OPS[name](x, kernel, bias, NO_HALO, form)
+        y = OPS[name](x, kernel, bias, halo_of(WHOLE), form)
         return jnp.sum(y.astype(jnp.float32) * g), y
 
     (_, y), gradients = jax.jit(jax.value_and_grad(value, (0, 1, 2), has_aux=True))(x, kernel, bias)
@@ -95,7 +95,7 @@ def test_odd_extents_and_one_voxel():
 def test_bfloat16_sums_in_float32(form, absolute):
     x, kernel, bias, _ = operands("conv", 5)
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (x, kernel))
-    y = jax.jit(depthwise.depthwise_conv, static_argnums=(3, 4))(x, kernel, bias, NO_HALO, form)
+    y = jax.jit(depthwise.depthwise_conv, static_argnums=(3, 4))(x, kernel, bias, halo_of(WHOLE), form)
     exact, _ = by_definition("conv", x, kernel, bias, np.zeros(x.shape))
     assert y.dtype == jnp.bfloat16
     # Only the result is rounded, by 2^-9 relative; sums in bfloat16 of 125 products would be off tenfold.

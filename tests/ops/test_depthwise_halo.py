@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.ops import depthwise
-from mednext_jax.ops.split import NO_HALO
+from mednext_jax.ops.split import WHOLE
 
 pytestmark = pytest.mark.core
 
@@ -34,7 +34,7 @@ def test_part_with_halo_is_part_of_the_whole(name, k):
     weight = weight * jnp.asarray(rng.normal(size=weight.shape), jnp.float32)
 
     def of_whole(x, kernel, bias):
-        y = op(x, kernel, bias, NO_HALO, "blocks")
+        y = op(x, kernel, bias, halo_of(WHOLE), "blocks")
         return jnp.sum(y * weight), y[out]
 
     def of_part(x, kernel, bias):

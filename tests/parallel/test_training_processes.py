@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mednext_jax.data.augment import AUGMENT_PROBABILITIES
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.parallel.processes import HEARTBEAT
 from mednext_jax.train.configuration import architecture, default_config
 from mednext_jax.weights.directory import load_model
+from tests.augment_probabilities import AUGMENT_PROBABILITIES
 from tests.train.conftest import write_prepared
 
 pytestmark = pytest.mark.core

@@ -11,11 +11,14 @@ import pytest
 
 from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError
+from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import label_volume, read_labels, read_scan, to_volume
-from mednext_jax.prepare.prepare import prepare
+from mednext_jax.io.validate import validate
+from mednext_jax.prepare.prepare import LOCK, prepare
 from mednext_jax.preprocess.clean import clean
 from mednext_jax.preprocess.preprocessing import Preprocessing
-from mednext_jax.preprocess.trip import Properties, preprocess_scan, restore
+from mednext_jax.preprocess.trip import Properties, preprocess_scan
+from tests.oracles import restore
 
 pytestmark = pytest.mark.core
 
@@ -135,6 +138,44 @@ def test_an_output_with_something_else_in_it_is_refused(raw_dataset, tmp_path, k
     assert (out / "cases" / "mine.txt").read_text() == "keep" if kind == "folder" else out.read_text() == "keep"
 
 
+def test_names_of_a_data_set_steer_no_terminal(raw_dataset, tmp_path, capsys):
+    root = raw_dataset()
+    description = json.loads((root / "dataset.json").read_text())
+    description |= {"name": "A\x1b[2JB", "channel_names": {"0": "T2w\x1b[31m"}}
+    (root / "dataset.json").write_text(json.dumps(description))
+    prepare(root, tmp_path / "out", splits="kfold:3")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and r"A\x1b[2JB" in said and r"T2w\x1b[31m" in said
+
+
+def test_two_processes_do_not_write_one_data_set(raw_dataset, tmp_path):
+    """With other settings, their cases would be mixed under the description of the one that ends last."""
+    root, out = raw_dataset(), tmp_path / "out"
+    out.mkdir()
+    with locked(out / LOCK, "held"), pytest.raises(InputError, match="Another prepare writes into this folder"):
+        prepare(root, out, splits="kfold:3", spacing=1.0)
+    assert list(out.iterdir()) == []
+    prepare(root, out, splits="kfold:3", spacing=2.0)
+    with locked(out / LOCK, "held"):
+        prepare(root, out, splits="kfold:3", spacing=2.0)  # nothing is to be written
+    assert not (out / LOCK).exists()
+
+
+def test_what_another_process_wrote_while_files_were_verified_is_kept(raw_dataset, tmp_path, monkeypatch):
+    root, out = raw_dataset(), tmp_path / "out"
+
+    def verify(*args, **kwargs):
+        reports = validate(*args, **kwargs)
+        monkeypatch.undo()
+        prepare(root, out, splits="kfold:3", spacing=2.0)
+        return reports
+
+    monkeypatch.setattr("mednext_jax.prepare.prepare.validate", verify)
+    with pytest.raises(InputError, match="made with other settings"):
+        prepare(root, out, splits="kfold:3", spacing=1.0)
+    assert CaseStore.open(out).meta.spacing == (2.0, 2.0, 2.0)
+
+
 def test_spacing_none_and_median(raw_dataset, tmp_path):
     root = raw_dataset()
     for case, size in (("sub-00", 1.1), ("sub-01", 0.9)):
@@ -193,6 +234,14 @@ def test_a_bids_data_set(raw_dataset, tmp_path):
     np.testing.assert_array_equal(store.read("sub-01")[0], CaseStore.open(tmp_path / "raw_out").read("sub-01")[0])
 
 
+@pytest.mark.parametrize("options", [{"labels": "derivatives"}, {"suffix": "T2w"}, {"labels": "d", "suffix": "T2w"}])
+def test_options_of_bids_are_refused_for_an_nnunet_data_set(raw_dataset, tmp_path, options):
+    with pytest.raises(InputError, match="for BIDS data sets") as error:
+        prepare(raw_dataset(), tmp_path / "out", splits="kfold:3", **options)
+    assert all(f"--{name} {value}" in str(error.value) for name, value in options.items())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def brain_masks(raw_dataset, tmp_path):
     """A data set, and a folder with a mask of the inner part of each head."""
@@ -210,9 +259,9 @@ def test_heavier_preprocessing_is_off_unless_asked_for(raw_dataset, brain_masks,
     pytest.importorskip("SimpleITK")
     root, masks = brain_masks
     plain = prepare(root, tmp_path / "plain", splits="kfold:3")
-    assert plain.cleaning == () and "cleaned" not in capsys.readouterr().out
+    assert plain.optional_steps == () and "cleaned" not in capsys.readouterr().out
     meta = prepare(root, tmp_path / "out", splits="kfold:3", n4=True, denoise=True, brain_masks=masks)
-    assert meta.cleaning == ("n4", "denoise", "brain") and "SimpleITK" in meta.versions
+    assert meta.optional_steps == ("n4", "denoise", "brain") and "SimpleITK" in meta.versions
     assert {"masks/sub-00_mask.nii.gz"} <= {name.removeprefix("../") for name in meta.sources["sub-00"]}
     printed = capsys.readouterr().out
     assert "cleaned by n4, denoise, brain" in printed and "Labelled voxels lie outside the brain mask" in printed
@@ -222,7 +271,7 @@ def test_heavier_preprocessing_is_off_unless_asked_for(raw_dataset, brain_masks,
     volume, spacing, grid = to_volume(scan)
     brain = label_volume(read_labels(masks / "sub-00_mask.nii.gz"), grid) != 0
     expected = preprocess_scan(
-        clean(volume, spacing, meta.cleaning, brain),
+        clean(volume, spacing, meta.optional_steps, brain),
         spacing,
         Preprocessing(spacing=(0.8,) * 3, use_mask_for_norm=True),  # decided by what the masks leave of the scans
         label_volume(read_labels(root / "labelsTr" / "sub-00.nii.gz"), grid),
@@ -270,3 +319,12 @@ def test_something_that_is_no_data_set(tmp_path, make):
     make(tmp_path / "data")
     with pytest.raises(InputError, match="not understood"):
         prepare(tmp_path / "data", tmp_path / "out")
+
+
+def test_a_name_that_is_not_utf8_is_told_before_anything_is_written(raw_dataset, tmp_path):
+    root = raw_dataset(cases=("a", "b"))
+    for old in sorted(root.glob("*/a*")):
+        old.rename(old.with_name(old.name.replace("a", "caf\udce9", 1)))
+    with pytest.raises(InputError, match=r"not UTF-8[\s\S]*caf\\udce9_0000\.nii\.gz[\s\S]*rename"):
+        prepare(root, tmp_path / "out", splits="kfold:2")
+    assert not (tmp_path / "out").exists()

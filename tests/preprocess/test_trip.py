@@ -11,7 +11,8 @@ from mednext_jax.errors import InputError
 from mednext_jax.preprocess.crop import find_region
 from mednext_jax.preprocess.normalise import normalise, scheme_of
 from mednext_jax.preprocess.preprocessing import Preprocessing
-from mednext_jax.preprocess.trip import Properties, preprocess_scan, restore
+from mednext_jax.preprocess.trip import Properties, preprocess_scan
+from tests.oracles import restore
 
 pytestmark = pytest.mark.core
 

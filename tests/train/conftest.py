@@ -89,9 +89,9 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(prepared):
     """A configuration that compiles and steps in seconds."""
-    from mednext_jax.data.augment import AUGMENT_PROBABILITIES
     from mednext_jax.model.config import MedNeXtConfig
     from mednext_jax.train.configuration import architecture, default_config
+    from tests.augment_probabilities import AUGMENT_PROBABILITIES
 
     config = default_config()
     config.data = str(prepared)

@@ -130,6 +130,17 @@ def test_a_field_that_is_set_but_not_known_is_refused(valid):
         TrainConfig.of(valid)
 
 
+def test_the_config_json_of_a_run_is_a_configuration(tiny, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(TrainConfig.of(tiny).plain()))
+    assert TrainConfig.of(load_config(file, ["--config.steps=7"])) == dataclasses.replace(TrainConfig.of(tiny), steps=7)
+    for text, words in (("[1]", "no JSON object"), ('{"stesp": 1}', "did you mean 'steps'"), ("{", "not valid JSON")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=words) as error:
+            load_config(file)
+        assert str(file) in str(error.value)
+
+
 def test_recipe_argument_picks_the_variant():
     config = load_config(f"{CONFIGS}/mednext.py:M/5")
     assert config.model.block_counts == (3, 4, 4, 4, 4, 4, 4, 4, 3)

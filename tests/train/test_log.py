@@ -181,7 +181,7 @@ def test_a_picture_of_a_case_marks_hits_false_alarms_and_misses(tmp_path):
     image = np.random.default_rng(0).normal(size=(6, 40, 50, 2)).astype(np.float32)
     label, found = np.zeros((6, 40, 50), np.int16), np.zeros((6, 40, 50), np.uint8)
     label[4, 10:20, 10:20], found[4, 15:25, 10:20] = 1, 1
-    assert draw_case(image, label, found, "sub-01", tmp_path / "pictures" / "sub-01.png")
+    assert draw_case(image, label, found, "a$b^{$_\udcfc", tmp_path / "pictures" / "sub-01.png")
     picture = read_picture(tmp_path / "pictures" / "sub-01.png")[..., :3]
     sizes = [np.sum(np.abs(picture - colour).max(-1) < 0.01) for colour in COLOURS.values()]
     assert min(sizes) > 1000 and max(sizes) < 1.1 * min(sizes)  # each half of a square

@@ -1,4 +1,4 @@
-"""Labels that overlap: one sigmoid output a region, an ignored part, from the data set to a predicted mask."""
+"""Labels that overlap: one sigmoid output per region, an ignored part, from the data set to a predicted mask."""
 
 import copy
 import csv

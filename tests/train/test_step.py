@@ -6,12 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from mednext_jax.data.augment import AUGMENT_PROBABILITIES, make_augment
+from mednext_jax.data.augment import make_augment
 from mednext_jax.parallel.mesh import make_mesh, replicated
 from mednext_jax.train.configuration import TrainConfig, default_config
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
 from mednext_jax.train.step import make_train_step, make_validation_step
+from tests.augment_probabilities import AUGMENT_PROBABILITIES
 
 pytestmark = pytest.mark.core
 

@@ -5,6 +5,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.evaluate.scores_file import read_scores
 from mednext_jax.io.lock import locked
+from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.folds import cross_validate
 from mednext_jax.train.run import LOCK
 from mednext_jax.train.stop import stop_signal
@@ -109,6 +111,18 @@ def test_validation_scans_are_segmented_on_their_own_grid_and_scored(straight, c
     assert load_model(straight / "model").provenance["validation_dice"] == {"case_0": scores["case_0"]["dice"]}
     assert (straight / "progress.png").stat().st_size > 10_000
     assert (straight / "pictures" / f"step_{STEPS}" / "case_0.png").stat().st_size > 10_000
+
+
+def test_a_validation_scan_without_pvs_has_no_dice_and_the_model_is_written(straight, config, compiled_once, tmp_path):
+    run = shutil.copytree(straight, tmp_path / "run")
+    shutil.rmtree(run / "model")
+    summary = json.loads((run / "validation" / "summary.json").read_text())
+    summary["cases"]["case_0"]["all"]["dice"] = None
+    (run / "validation" / "summary.json").write_text(json.dumps(summary))
+    whole = copy.deepcopy(config)
+    whole.final_validation = True
+    train(whole, run)
+    assert load_model(run / "model").provenance["validation_dice"] == {"case_0": None}
 
 
 def test_cross_validation_trains_each_fold_and_collects_them(config, tmp_path, compiled_once, capsys):
@@ -209,6 +223,10 @@ def test_another_configuration_does_not_continue_a_run(config, tmp_path, compile
     changed.data = str(write_data(tmp_path / "prepared", cases=5))
     with pytest.raises(InputError, match="data set is not the one"):
         train(changed, tmp_path / "run")
+    (tmp_path / "run" / "validation").mkdir()
+    with pytest.raises(InputError, match="earlier end of the run"):  # else the model's card would have its scores
+        train(longer, tmp_path / "run")
+    (tmp_path / "run" / "validation").rmdir()
     train(longer, tmp_path / "run")  # more steps are not another run
     assert len(table(tmp_path / "run" / "steps.csv")) == 3
 
@@ -293,6 +311,7 @@ def test_ctrl_c_stops_after_the_step_and_a_second_one_at_once():
         ({"fold": "2"}, "0 to 1"),
         ({"steps": 0}, "config.steps"),
         ({"batch_size": 0}, "config.batch_size"),
+        ({"upkern": True}, "config.init_from, which is not set"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(config, tmp_path, changes, words):
@@ -319,4 +338,14 @@ def test_a_recipe_by_name_with_changes_goes_to_a_run_or_to_every_fold(config, tm
     assert config.steps == STEPS  # the caller's own is as it was
     with pytest.raises(InputError, match="needs config.final_validation"):
         train("demo", tmp_path / "folds", overrides={"data": config.data}, cv=True)
+    with pytest.raises(InputError, match="config.fold chooses one"):
+        train("demo", tmp_path / "folds", overrides={"data": config.data, "fold": "1"}, cv=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_cross_validation_is_neither_one_fold_nor_in_the_folder_of_one(config, tmp_path):
+    with pytest.raises(InputError, match="config.fold chooses one"):
+        cross_validate({**TrainConfig.of(config).plain(), "fold": "1"}, tmp_path)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(InputError, match="holds one training"):
+        cross_validate(config, tmp_path)

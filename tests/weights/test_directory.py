@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from mednext_jax.convert.sources import read_sources
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.directory import load_model, load_models, read_recipes, save_model, set_threshold, sha256
 from mednext_jax.weights.names import DUMMY, expected_shapes, from_torch_names, to_torch_names
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.safetensors_file import read_tensors
+from tests.convert.torch_archive import DATA
 
 pytestmark = pytest.mark.core
 
@@ -86,6 +88,18 @@ def test_an_ensemble_is_a_folder_of_models(tmp_path, params):
         load_model(tmp_path)
 
 
+def test_an_ensemble_with_a_fold_that_is_not_whole_is_refused(tmp_path, params):
+    """A copy that was interrupted would be another model without a word."""
+    for name in ("fold_0", "fold_1", "fold_2"):
+        save_model(tmp_path / name, CONFIG, params, RECIPE)
+    (tmp_path / "fold_1" / "model.json").unlink()
+    for read in (load_models, read_sources):
+        with pytest.raises(InputError, match="(?s)no weights.*fold_1"):
+            read(tmp_path)
+    shutil.rmtree(tmp_path / "fold_1")
+    assert len(load_models(tmp_path)) == len(read_sources(tmp_path)) == 2
+
+
 def test_a_workdir_means_its_model(tmp_path, params):
     save_model(tmp_path / "run" / "model", CONFIG, params, RECIPE)
     assert load_model(tmp_path / "run").path == tmp_path / "run" / "model"
@@ -96,6 +110,11 @@ def test_recipe_must_fit_the_network(tmp_path, params):
     with pytest.raises(InputError, match="labels"):
         save_model(tmp_path / "m", CONFIG, params, dataclasses.replace(RECIPE, labels={"background": 0, "PVS": 1}))
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_of_version_0_1_0_spells_a_field_otherwise(model):
+    edit(model, lambda d: d["recipe"].update(cleaning=["n4", "brain"]) or d["recipe"].pop("optional_steps"))
+    assert load_model(model).recipe == dataclasses.replace(RECIPE, optional_steps=("n4", "brain"))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +197,26 @@ def test_senseless_weights_are_neither_written_nor_read(tmp_path, params, model,
     edit(model, lambda d: d["weights"].update(sha256=sha256(file)))
     with pytest.raises(InputError, match=r"(?s)model\.safetensors.*up_1\.conv2\.bias"):
         load_model(model)
+
+
+def test_a_pytorch_file_is_no_packed_model(tmp_path):
+    for name in ("model_final_checkpoint.model", "legacy.pth", "checkpoint_final.pth"):
+        with pytest.raises(InputError, match="(?s)not a model directory.*mednext-jax convert"):
+            load_model(DATA / name)
+    (tmp_path / "model").symlink_to(".git/annex/objects/aa/model")
+    with pytest.raises(InputError, match="datalad get"):
+        load_model(tmp_path / "model")
+
+
+def test_what_lies_near_a_model_is_told_where_the_model_is(tmp_path, model):
+    for name in ("model.safetensors", "model.json"):
+        assert load_model(model / name).recipe == RECIPE
+    shutil.copytree(model, tmp_path / "folds" / "fold_0" / "model")
+    with pytest.raises(InputError, match=f"-m {tmp_path}/folds/fold_0"):
+        load_models(tmp_path / "folds")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="has not finished"):
+        load_models(tmp_path / "run")
 
 
 def test_a_packed_model_wants_unpacking(tmp_path, model):

@@ -118,7 +118,7 @@ def compile_launch(launch: Launch, capability: int) -> Report:
 
 
 def compiled_kernel(launch: Launch, capability: int) -> Any:
-    """By Triton, which keeps it on disk."""
+    """The kernel compiled by Triton, which keeps it on disk."""
     kernel = launch.kernel
     names = kernel.arg_names
     constants = dict(launch.constants)

@@ -28,7 +28,7 @@ from tools.gpu.torch_block import check
 
 
 def triton_call(*inputs: Any, kernel: Any, out_shape: Any, capability: int, **how: Any) -> Any:
-    """In place of jax-triton's: the kernel's PTX for `capability`, run by NumPy."""
+    """Stand-in for jax-triton's: the kernel's PTX for `capability`, run by NumPy."""
     launched = Launch.of(kernel, (*inputs, *out_shape), how)
     compiled = compiled_kernel(launched, capability)
 

@@ -28,7 +28,7 @@ LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _CONTENTS_LIMIT = 256 * 2**20
 _DIMENSIONS_LIMIT = 16
 _PACKED = re.compile(
-    rb"model\.(json|safetensors)|[\w.-]{1,60}\.(model|pth|ckpt|safetensors)(?=PK|\W|$)|plans\.(json|pkl)"
+    rb"model\.(json|safetensors)|[\w.-]{1,60}\.(model|pth?|ckpt|safetensors)(?=PK|\W|$)|plans\.(json|pkl)"
 )
 
 _STORAGES = {
@@ -226,7 +226,7 @@ def _map(path: Path) -> memoryview:
         head = file.read(max(len(LEGACY_MAGIC), 512))
         if head.startswith(LEGACY_MAGIC):
             raise InputError(
-                "The file is in torch's old format (before 1.6), which cannot be read without running its pickles.",
+                "The file is in torch's old format (before 1.6), which is not read.",
                 file=path,
                 expected="torch's zip format",
                 hint='if you trust it, re-save it: python -c "import torch; '

@@ -164,7 +164,9 @@ def _counts(tool: MaskSource, case: str, maps: RegionMaps | None, warnings: list
     labels, count = label_clusters(tool.mask(case, image, warnings))
     counts = {WHOLE: count}
     if maps is not None:
-        places = cluster_regions(labels, count, maps.read(case, image))
+        regions, odd = maps.read(case, image)
+        warnings += odd
+        places = cluster_regions(labels, count, regions)
         counts |= {name: int((places == value).sum()) for value, name in maps.names.items()}
     return counts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 import math
@@ -18,9 +17,9 @@ from mednext_jax.evaluate.statistics.agreement import spearman
 from mednext_jax.evaluate.statistics.bootstrap import interval
 from mednext_jax.evaluate.statistics.kappa import weighted_kappa
 from mednext_jax.evaluate.study import Row
-from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.nifti_names import few
 from mednext_jax.io.table_cell import unquoted
+from mednext_jax.io.table_file import read_table
 from mednext_jax.measure.regions import WHOLE
 
 CASE_COLUMNS = ("case", "participant_id", "scan")
@@ -29,7 +28,6 @@ MISSING = ("", "n/a", "na", "nan")
 # Kappa is of grades (Potter: 0 to 4); what goes further is a count.
 GRADES = 11
 MEDIAN = "median of raters"
-MAX_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,23 +50,13 @@ class VisualScores:
 
 
 def read_visual_scores(path: str | Path) -> VisualScores:
-    """Read a TSV (or .csv): a column `case` (or participant_id, scan), if wanted `region`, and one for each rater.
+    """Read a table (`read_table`): a column `case` (or participant_id, scan), if wanted `region`, one for each rater.
 
-    Scores are numbers from 0 on; empty or n/a is missing. Raises InputError if a column is missing or there twice, a
-    row has another number of cells, a score is none, or a case (and region) is there twice.
+    Scores are numbers from 0 on; empty or n/a is missing. Raises InputError as `read_table`, or if a column is missing
+    or there twice, a score is none, or a case (and region) is there twice.
     """
     path = Path(path)
-    refuse_absent(path, "file", "a table of visual scores")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError("The table is too large.", file=path, expected=f"at most {MAX_BYTES} bytes")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError("The table is not UTF-8 text.", file=path, found=error) from None
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    head, *rows = [
-        [cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter) if row
-    ] or [[]]
+    head, rows = read_table(path)
     case_column = next((name for name in CASE_COLUMNS if name in head), None)
     columns = [name for name in head if name not in (case_column, REGION_COLUMN)]
     problems = []
@@ -77,26 +65,22 @@ def read_visual_scores(path: str | Path) -> VisualScores:
             Problem("A column is missing.", str(path), " or ".join(CASE_COLUMNS), ", ".join(head) or "none")
         )
     if len(columns) < 2:
-        hint = "the columns are separated by tabs, in a .csv by commas"
+        hint = "separate the columns by tabs"
         problems.append(Problem("Fewer than two raters.", str(path), "a column each", ", ".join(head) or "none", hint))
     if doubled := sorted({name for name in head if head.count(name) > 1 or not name}):
         problems.append(Problem("A column has no name, or another's.", str(path), found=repr(few(doubled))))
     scores: dict[tuple[str, str], dict[str, float]] = {}
-    for number, row in enumerate(rows, 2) if not problems else ():
-        if len(row) != len(head):
-            found = f"line {number}: {len(row)} cells"
-            problems.append(Problem("A row has a cell too few or too many.", str(path), f"{len(head)} cells", found))
-            continue
-        cells = dict(zip(head, map(unquoted, row), strict=True))
+    for number, row in enumerate(rows, 1) if not problems else ():
+        cells = {name: unquoted(cell.strip()) for name, cell in row.items()}
         key = cells[case_column or ""], cells.get(REGION_COLUMN, WHOLE)
         if key in scores:
-            found = f"line {number}: {', '.join(key if REGION_COLUMN in head else key[:1])}"
+            found = f"row {number}: {', '.join(key if REGION_COLUMN in head else key[:1])}"
             problems.append(Problem("A case is there twice.", str(path), found=found, hint="keep one row"))
         scores[key] = {}
         for name in columns:
             value = _score(cells[name])
             if value is None:
-                found = f"line {number}, {name}: {cells[name]}"
+                found = f"row {number}, {name}: {cells[name]}"
                 problems.append(Problem("A score is no number from 0 on.", str(path), "such as 0 to 4, or n/a", found))
             scores[key][name] = math.nan if value is None else value
     if not problems and not scores:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.mesh import make_mesh, over_samples, replicated
-from mednext_jax.parallel.network import over_volumes, spread
+from mednext_jax.parallel.network import spread
 from mednext_jax.train.loss import LossConfig, segmentation_loss
 from tools.programs import abstract_params
 
@@ -28,7 +29,7 @@ def temporary_bytes(config, space):
 
     step = jax.jit(
         jax.value_and_grad(loss),
-        in_shardings=(replicated(mesh), over_volumes(mesh), over_samples(mesh)),
+        in_shardings=(replicated(mesh), NamedSharding(mesh, PartitionSpec(*mesh.axis_names)), over_samples(mesh)),
         out_shardings=replicated(mesh),
     )
     volume = (1, SIZE, SIZE, SIZE)

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.mesh import make_mesh, over_samples, replicated
-from mednext_jax.parallel.network import check_divides, layout_of, over_volumes, spread
+from mednext_jax.parallel.network import check_divides, layout_of, spread
 from mednext_jax.train.loss import LossConfig, segmentation_loss
 from mednext_jax.train.optimiser import OptimiserConfig, make_optimiser
 from tools.comm_report import collectives, halo_bytes, table
@@ -73,7 +74,10 @@ def training_step(name, mesh, ops=OPS):
 
 def place(mesh, params, image, label):
     """As training has them: augmentation leaves a sample's patch on each of its devices."""
-    return jax.device_put((params, image, label), (replicated(mesh), over_volumes(mesh), over_samples(mesh)))
+    return jax.device_put(
+        (params, image, label),
+        (replicated(mesh), NamedSharding(mesh, PartitionSpec(*mesh.axis_names)), over_samples(mesh)),
+    )
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mednext_jax.data.augment import AUGMENT_PROBABILITIES, make_augment
+from mednext_jax.data.augment import make_augment
 from mednext_jax.parallel.mesh import make_mesh, over_samples
 from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.train.checkpoint import Checkpoints
@@ -17,6 +17,7 @@ from mednext_jax.train.experiment import to_host
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
 from mednext_jax.train.step import make_train_step
+from tests.augment_probabilities import AUGMENT_PROBABILITIES
 
 pytestmark = pytest.mark.core
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mednext_jax.inference.sliding_window import Network, Window, _accumulators, _add_tiles, sliding_window
+from mednext_jax.inference.sliding_window import Network, Window, _accumulators, _add_tiles
+from tests.oracles import sliding_window
 
 pytestmark = pytest.mark.core
 

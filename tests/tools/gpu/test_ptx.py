@@ -42,7 +42,7 @@ START = """ld.param.b64 %rd1, [test_kernel_param_0]
     shl.b32 %r3, %r1, 2
     add.s32 %r4, %r2, %r3
     xor.b32 %r5, %r4, 128
-"""  # 4 bytes a thread: %rd4 in, %rd5 out, %r4 of shared memory, %r5 the same of the other warp
+"""  # 4 bytes per thread: %rd4 in, %rd5 out, %r4 of shared memory, %r5 the same of the other warp
 
 
 def run_one(body: str, given: Array, out: Array | None = None, blocks: int = 1, threads: int = 64) -> Array:

@@ -124,7 +124,7 @@ def _shift(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
 
 
 def _funnel(m: Warps, op: Any, operands: Any, active: Array | None) -> None:
-    """Of the 64 bits of two registers, the lower operand first, 32 after a shift."""
+    """32 of the 64 bits of two registers, the lower operand first, after a shift."""
     if op[2] != "wrap":
         raise PTXError("a shift that is not known here")
     low, high, by = (m.get(o, "u32").astype(np.uint64) for o in operands[1:])

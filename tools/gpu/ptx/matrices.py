@@ -78,7 +78,7 @@ def _fragment_a(m: Warps, registers: Sequence[str], taking: Array) -> Array:
 
 
 def _pairs(m: Warps, register: str, taking: Array) -> Array:
-    """(blocks, 8, 8) float32 of a register of two bfloat16 a lane."""
+    """(blocks, 8, 8) float32 of a register of two bfloat16 per lane."""
     value = m.by_warp(register, "b32")[taking]
     both = np.stack([value << np.uint32(16), value & np.uint32(0xFFFF0000)], -1)
     return both.view(np.float32).reshape(-1, 8, 8)
