@@ -19,7 +19,7 @@ from mednext_jax.evaluate.mask_source import REFERENCE, UNNAMED, MaskSource
 from mednext_jax.evaluate.raters.consensus import simple_itk
 from mednext_jax.evaluate.raters.mask_raters import CONSENSUS, check_cases
 from mednext_jax.evaluate.raters.rating import Ratings, check_visual, rate_masks, rate_visually
-from mednext_jax.evaluate.raters.visual_scores import read_visual_scores
+from mednext_jax.evaluate.raters.rating_table import read_visual_scores
 from mednext_jax.evaluate.results import Results, write_results
 from mednext_jax.evaluate.study import empty_rows
 from mednext_jax.evaluate.table import terminal_table
@@ -249,9 +249,9 @@ def _rating(
     if raters is None:
         return None
     if isinstance(raters, Mapping):
-        simple_itk()
         masks = [opened(name, source) for name, source in raters.items()]
         check_cases(masks, sources)
+        simple_itk()
         return functools.partial(rate_masks, masks, sources)
     visual = read_visual_scores(raters)
     check_visual(visual, sources, maps)

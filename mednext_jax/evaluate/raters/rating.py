@@ -21,7 +21,7 @@ from mednext_jax.evaluate.raters.mask_raters import (
     reliability_rows,
     second_rater_rows,
 )
-from mednext_jax.evaluate.raters.visual_scores import VisualScores, visual_rows
+from mednext_jax.evaluate.raters.rating_table import VisualScores, visual_rows
 from mednext_jax.evaluate.study import Row
 from mednext_jax.evaluate.table import write_csv
 from mednext_jax.io.nifti_names import few

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from mednext_jax.errors import InputError
-from mednext_jax.evaluate.raters.visual_scores import MEDIAN, read_visual_scores, visual_rows
+from mednext_jax.evaluate.raters.rating_table import MEDIAN, read_visual_scores, visual_rows
 
 pytestmark = pytest.mark.core
 
