@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError, shown
+from mednext_jax.evaluate.command_line import add_evaluate
 
 EXIT_STATUS = "exit status: 0 done, 1 the work failed, 2 the input or the call is wrong, 130 Ctrl-C, 143 SIGTERM"
 
@@ -212,25 +213,7 @@ def build_parser() -> argparse.ArgumentParser:
     quantify.add_argument("--threshold", type=float, default=None, metavar="T", help="the masks are probabilities")
     _add_counting(quantify)
 
-    evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
-    evaluate.add_argument("-p", "--predictions", type=Path, default=None)
-    evaluate.add_argument("-r", "--references", type=Path, default=None)
-    evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
-    evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
-    evaluate.add_argument(
-        "--ignore-label",
-        type=int,
-        default=None,
-        metavar="N",
-        help="value of the references that does not count (default: that of their dataset.json)",
-    )
-    evaluate.add_argument(
-        "--cv",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="instead of masks: the table of the folds that were trained into DIR/* (OUT: DIR/cross_validation)",
-    )
+    add_evaluate(command("evaluate", _evaluate, "compare masks of one or several tools with references and raters"))
 
     convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
     convert.add_argument("source", type=Path, metavar="SOURCE")
@@ -427,23 +410,9 @@ def _quantify(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from mednext_jax.evaluate.cross_validation import evaluate_cross_validation
-    from mednext_jax.evaluate.evaluate import evaluate
+    from mednext_jax.evaluate.command_line import run_evaluate
 
-    if options.cv is not None:
-        if (options.predictions, options.references, options.regions, options.ignore_label) != (None,) * 4:
-            raise InputError("--cv reads the scores of the folds; it goes without -p, -r, --regions, --ignore-label.")
-        evaluate_cross_validation(options.cv, options.out)
-        return
-    if None in (options.predictions, options.references, options.out):
-        raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
-    evaluate(
-        options.predictions,
-        options.references,
-        options.out,
-        regions=options.regions,
-        ignore_label=options.ignore_label,
-    )
+    run_evaluate(options)
 
 
 def _convert(options: argparse.Namespace) -> None:
