@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 
 from mednext_jax.kernels import tile_sizes
 from mednext_jax.kernels.tile_sizes import depthwise_tiles, has_kernel_size, mlp_tiles
-from mednext_jax.kernels.tuned_tiles import TILES
+from mednext_jax.kernels.tuned_tiles import SMALL_TILES, TILES
 
 DEPTHWISE = sorted({(name, k) for name, k, _ in TILES if not name.startswith("mlp")})
 
@@ -47,7 +47,7 @@ def test_gpus_with_little_shared_memory_have_tiles_of_their_own(monkeypatch: pyt
     monkeypatch.setattr("jax.devices", lambda: [Rtx4090()])
     tile_sizes.shared_bytes.cache_clear()
     try:
-        assert mlp_tiles("mlp", 256, 128, 512) == TILES["mlp_small", 256, 128]
+        assert mlp_tiles("mlp", 256, 128, 512) == SMALL_TILES["mlp", 256, 128]
         assert mlp_tiles("mlp", 32, 32, 96) == TILES["mlp", 32, 32]
     finally:
         tile_sizes.shared_bytes.cache_clear()

@@ -80,22 +80,11 @@ class Case:
 def cases(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> list[Case]:
     """The distinct blocks of a network for patches of `extents` (d, h, w), with their number."""
     found: dict[Case, int] = {}
-
-    def add(kind: str, c: int, e: int, ratio: int, k: int, level: int, times: int) -> None:
+    for kind, level, times in config.blocks():
         d, h, w = (extent >> level for extent in extents)
-        case = Case(kind, c, e, ratio * c, k, (d, h, w), batch, 0)
+        sizes = kind.channels, kind.out_channels, kind.hidden, kind.kernel_size
+        case = Case(kind.block, *sizes, (d, h, w), batch, 0)
         found[case] = found.get(case, 0) + times
-
-    channels = config.stage_channels
-    for stage in range(STAGES):
-        level = LEVELS - abs(LEVELS - stage)
-        k = config.encoder_kernel_size if stage < LEVELS else config.decoder_kernel_size
-        c = channels[stage]
-        add("block", c, c, config.expansion_ratios[stage], k, level, config.block_counts[stage])
-        if stage < LEVELS:
-            add("down", c, channels[stage + 1], config.down_expansion_ratios[stage], k, level, 1)
-        elif stage < STAGES - 1:
-            add("up", c, channels[stage + 1], config.expansion_ratios[stage + 1], k, level, 1)
     return [dataclasses.replace(case, count=times) for case, times in found.items()]
 
 
