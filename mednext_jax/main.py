@@ -172,6 +172,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = command("info", _info, "say what a model directory or a checkpoint file holds")
     info.add_argument("model", type=Path, metavar="MODEL")
+
+    command("check-device", _check_device, "check the GPU kernels on this machine, as a table to paste into an issue")
     return parser
 
 
@@ -322,6 +324,16 @@ def _info(options: argparse.Namespace) -> None:
     from mednext_jax.convert.convert import info
 
     print(info(options.model))
+
+
+def _check_device(options: argparse.Namespace) -> None:
+    from mednext_jax.compilation_cache import use_compilation_cache
+    from mednext_jax.kernels.check_device import check_device
+    from mednext_jax.model.config import published_kinds
+
+    use_compilation_cache()
+    for line in check_device(published_kinds()):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from mednext_jax.kernels.gpus import SHARED_BYTES, capability_of, is_amd, tell_o
 from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import LocalOps
 
-_SWITCH = "MEDNEXT_JAX_KERNELS"
+SWITCH = "MEDNEXT_JAX_KERNELS"
 
 
 def best_ops(
@@ -32,9 +32,9 @@ def best_ops(
     The environment's MEDNEXT_JAX_KERNELS overrides: "xla" switches the kernels off, "triton" takes them unchecked.
     Raises InputError for another value.
     """
-    asked = os.environ.get(_SWITCH)
+    asked = os.environ.get(SWITCH)
     if asked not in (None, "xla", "triton"):
-        raise InputError(f"{_SWITCH} is not a kind of kernels.", expected="xla or triton", found=asked)
+        raise InputError(f"{SWITCH} is not a kind of kernels.", expected="xla or triton", found=asked)
     device = jax.local_devices()[0]
     if asked == "xla":
         return xla_ops(device)

@@ -74,7 +74,8 @@ class ChannelsFirstOps(LocalOps):
         self, block: _Block, x: Array, conv1: Conv, weights: MLPWeights, residual: bool, growth: int
     ) -> bool:
         """Whether a block runs as XLA operations; says why, once, unless the check has said it."""
-        kind = BlockKind(block, x.shape[1], *weights.compress_kernel.shape, conv1[0].shape[0], residual)
+        hidden, out_channels = weights.compress_kernel.shape
+        kind = BlockKind(block, x.shape[1], hidden, out_channels, conv1[0].shape[0], residual)
         if kind in self.refused:
             return True
         reason = _refusal(x, conv1, weights, growth)

@@ -18,7 +18,7 @@ from jax import Array
 
 from mednext_jax.errors import shown
 from mednext_jax.ops.block_kind import BlockKind
-from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.local import Conv, LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.split import WHOLE
 
@@ -57,7 +57,9 @@ class Verdict:
     @property
     def worst_gradient(self) -> tuple[str, float]:
         """Name and error of the gradient that is farthest off; ("", 0) if none was checked."""
-        return max(self.gradients.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1], default=("", 0.0))
+        return max(
+            self.gradients.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1], default=("", 0.0)
+        )
 
 
 def measure(kind: BlockKind, gradients: bool = True, dtype: Any = jnp.bfloat16) -> Verdict:
@@ -65,11 +67,10 @@ def measure(kind: BlockKind, gradients: bool = True, dtype: Any = jnp.bfloat16) 
 
     dtype: of the kernels' activations. A GPU's memory that is full is raised; any other failure is in the verdict.
     """
-    output, *arguments = shapes(kind, dtype)
-    g, *arguments = draw((output, *arguments))
+    g, *arguments = draw(shapes(kind, dtype))
     found = _run(fused(kind), g, arguments, gradients)
-    exact = jax.tree.map(lambda a: a.astype(jnp.float32), (g, arguments))
-    expected = _run(plain(kind), *exact, gradients)
+    exact_g, exact_arguments = jax.tree.map(lambda a: a.astype(jnp.float32), (g, arguments))
+    expected = _run(plain(kind), exact_g, exact_arguments, gradients)
     names = gradient_names(kind)
     far = [distance(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)]
     by_name = dict(zip(names, far[1:], strict=False))
@@ -84,7 +85,7 @@ def _run(function: Callable[..., Array], g: Array, arguments: list[Any], gradien
 
 
 def shapes(kind: BlockKind, dtype: Any) -> tuple[Any, ...]:
-    """Shapes of the output and of the arguments of `fused(kind)`, at the check's extents; activations channels first."""
+    """Shapes of the output and of the arguments of `fused(kind)`, at the check's extents; channels first."""
     k, c, e, r = kind.kernel_size, kind.channels, kind.out_channels, kind.hidden
     extents = EXTENTS[kind.block]
     fine = tuple(2 * n for n in extents)
@@ -120,14 +121,16 @@ def plain(kind: BlockKind) -> Callable[..., Array]:
     """The same as XLA's operations, in the form that a GPU's compiler is quick with."""
     ops = LocalOps("tpu")
 
-    def run(x: Array, *rest: Any) -> Array:
+    def run(
+        x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None = None, skip: Array | None = None
+    ) -> Array:
         x = jnp.moveaxis(x, 1, -1)
         if kind.block == "block":
-            y = ops.block(x, *rest, residual=kind.residual)
-        elif kind.block == "down":
-            y = ops.down_block(x, *rest)
+            y = ops.block(x, conv1, weights, residual=kind.residual)
+        elif skip is None:
+            y = ops.down_block(x, conv1, weights, res_conv)
         else:
-            y = ops.up_block(x, *rest[:-1], jnp.moveaxis(rest[-1], 1, -1))
+            y = ops.up_block(x, conv1, weights, res_conv, jnp.moveaxis(skip, 1, -1))
         return jnp.moveaxis(y, -1, 1)
 
     return run
@@ -169,5 +172,5 @@ def said(error: Exception) -> str:
     return shown(f"{type(error).__name__}: {(str(error) or 'no message').strip().splitlines()[0]}")
 
 
-def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+def _floats(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.float32)

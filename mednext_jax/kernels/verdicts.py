@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jaxlib

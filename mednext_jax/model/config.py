@@ -180,9 +180,7 @@ class MedNeXtConfig:
                 break
             down = stage < LEVELS
             ratio = self.down_expansion_ratios[stage] if down else self.up_expansion_ratios[stage - LEVELS]
-            moves = BlockKind(
-                "down" if down else "up", c, ratio * c, channels[stage + 1], k, self.residual_resampling
-            )
+            moves = BlockKind("down" if down else "up", c, ratio * c, channels[stage + 1], k, self.residual_resampling)
             found.append((moves, level, 1))
         return found
 

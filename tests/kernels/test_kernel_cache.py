@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mednext_jax.kernels.kernel_cache import keep_compiled_kernels
 from mednext_jax.kernels.kept import read_kept, write_kept
+from mednext_jax.kernels.kernel_cache import keep_compiled_kernels
 
 pytestmark = pytest.mark.core
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mednext_jax.kernels import fused_blocks
-from mednext_jax.model.config import LEVELS, STAGES, MedNeXtConfig
+from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.split import WHOLE
 
