@@ -212,5 +212,6 @@ def test_what_a_missing_instruction_leaves_is_found_in_the_compiled_kernel(
 ) -> None:
     done = run_python("-c", MISSING, right, wrong, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert said in done.stdout, done.stdout
+    assert said in done.stdout + done.stderr, done.stdout
+    assert ("fault: None" in done.stdout) == (right == "nothing")
     assert ("changed True" in done.stdout) == (right != "nothing")
