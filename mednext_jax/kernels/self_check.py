@@ -28,7 +28,7 @@ BATCH = 2
 # The finer grid of a block is twice this where it changes the extents.
 EXTENTS = {"block": (7, 9, 12), "down": (5, 7, 12), "up": (5, 7, 12)}
 _WEIGHTS = ("norm scale", "norm bias", "expansion", "expansion bias", "compression", "compression bias")
-_NOT_COMPARED = "depthwise bias"  # its gradient is 0 before an instance norm, XLA's is what rounding left
+NOT_COMPARED = "depthwise bias"  # its gradient is 0 before an instance norm, XLA's is what rounding left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def measure(kind: BlockKind, gradients: bool = True, dtype: Any = jnp.bfloat16) 
     names = gradient_names(kind)
     far = [distance(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)]
     by_name = dict(zip(names, far[1:], strict=False))
-    by_name.pop(_NOT_COMPARED, None)
+    by_name.pop(NOT_COMPARED, None)
     return Verdict(far[0], by_name)
 
 
@@ -102,7 +102,7 @@ def shapes(kind: BlockKind, dtype: Any) -> tuple[Any, ...]:
 
 def gradient_names(kind: BlockKind) -> list[str]:
     """What each leaf of the arguments is, in their order."""
-    names = ["input", "depthwise kernel", _NOT_COMPARED, *_WEIGHTS]
+    names = ["input", "depthwise kernel", NOT_COMPARED, *_WEIGHTS]
     if kind.block != "block" and kind.residual:
         names += ["residual's kernel", "residual's bias"]
     return [*names, "skip connection"] if kind.block == "up" else names
