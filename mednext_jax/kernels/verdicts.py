@@ -168,6 +168,7 @@ def _digest(key: dict[str, str]) -> str:
     return json.dumps(key, sort_keys=True)
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -116,6 +116,11 @@ def test_gpus_with_little_shared_memory_have_tiles_of_their_own(monkeypatch: pyt
         tile_sizes.shared_bytes.cache_clear()
 
 
+def test_small_gpus_tiles_have_the_fields_of_an_h100_s() -> None:
+    for key, tiles in SMALL_TILES.items():
+        assert tiles.keys() == TILES[key].keys() and tiles != TILES[key]
+
+
 def test_two_step_backward_has_both_steps() -> None:
     for name, c, e in TILES:
         if name == "mlp_weights":
