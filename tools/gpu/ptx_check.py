@@ -81,6 +81,8 @@ def _name(block: Case | BlockKind) -> str:
 
 def _check(block: Case | BlockKind) -> tuple[bool, str]:
     if isinstance(block, Case):
+        from tools.gpu.torch_block import check
+
         return check(block)
     verdict = measure(block)
     name, error = verdict.worst_gradient
