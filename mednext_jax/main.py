@@ -248,11 +248,13 @@ def _train(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
-    from mednext_jax.inference.predict import predict
     from mednext_jax.parallel.processes import initialise
 
     use_compilation_cache()
     initialise()  # before the handler: JAX sets its own for SIGTERM
+    threading.Thread(target=_wake_devices, name="devices").start()
+    from mednext_jax.inference.predict import predict
+
     with _stopping_at_once():
         predict(
             options.input,
@@ -267,6 +269,14 @@ def _predict(options: argparse.Namespace) -> None:
             background=options.background,
             brain_masks=options.brain_masks,
         )
+
+
+def _wake_devices() -> None:
+    """A GPU's context takes a second or two, in which the rest of the program can be imported."""
+    import jax
+
+    with contextlib.suppress(Exception):  # told by whoever first asks for a device in earnest
+        jax.local_devices()
 
 
 @contextlib.contextmanager

@@ -77,3 +77,11 @@ def test_exit_status_follows_the_kind_of_error(capsys, monkeypatch, error, statu
 def test_problems_are_reported_together():
     error = InputError.of([Problem("first", file="a"), Problem("second", hint="do this", severity="W")])
     assert str(error) == "[E] first\n  file:     a\n[W] second\n  hint:     do this"
+
+
+def test_devices_that_cannot_be_woken_are_told_of_by_who_needs_them(monkeypatch):
+    def fail():
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr("jax.local_devices", fail)
+    command_line._wake_devices()
