@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mednext_jax.compilation_cache import use_compilation_cache
 from mednext_jax.inference.predictor import products_in
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
@@ -261,6 +262,7 @@ def main() -> int:
         parser.error("--dry-run goes with --quick")
     if options.quick:  # the commands that it starts need the GPU's memory, too
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        use_compilation_cache()
     if jax.default_backend() != "gpu" and not options.dry_run:
         print("no GPU: nothing to time", file=sys.stderr)
         return 2

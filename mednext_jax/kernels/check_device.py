@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -36,12 +37,15 @@ def check_device(kinds: Iterable[BlockKind]) -> Iterator[str]:
     yield "| block | output | gradients | |"
     yield "| --- | --- | --- | --- |"
     wrong = number = 0
+    start = time.perf_counter()
     for kind in kinds:
         verdict = verdicts.check(kind, True, device)
         number, wrong = number + 1, wrong + (verdict.fault is not None)
         name, error = verdict.worst_gradient
         numbers = f"{verdict.output:.1e} | {error:.1e} {name}" if verdict.failure is None else " | "
         yield f"| {kind} | {numbers} | {'ok' if verdict.fault is None else f'runs as XLA: {verdict.fault}'} |"
+    yield ""
+    yield f"{number} kinds of blocks in {time.perf_counter() - start:.0f} s"
     if wrong:
         raise WorkError(
             f"{wrong} of {number} kinds of blocks run as XLA operations on this {shown(device.device_kind)}."

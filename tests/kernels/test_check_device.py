@@ -55,7 +55,8 @@ def test_every_published_kind_is_a_row_and_the_verdicts_are_kept(
     checks.answers[other] = ValueError("cannot be compiled\nat all")
     status, lines, err = run(capsys)
     assert "NVIDIA H100" in lines[0] and "driver" in lines[0] and "jaxlib" in lines[0]
-    rows = lines[lines.index("| --- | --- | --- | --- |") + 1 :]
+    rows = lines[lines.index("| --- | --- | --- | --- |") + 1 : -2]
+    assert lines[-1].startswith("74 kinds of blocks in ")
     assert [row.split(" | ")[0] for row in rows] == [f"| {kind}" for kind in published_kinds()]
     named = {row.split(" | ")[0].removeprefix("| "): row for row in rows}
     assert "3.0e-03 | 2.0e-01 norm scale | runs as XLA: its gradient" in named[str(ONE)]

@@ -10,7 +10,10 @@ import pytest
 
 pytest.importorskip("triton")
 
+from mednext_jax.kernels.channels_first import ChannelsFirstOps
+from mednext_jax.kernels.self_check import Verdict
 from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.ops.block_kind import BlockKind
 from tests.kernels.another_process import run_python
 from tools.gpu import quick
 from tools.gpu.cases import Case, cases
@@ -24,10 +27,12 @@ def test_the_quick_form_s_dry_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     rows = {row["what"]: row for row in json.loads(out.read_text())["rows"]}
     for what, goal in quick.GOALS.items():
+        if what == quick.CHECK:
+            continue
         assert rows[what]["milliseconds"] > 0 and rows[what]["note"].startswith(f"goal {goal:g} ms, ")
     assert "%, goal 5 %, " in rows[quick.FOLDER]["note"]
     assert "no kernels run here" in rows["blocks at a small shape against float32"]["note"]
-    assert len(rows) == len(quick.GOALS) + 2
+    assert len(rows) == len(quick.GOALS) + 1  # the folder and, in place of the check, why there is none
     assert "FAILED" not in done.stdout
 
 
@@ -50,7 +55,23 @@ def test_what_fails_or_comes_too_late_is_a_row(monkeypatch: pytest.MonkeyPatch) 
     )
     assert failed[quick.WARM] == failed[quick.FOLDER] == "FAILED RuntimeError: predict ended with 1: no disk"
     assert failed[quick.SCAN] == "goal 500 ms, met"
-    assert late == dict.fromkeys((quick.WARM, quick.FOLDER, "check", quick.SCAN), "left out: the time is up")
+    assert late == dict.fromkeys((quick.WARM, quick.FOLDER, quick.CHECK, quick.SCAN), "left out: the time is up")
+
+
+def test_every_kind_is_checked_and_the_check_timed_from_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "best_ops", lambda dtype: ChannelsFirstOps())
+    wrong, asked = {"down 2-2-4 k3"}, []
+
+    def measure(kind: BlockKind) -> Verdict:
+        asked.append(kind)
+        return Verdict(4e-3, {"input": 2e-2 if str(kind) in wrong else 1e-3})
+
+    monkeypatch.setattr(quick, "measure", measure)
+    *rows, last = quick.check(quick.TINY.config, again=True)
+    kinds = list(dict.fromkeys(kind for kind, _, _ in quick.TINY.config.blocks()))
+    assert asked == 2 * kinds and [row.what for row in rows] == [f"{kind} against float32" for kind in kinds]
+    assert [row.note.split()[0] for row in rows] == ["WRONG" if str(kind) in wrong else "ok" for kind in kinds]
+    assert last.what == quick.CHECK and last.milliseconds is not None
 
 
 def test_a_goal_is_met_or_missed() -> None:
