@@ -12,19 +12,10 @@ from mednext_jax.kernels.best_ops import best_ops, refusal
 from mednext_jax.kernels.gpus import tell_once
 from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import LocalOps
+from tests.kernels.simulated import MI300, V100, Gpu
 
 pytestmark = pytest.mark.core
 
-
-class Gpu:
-    platform = "gpu"
-
-    def __init__(self, name: str, capability: str) -> None:
-        self.device_kind, self.compute_capability = name, capability
-
-
-V100 = Gpu("Tesla V100", "7.0")
-MI300 = Gpu("AMD Instinct MI300X", "gfx942")
 ONE, OTHER, LARGE = (BlockKind("block", 32, 64, 32, k) for k in (3, 5, 9))
 
 

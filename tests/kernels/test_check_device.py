@@ -10,11 +10,12 @@ from mednext_jax import main as command_line
 from mednext_jax.kernels.self_check import Verdict
 from mednext_jax.kernels.verdicts import kept_verdict, refused
 from mednext_jax.model.config import published_kinds
-from tests.kernels.test_best_ops import MI300
-from tests.kernels.test_verdicts import H100, ONE, Checks, checks, start_anew
+from mednext_jax.ops.block_kind import BlockKind
+from tests.kernels.simulated import H100, MI300, Checks, start_anew
 
 pytestmark = pytest.mark.core
-__all__ = ["checks"]
+
+ONE = BlockKind("block", 32, 64, 32, 3)
 
 
 def run(capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], str]:

@@ -14,7 +14,7 @@ from mednext_jax.kernels.gpus import tell_once
 from mednext_jax.kernels.tile_sizes import depthwise_tiles, has_kernel_size, mlp_tiles
 from mednext_jax.kernels.tuned_tiles import SMALL_TILES, TILES
 from mednext_jax.kernels.user_tiles import read_tiles, tiles_here, write_tiles
-from tests.kernels.test_best_ops import Gpu
+from tests.kernels.simulated import Gpu
 
 DEPTHWISE = sorted({(name, k) for name, k, _ in TILES if not name.startswith("mlp")})
 

@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
 
 from mednext_jax.errors import WorkError
-from mednext_jax.kernels import self_check, verdicts
-from mednext_jax.kernels.gpus import tell_once
+from mednext_jax.kernels import verdicts
 from mednext_jax.kernels.self_check import Verdict
 from mednext_jax.kernels.verdicts import kept_verdict, refused
 from mednext_jax.ops.block_kind import BlockKind
-from tests.kernels.test_best_ops import Gpu
+from tests.kernels.simulated import GOOD, H100, Checks, Gpu, start_anew
 
 pytestmark = pytest.mark.core
 
-H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0")
 ONE, OTHER = BlockKind("block", 32, 64, 32, 3), BlockKind("down", 32, 64, 64, 3)
-GOOD = Verdict(3e-3, {"input": 4e-3, "depthwise kernel": 9e-3})
-
-
-class Checks:
-    """In place of the measuring; it notes what was asked of it."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[BlockKind, bool]] = []
-        self.answers: dict[BlockKind, Verdict | Exception] = {}
-
-    def __call__(self, kind: BlockKind, gradients: bool) -> Verdict:
-        self.asked.append((kind, gradients))
-        answer = self.answers.get(kind, GOOD)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer if gradients else Verdict(answer.output)
-
-
-@pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Checks]:
-    found = Checks()
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(self_check, "measure", found)
-    tell_once.cache_clear()
-    start_anew()
-    yield found
-    start_anew()
-
-
-def start_anew() -> None:
-    """As another process would."""
-    verdicts._known.clear()
 
 
 def test_a_kind_is_checked_once_on_a_machine(checks: Checks) -> None:
