@@ -225,6 +225,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = command("info", _info, "say what a model directory or a checkpoint file holds")
     info.add_argument("model", type=Path, metavar="MODEL")
+
+    command("check-device", _check_device, "check the GPU kernels on this machine, as a table to paste into an issue")
     return parser
 
 
@@ -328,12 +330,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
-    from mednext_jax.inference.predict import predict
     from mednext_jax.parallel.processes import initialise
     from mednext_jax.report.report import report
 
     use_compilation_cache()
     initialise()  # before the handler: JAX sets its own for SIGTERM
+    threading.Thread(target=_wake_devices, name="devices").start()
+    from mednext_jax.inference.predict import predict
+
     with _stopping_at_once():
         predict(
             options.input,
@@ -358,6 +362,14 @@ def _report(options: argparse.Namespace) -> None:
     from mednext_jax.report.report import report
 
     report(options.output, options.scans, options.participants, options.tables, pages=not options.group_only)
+
+
+def _wake_devices() -> None:
+    """A GPU's context takes a second or two, in which the rest of the program can be imported."""
+    import jax
+
+    with contextlib.suppress(Exception):  # told by whoever first asks for a device in earnest
+        jax.local_devices()
 
 
 @contextlib.contextmanager
@@ -425,6 +437,16 @@ def _info(options: argparse.Namespace) -> None:
     from mednext_jax.convert.convert import info
 
     print(info(options.model))
+
+
+def _check_device(options: argparse.Namespace) -> None:
+    from mednext_jax.compilation_cache import use_compilation_cache
+    from mednext_jax.kernels.check_device import check_device
+    from mednext_jax.model.config import published_kinds
+
+    use_compilation_cache()
+    for line in check_device(published_kinds()):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -270,7 +270,9 @@ def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> 
 @functools.cache
 def network_of(config: MedNeXtConfig):
     """One function for each architecture, so that models of one ensemble share a compiled program."""
-    net = MedNeXt(config, best_ops(dtype=config.dtype, norm=config.norm, grn=config.grn))
+    kinds = [kind for kind, _, _ in config.blocks()]
+    ops = best_ops(dtype=config.dtype, norm=config.norm, grn=config.grn, kinds=kinds, gradients=False)
+    net = MedNeXt(config, ops)
 
     def apply(params, x):
         return net.apply({"params": params}, x)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.ops import depthwise
-from mednext_jax.ops.split import WHOLE
+from mednext_jax.ops.split import WHOLE, halo_of
 
 pytestmark = pytest.mark.core
 
@@ -22,8 +22,8 @@ OPS = {
 
 @pytest.mark.parametrize(("name", "k"), [("conv", 5), ("down", 3), ("down", 5), ("up", 3), ("up", 5), ("up", 7)])
 def test_part_with_halo_is_part_of_the_whole(name, k):
-    op, halo_of, scale = OPS[name]
-    before, after = halo_of(k)
+    op, reach, scale = OPS[name]
+    before, after = reach(k)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(1, 16, 6, 16, 2)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(k, k, k, 2)), jnp.float32)
