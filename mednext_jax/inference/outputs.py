@@ -359,7 +359,7 @@ def _rows_before(folder: Path, scans: Sequence[Scan], settings: Mapping[str, Any
 
 
 def _files_of(scan: Scan, settings: Mapping[str, Any]) -> tuple[Path, ...]:
-    """By which a scan is known to be done."""
+    """The files by which a scan is known to be done."""
     return (scan.mask, scan.probability, *((table_files(scan).regions,) if settings.get("tables") else ()))
 
 

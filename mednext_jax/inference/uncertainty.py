@@ -58,7 +58,7 @@ def _mirrors(predictor: Predictor) -> list[tuple[int, ...]]:
 def _probabilities(
     predictor: Predictor, loaded: LoadedScan, model: int, mirrors: list[tuple[int, ...]]
 ) -> Iterator[np.ndarray]:
-    """Of one model and each mirror, the foreground probability (d, h, w) of the whole scan."""
+    """The foreground probability by one model and each mirror, (d, h, w) of the whole scan."""
     window = dataclasses.replace(predictor.window, mirror_axes=())
     placed = loaded.properties
     box = tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))
@@ -72,7 +72,7 @@ def _probabilities(
 
 
 def _mirrored(loaded: LoadedScan, axes: tuple[int, ...], patch: tuple[int, ...]) -> LoadedScan:
-    """The same scan with its box and its tiles mirrored."""
+    """A scan with its box and its tiles mirrored."""
     if not axes:
         return loaded
     placed = loaded.properties
@@ -97,6 +97,6 @@ def _mirrored(loaded: LoadedScan, axes: tuple[int, ...], patch: tuple[int, ...])
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    """Of a yes or no with this probability, in bit."""
+    """The entropy of a yes or no with this probability, in bit."""
     p = np.clip(p, 1e-7, 1 - 1e-7).astype(np.float32)
     return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))

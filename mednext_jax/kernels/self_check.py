@@ -121,7 +121,7 @@ def fused(kind: BlockKind) -> Callable[..., Array]:
 
 
 def plain(kind: BlockKind) -> Callable[..., Array]:
-    """The same as XLA's operations, in the form that a GPU's compiler is quick with."""
+    """A block as XLA's operations, in the form that a GPU's compiler is quick with."""
     ops = LocalOps("tpu")
 
     def run(

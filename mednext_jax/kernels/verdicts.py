@@ -16,7 +16,6 @@ from pathlib import Path
 import jax
 import jaxlib
 
-import mednext_jax
 from mednext_jax.compilation_cache import cache_folder
 from mednext_jax.errors import WorkError, is_out_of_memory, shown
 from mednext_jax.kernels import self_check
@@ -25,6 +24,7 @@ from mednext_jax.kernels.kept import read_kept, write_kept
 from mednext_jax.kernels.self_check import Verdict
 from mednext_jax.kernels.user_tiles import path_of_tiles
 from mednext_jax.ops.block_kind import BlockKind
+from mednext_jax.version import __version__
 
 _LOG = logging.getLogger(__name__)
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -112,7 +112,7 @@ def about(device: jax.Device) -> dict[str, str]:
         "jaxlib": jaxlib.__version__,
         "triton": _version("triton"),
         "jax-triton": _version("jax-triton"),
-        "mednext-jax": mednext_jax.__version__,
+        "mednext-jax": __version__,
         "kernels": sources_hash(),
         "tiles": _tiles_hash(device),
     }
@@ -130,7 +130,7 @@ def driver() -> str:
 
 @functools.cache
 def sources_hash() -> str:
-    """Of the files of this folder."""
+    """The hash of the files of this folder."""
     sources = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sources.update(path.name.encode() + b"\0" + path.read_bytes())

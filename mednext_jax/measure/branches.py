@@ -19,7 +19,7 @@ _FEWEST_VOXELS = 8  # a smaller cluster has no two tubes to tell apart
 
 
 def split_clusters(voxels: ClusterVoxels) -> ClusterVoxels:
-    """The same voxels with clusters cut where their skeleton branches (Lee et al. 1994, scikit-image).
+    """Clusters cut where their skeleton branches (Lee et al. 1994, scikit-image).
 
     Of the branches that meet, those that go straight on stay one tube: two tubes that cross become two, a T becomes a
     tube and a side branch. A branch that is shorter than the tube is thick is none. The parts are numbered anew.

@@ -62,7 +62,7 @@ class ClusterVoxels:
 
     @classmethod
     def of(cls, labels: np.ndarray, count: int, affine: np.ndarray) -> ClusterVoxels:
-        """Those of the clusters 1..count of `labels` (x, y, z)."""
+        """The voxels of the clusters 1..count of `labels` (x, y, z)."""
         index = np.argwhere(labels > 0)
         owner = labels[tuple(index.T)].astype(np.int64) - 1
         order = np.argsort(owner, kind="stable")
@@ -71,7 +71,7 @@ class ClusterVoxels:
 
     @property
     def count(self) -> int:
-        """Of clusters."""
+        """The number of clusters."""
         return len(self.starts) - 1
 
     @property
@@ -90,7 +90,7 @@ class ClusterVoxels:
         return round(float(abs(np.linalg.det(self.affine[:3, :3]))), 9)
 
     def of_clusters(self, chosen: np.ndarray) -> ClusterVoxels:
-        """Those of the clusters that are `chosen` (count,) boolean, numbered anew in the same order."""
+        """The voxels of the clusters that are `chosen` (count,) boolean, numbered anew in the same order."""
         keep = chosen[self.owner]
         starts = np.concatenate([[0], np.cumsum(self.sizes[chosen])])
         owner = (np.cumsum(chosen) - 1)[self.owner[keep]]

@@ -98,7 +98,7 @@ def measure_shapes(voxels: ClusterVoxels) -> Shapes:
 
 
 def _width(volume: Any, length: Any) -> Any:
-    """Of the cylinder with this volume and length; numbers or arrays."""
+    """The width of the cylinder with this volume and length; numbers or arrays."""
     return 2 * np.sqrt(volume / (np.pi * length))
 
 
@@ -118,6 +118,6 @@ def _widest(course: Course, length: float, width: float, matrix: np.ndarray, vox
 
 
 def _is_negative(direction: np.ndarray) -> np.ndarray:
-    """Of an axis and its opposite one is positive: by z, else by y, else by x."""
+    """Whether the opposite of an axis is the positive one: by z, else by y, else by x."""
     x, y, z = np.where(np.abs(direction) < 1e-9, 0, direction).T
     return (z < 0) | ((z == 0) & ((y < 0) | ((y == 0) & (x < 0))))

@@ -137,7 +137,7 @@ def _register(fixed: _Grid, moving: _Grid) -> np.ndarray:
 
 
 def _image(sitk: Any, grid: _Grid) -> Any:
-    """As an image of SimpleITK whose physical space is the world's, right, anterior, superior."""
+    """An image of SimpleITK whose physical space is the world's, right, anterior, superior."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(grid.array.transpose(2, 1, 0)))
     image.SetSpacing([GRID_MM] * 3)
     image.SetOrigin(grid.origin.tolist())

@@ -68,7 +68,7 @@ def open_regions(source: Source, names: str | Path | None = None, *, single: boo
             found="nothing",
         )
     if not single:
-        hint = f"give a folder with one map a case, or --regions {ATLAS}"
+        hint = f"give a folder with one map per case, or --regions {ATLAS}"
         raise InputError("One region map is given for several scans.", file=path, hint=hint)
     beside = _table_in(path.parent) if names is None else read_lookup(names)
     return lambda case, mask, scan: _read(path, beside, mask, scan)

@@ -52,7 +52,7 @@ class TableFiles:
 
     @classmethod
     def bids(cls, folder: Path, case: str) -> TableFiles:
-        """As a BIDS derivative names them: _dseg.nii.gz with its table and side-car, and _desc-pvs_stats.tsv."""
+        """The names of a BIDS derivative: _dseg.nii.gz with its table and side-car, and _desc-pvs_stats.tsv."""
         start = f"{case}_space-orig{CLUSTERS_ENDING}"
         return cls(
             folder / f"{start}.nii.gz",

@@ -19,7 +19,7 @@ from mednext_jax.report.association import (
     outliers,
 )
 from mednext_jax.report.charts import distribution, scatter
-from mednext_jax.report.measured import BOTH, Row, is_whole, number
+from mednext_jax.report.measured import BOTH, TableRow, is_whole, number
 from mednext_jax.report.page import how_to_cite, key_figures, link, section, text, write_page
 from mednext_jax.report.sortable_table import MAX_ROWS, compact, sortable_table
 
@@ -37,14 +37,14 @@ class Cohort:
     participants.tsv.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     pages: Mapping[str, str]
     failed: Mapping[str, str]
     participants: Mapping[str, Mapping[str, str]]
     dictionary: Mapping[str, Mapping[str, Any]]
 
     @property
-    def whole(self) -> list[Row]:
+    def whole(self) -> list[TableRow]:
         """The rows of whole brains, sorted by scan."""
         return sorted(filter(is_whole, self.rows), key=lambda row: row["scan"])
 

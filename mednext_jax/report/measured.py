@@ -31,7 +31,7 @@ REMARKS = {
 }
 SMALL = "too small to count"
 BOTH = ("both", "")
-Row = dict[str, str]
+TableRow = dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Measured:
     """
 
     labels: nib.Nifti1Image
-    clusters: list[Row]
-    regions: list[Row]
+    clusters: list[TableRow]
+    regions: list[TableRow]
     dictionary: Mapping[str, Mapping[str, Any]]
     counted_here: bool
 
     @property
-    def whole(self) -> Row:
+    def whole(self) -> TableRow:
         """The row of the whole brain; {} if the table has none."""
         return next((row for row in self.regions if is_whole(row)), {})
 
     @property
-    def counted(self) -> list[Row]:
+    def counted(self) -> list[TableRow]:
         """The clusters that are large enough to be counted."""
         return [row for row in self.clusters if row.get("counted", "") != "0"]
 
@@ -102,12 +102,12 @@ def table_files(scan: PredictedScan) -> TableFiles | None:
     return None
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[TableRow]:
     """The rows of a tab-separated file, as `iterate_table` gives them."""
     return list(iterate_table(path))
 
 
-def iterate_table(path: Path) -> Iterator[Row]:
+def iterate_table(path: Path) -> Iterator[TableRow]:
     """The rows of a tab-separated file one by one, column -> text; InputError without a header or for a row too short.
 
     A cell n/a, as BIDS has it where there is no value, is empty here.
@@ -116,7 +116,7 @@ def iterate_table(path: Path) -> Iterator[Row]:
         yield from _rows(file, path)
 
 
-def _rows(text: Iterable[str], path: Path) -> Iterator[Row]:
+def _rows(text: Iterable[str], path: Path) -> Iterator[TableRow]:
     lines = csv.reader(text, delimiter="\t")
     try:
         header = next(lines, [])

@@ -14,7 +14,7 @@ from mednext_jax.io.raw_dataset import read_participants
 from mednext_jax.report.group_page import MEASURES, Cohort, write_group_page
 from mednext_jax.report.measured import (
     BOTH,
-    Row,
+    TableRow,
     is_whole,
     iterate_table,
     read_dictionaries,
@@ -143,7 +143,7 @@ def _existing_pages(folder: PredictionFolder) -> dict[str, str]:
     return {case: os.path.relpath(path, folder.path) for case, path in paths.items() if made_from(path) is not None}
 
 
-def _cohort_rows(folder: PredictionFolder) -> list[Row]:
+def _cohort_rows(folder: PredictionFolder) -> list[TableRow]:
     """The rows of pvs.tsv of the scans of the prediction; of volumes.tsv for scans that it lacks.
 
     Of a region both sides together, and what is drawn: a cohort of thousands has hundreds of thousands of rows.

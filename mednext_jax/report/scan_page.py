@@ -10,7 +10,7 @@ import numpy as np
 
 from mednext_jax.errors import Problem
 from mednext_jax.report.charts import HATCH, region_bars, size_histogram
-from mednext_jax.report.measured import BOTH, REMARKS, Measured, Row, is_whole, number, numbers, remarks
+from mednext_jax.report.measured import BOTH, REMARKS, Measured, TableRow, is_whole, number, numbers, remarks
 from mednext_jax.report.mosaic import EDGES, choose_slices, tile_svg
 from mednext_jax.report.page import data_block, facts, how_to_cite, key_figures, link, section, text, write_page
 from mednext_jax.report.predicted import PredictedScan
@@ -79,7 +79,7 @@ def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str 
     return f'<p class="sub">{text(name + files.described)}</p>{up}{key_figures(figures)}'
 
 
-def _counted(whole: Row) -> str:
+def _counted(whole: TableRow) -> str:
     """Which clusters are counted, and the interval of the count if there is one."""
     least = number(whole, "min_voxels")
     sizes = "clusters" if least is None else f"clusters of at least {least:.0f} voxel{'s' * (least != 1)}"
@@ -88,7 +88,7 @@ def _counted(whole: Row) -> str:
     return sizes + _interval(whole, "count", "")
 
 
-def _interval(row: Row, quantity: str, end: str) -> str:
+def _interval(row: TableRow, quantity: str, end: str) -> str:
     low, high = (f"{quantity}_{side}{end}" for side in ("low", "high"))
     if number(row, low) is None or number(row, high) is None:
         return ""
@@ -228,11 +228,11 @@ def _clusters(measured: Measured, volume: ViewVolume) -> str:
     places = inner_voxels(volume.clusters, volume.affine)
     shape = " ".join(map(str, volume.shape))
 
-    def name(row: Row) -> str:
+    def name(row: TableRow) -> str:
         label = text(row["cluster"])
         return f'<button type="button" class="jump" aria-label="Show PVS {label}">{label}</button>'
 
-    def attributes(row: Row) -> str:
+    def attributes(row: TableRow) -> str:
         label = number(row, "cluster")
         at = places.get(int(label)) if label is not None else None
         flagged = ' class="flagged"' if row.get("remarks") else ""
@@ -250,7 +250,7 @@ def _clusters(measured: Measured, volume: ViewVolume) -> str:
     return section("pvs", "PVS", f'{how}{search if rows else ""}<div id="clusters-table">{table}</div>')
 
 
-def _ordered(row: Row) -> Row:
+def _ordered(row: TableRow) -> TableRow:
     """The row as it is shown: the first columns first, remarks in words."""
     told = {name: value for name, value in row.items() if name not in REMARKS and name != "counted"}
     told["remarks"] = "; ".join(remarks(row))

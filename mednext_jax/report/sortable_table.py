@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mednext_jax.report.measured import Row, number
+from mednext_jax.report.measured import TableRow, number
 from mednext_jax.report.page import text
 
 # Rows beyond these stay in the file: a browser shows them slowly, and nobody reads them.
@@ -15,11 +15,11 @@ SHORT_UNITS = {"mm3": "mm³", "mm^3": "mm³", "1/mL": "per mL", "mL": "mL", "1":
 
 
 def sortable_table(
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     caption: str,
     dictionary: Mapping[str, Mapping[str, Any]],
-    first: Callable[[Row], str] | None = None,
-    attributes: Callable[[Row], str] | None = None,
+    first: Callable[[TableRow], str] | None = None,
+    attributes: Callable[[TableRow], str] | None = None,
     limit: int | None = MAX_ROWS,
 ) -> str:
     """Rows (column -> text) as HTML. first: the content of a row's first cell, as HTML; attributes: of a row.
@@ -90,11 +90,11 @@ def _title(column: str, dictionary: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{name} ({of})" if of else name
 
 
-def _cell(row: Row, column: str) -> str:
+def _cell(row: TableRow, column: str) -> str:
     return f"<td{'' if number(row, column) is None else _NUMBER}{_value(row, column)}>{text(short(row, column))}</td>"
 
 
-def _value(row: Row, column: str) -> str:
+def _value(row: TableRow, column: str) -> str:
     value = number(row, column)
     return "" if value is None else f' data-value="{value:.12g}"'
 

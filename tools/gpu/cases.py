@@ -38,7 +38,7 @@ class Case:
 
     @property
     def kind_of_block(self) -> BlockKind:
-        """The same whatever the extents."""
+        """The kind of a block, whatever its extents."""
         return BlockKind(self.kind, self.channels, self.hidden, self.out_channels, self.kernel_size)
 
     def arguments(self, dtype: Any = jnp.bfloat16) -> tuple[Any, ...]:
@@ -84,7 +84,7 @@ class Case:
     def floor_flops(self) -> tuple[int, int]:
         """The least work of forward and of backward in the tensor cores' products, additions counted.
 
-        A depthwise sum there is a product with a band: 16 inputs a row of taps, of which each output needs k.
+        A depthwise sum there is a product with a band: 16 inputs per row of taps, of which each output needs k.
         """
         voxels = self.batch * math.prod(self.extents)
         fine, coarse = voxels * (8 if self.kind == "up" else 1), voxels // (8 if self.kind == "down" else 1)

@@ -18,7 +18,7 @@ def interval(
 ) -> tuple[float, float]:
     """The 95 % interval (low, high) of `statistic` over subjects: percentiles 2.5 and 97.5 of its resampled values.
 
-    values (subjects, ...): what is drawn together, a row a subject. `statistic` maps resamples (b, subjects, ...) to
+    values (subjects, ...): what is drawn together, a row per subject. `statistic` maps resamples (b, subjects, ...) to
     (b,). NaN for fewer than two subjects, or if more than `UNDEFINED` of the resamples give NaN. As
     `scipy.stats.bootstrap(method="percentile")` with the same generator.
     """

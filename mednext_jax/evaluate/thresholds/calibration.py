@@ -49,7 +49,7 @@ class Calibration:
         return Calibration(*(getattr(self, name) + getattr(other, name) for name in names))
 
     def curve(self) -> list[dict[str, float]]:
-        """For each bin: low, high, voxels, mean_probability and observed, the part that is PVS (NaN without voxels)."""
+        """The bins of the curve: low, high, voxels, mean_probability and observed, the part that is PVS (NaN without voxels)."""
         bins = len(self.count)
         return [
             {
@@ -69,7 +69,7 @@ class Calibration:
 
     @property
     def doubtful_error(self) -> float:
-        """The same over the voxels of probability `DOUBTFUL` or more."""
+        """The expected error over the voxels of probability `DOUBTFUL` or more."""
         found = np.abs(self.doubtful_positive - self.doubtful_probability).sum()
         return ratio(float(found), int(self.doubtful_count.sum()))
 

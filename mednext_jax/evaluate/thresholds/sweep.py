@@ -21,7 +21,7 @@ CRITERIA = ("dice", "cluster_dice")
 
 @dataclasses.dataclass(frozen=True)
 class ScanSweep:
-    """Of one scan, for each of `THRESHOLDS`: counts of voxels and of clusters (`any_overlap`)."""
+    """Counts of one scan at each of `THRESHOLDS`, of voxels and of clusters (`any_overlap`)."""
 
     voxels: tuple[dict[str, float], ...]
     clusters: tuple[dict[str, float], ...]
