@@ -78,7 +78,7 @@ def draw_many(voxel: float, width: float, repeats: int, seed: int = 0) -> dict[i
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-    """Errors of the tubes that stayed one piece. whole: their share. length: relative; width: voxels; between_directions: the
+    """Errors of tubes in one piece. whole: their share. length: relative; width: voxels; between_directions: the
     largest difference of a direction's median relative length from that of all."""
 
     whole: float

@@ -19,7 +19,7 @@ class Column:
 
 
 _COUNTED = "clusters of at least the smallest size (min_voxels and min_mm3)"
-_NO_MAP = "n/without a region map"
+_NO_MAP = "n/a if there is no region map"
 
 CLUSTERS = (
     Column("cluster", "", "Number of the cluster in the labelled image"),

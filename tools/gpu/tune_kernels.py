@@ -155,7 +155,7 @@ class Gpu:
 def tune(
     listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float, capability: int
 ) -> dict[Key, Tiles]:
-    """Faster tiles, of the entries that the blocks use and `only` names, those for which other tiles are faster, with these."""
+    """Faster tiles for the entries that the blocks use and `only` names, where there are any."""
     users: dict[Key, list[tuple[Case, list[str]]]] = collections.defaultdict(list)
     for case in listed:
         launched, used = launches_of(case)

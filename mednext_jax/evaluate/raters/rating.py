@@ -41,7 +41,7 @@ SECOND_NOTES = (
 
 @dataclasses.dataclass(frozen=True)
 class Ratings:
-    """Agreement of raters. Of masks: cases and measures (a row per scan), pairs, reliability, second. Of a table: visual."""
+    """Agreement of raters: cases, measures (a row per scan), pairs, reliability, second; of a table visual."""
 
     cases: Sequence[Row] = ()
     measures: Sequence[Row] = ()

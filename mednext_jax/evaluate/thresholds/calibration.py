@@ -49,7 +49,7 @@ class Calibration:
         return Calibration(*(getattr(self, name) + getattr(other, name) for name in names))
 
     def curve(self) -> list[dict[str, float]]:
-        """The bins of the curve: low, high, voxels, mean_probability and observed, the part that is PVS (NaN without voxels)."""
+        """Bins: low, high, voxels, mean_probability and observed, the part that is PVS (NaN without voxels)."""
         bins = len(self.count)
         return [
             {
