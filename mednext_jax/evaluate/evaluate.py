@@ -60,12 +60,6 @@ def evaluate(
     predicted, reference = find_masks(predictions), find_masks(references)
     if Path(predictions).is_file() and Path(references).is_file():
         reference = dict(zip(predicted, reference.values(), strict=True))
-    if ignore_label is not None and ignore_label < 1:
-        raise InputError(
-            "The ignore label is not one of a label map.",
-            expected="a value above 0, which is the background",
-            found=ignore_label,
-        )
     if ignore_label is None:
         ignore_label = read_ignore_label(references if Path(references).is_dir() else Path(references).parent)
     maps = None if regions is None else RegionMaps.open(regions)

@@ -30,7 +30,7 @@ def write_scores(folder: Path, cases: CaseScores, **more: Any) -> dict[str, Any]
     """
     summary = {"regions": by_region(list(cases.values())), **more, "cases": cases}
     rows = [{"case": case, "region": region, **row} for case, scores in cases.items() for region, row in scores.items()]
-    text = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
+    text = json.dumps(without_nan(summary), indent=2, allow_nan=False)
     (folder / SUMMARY).write_text(text + "\n")
     write_csv(folder / CASES, rows)
     return summary
@@ -74,8 +74,8 @@ def _number(value: Any) -> float:
     return value
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null."""
+def without_nan(value: Any) -> Any:
+    """A value of JSON with null for each NaN, which JSON has not: a score of 0/0."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

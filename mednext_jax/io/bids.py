@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
-from mednext_jax.io.absent import dangling_folders, refuse_no_folder
+from mednext_jax.io.absent import dangling_folders, is_named, refuse_no_folder
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, left_out, stem
 from mednext_jax.io.raw_dataset import (
@@ -40,7 +40,7 @@ class BidsScan:
 def is_bids(root: str | os.PathLike) -> bool:
     """Whether a folder is a BIDS data set: it describes itself, or has sub-*/[ses-*/]anat."""
     root = Path(root)
-    described = os.path.lexists(root / "dataset_description.json") and any(root.glob("sub-*"))
+    described = is_named(root / "dataset_description.json") and any(root.glob("sub-*"))
     return described or any(root.glob("sub-*/anat")) or any(root.glob("sub-*/ses-*/anat"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 from mednext_jax.data.case_store import CaseStore
 from mednext_jax.errors import InputError, shown
 from mednext_jax.evaluate.case import WHOLE
-from mednext_jax.evaluate.scores_file import read_scores
+from mednext_jax.evaluate.scores_file import read_scores, without_nan
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
@@ -131,7 +130,7 @@ def _run(experiment: Experiment, workdir: Path, model: Path) -> Path | None:
         state = run_steps(experiment, state, checkpoints, _identity(experiment), workdir)
     done = int(state.step)
     if done < config.steps:
-        saved = f"Stopped after step {done} of {config.steps} and saved in {shown(workdir / 'checkpoints')}"
+        saved = f"Stopped after step {done} of {config.steps} and saved in {workdir / 'checkpoints'}"
         if is_main_process():
             print(shown(f"{saved}; the same command continues."))
         return None
@@ -174,7 +173,9 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
         "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
         "steps": int(state.step),
         "skipped_steps": int(state.skipped),
-        "validation_dice": None if by_case is None else {case: _or_none(row["dice"]) for case, row in by_case.items()},
+        "validation_dice": None
+        if by_case is None
+        else without_nan({case: row["dice"] for case, row in by_case.items()}),
         "config": experiment.config.plain(),
     }
     card = model_card(
@@ -188,11 +189,6 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
     save_model(model, experiment.architecture, params, experiment.recipe, provenance)
     with atomic_file(model / "README.md") as path:
         path.write_text(card, encoding="utf-8")
-
-
-def _or_none(score: float) -> float | None:
-    """JSON has no NaN, which the Dice of a scan without PVS is where none is found either."""
-    return None if math.isnan(score) else score
 
 
 def _first_or_latest(experiment: Experiment, checkpoints: Checkpoints) -> TrainState:

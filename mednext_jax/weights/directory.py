@@ -22,7 +22,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from mednext_jax.errors import InputError, Problem, WorkError
-from mednext_jax.io.absent import is_dangling, refuse_absent, refuse_no_folder
+from mednext_jax.io.absent import is_dangling, is_named, refuse_absent, refuse_no_folder
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
@@ -139,7 +139,7 @@ def of_workdir(path: Path) -> Path:
 def _members(path: Path) -> list[Path]:
     """The models of an ensemble; one whose content is not there too, so that it is missed."""
     folds = sorted(path.glob("fold_*")) if path.is_dir() else []
-    return [fold for fold in folds if is_dangling(fold) or os.path.lexists(fold / DESCRIPTION)]
+    return [fold for fold in folds if is_dangling(fold) or is_named(fold / DESCRIPTION)]
 
 
 def refuse_incomplete(path: Path, whole: Collection[Path]) -> None:
