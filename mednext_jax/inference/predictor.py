@@ -116,9 +116,9 @@ class Predictor:
         loaded = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
         if not loaded:
             raise InputError("No model was named.", expected="at least one model directory")
-        if not (isinstance(step, Real) and 0 < step <= 1):
+        if not (_is_real(step) and 0 < step <= 1):
             raise InputError("The tile step is not a part of the patch.", expected="above 0, at most 1", found=step)
-        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold < 1):
+        if threshold is not None and not (_is_real(threshold) and 0 <= threshold < 1):
             raise InputError("The threshold is not a probability.", expected="from 0 to below 1", found=threshold)
         if not (tile_batch is None or (isinstance(tile_batch, int) and tile_batch > 0)):
             raise InputError("tile_batch is no number of tiles.", expected="a whole number from 1", found=tile_batch)
@@ -289,6 +289,10 @@ def products_in(dtype: str, params: Any) -> Any:
         return np.asarray(leaf).astype(dtype) if path[-1].key == "kernel" and leaf.ndim == 2 else leaf
 
     return jax.tree_util.tree_map_with_path(convert, params)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real)  # of NumPy, too; a function, since mypy takes no float for a Real
 
 
 def _require_one_recipe(models: Sequence[Model]) -> None:
