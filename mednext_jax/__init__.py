@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mednext_jax import convert as convert
     from mednext_jax import evaluate as evaluate
     from mednext_jax import prepare as prepare
+    from mednext_jax import quantify as quantify
+    from mednext_jax import report as report
     from mednext_jax import simulate as simulate
     from mednext_jax import train as train
     from mednext_jax.errors import InputError as InputError
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 find_moved_modules()
 
 # Packages that are called as the command that they hold (`command_room`).
-_ROOMS = ("convert", "evaluate", "prepare", "simulate", "train")
+_ROOMS = ("convert", "evaluate", "prepare", "quantify", "report", "simulate", "train")
 # Imported on first use: `mednext-jax --help` and the NIfTI tools must not wait for JAX.
 _HOMES = {
     "InputError": "mednext_jax.errors",
@@ -39,7 +41,7 @@ _HOMES = {
 
 __all__ = [
     *("InputError", "MedNeXt", "MedNeXtConfig", "Predictor", "load_model", "save_model"),
-    *("convert", "evaluate", "predict", "prepare", "simulate", "train"),
+    *("convert", "evaluate", "predict", "prepare", "quantify", "report", "simulate", "train"),
 ]
 
 

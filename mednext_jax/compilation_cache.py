@@ -20,8 +20,20 @@ def use_compilation_cache() -> None:
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "mednext_jax" / "xla" / _processor()))
+        jax.config.update("jax_compilation_cache_dir", str(_root() / "xla" / _processor()))
+
+
+def cache_folder() -> Path:
+    """The folder of what this package keeps about a machine: JAX_COMPILATION_CACHE_DIR, else ~/.cache/mednext_jax.
+
+    An address that is no folder of a disk (gs://...) is for JAX alone.
+    """
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    return Path(named) if named and "://" not in named else _root()
+
+
+def _root() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mednext_jax"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The whole way in one command: simulate PVS in a template brain, train, segment held-out scans, score, draw."""
+"""The whole way in one command: simulate PVS in a template brain, train, segment held-out scans, score, report."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def run_demo(workdir: Path) -> dict:
     """Run every stage into `workdir` (a new folder) and print its progress; minutes on a two-core CPU.
 
     Writes `simulated/` (training scans), `held_out/` (other subjects, other seed), `prepared/`, `training/` (with the
-    model directory), `predictions/`, `evaluation/` and `demo.png`. Returns the summary of `evaluate`.
+    model directory), `predictions/` (with `report.html`) and `evaluation/`. Returns the summary of `evaluate`.
     Raises InputError if `workdir` holds something already, or if the `demo` extra is not installed; WorkError if the
     voxel or the cluster Dice stays below `LOWEST_DICE`.
     """
     from mednext_jax.evaluate.evaluate import evaluate
-    from mednext_jax.evaluate.found_and_missed import draw_comparison
     from mednext_jax.inference.predict import predict
     from mednext_jax.prepare.prepare import prepare
+    from mednext_jax.report.report import report
     from mednext_jax.simulate.placement import PvsDistribution
     from mednext_jax.simulate.simulate import simulate
     from mednext_jax.train.train import train
@@ -44,7 +44,12 @@ def run_demo(workdir: Path) -> dict:
     with _stage(3, "train a small MedNeXt"):
         train("demo", workdir / "training", overrides={"data": str(workdir / "prepared")})
     with _stage(4, "segment the held-out scans"):
-        predict(workdir / "held_out" / "imagesTr", workdir / "predictions", [workdir / "training" / "model"])
+        predict(
+            workdir / "held_out" / "imagesTr",
+            workdir / "predictions",
+            [workdir / "training" / "model"],
+            regions=workdir / "held_out" / "regions",
+        )
     with _stage(5, "evaluate on the held-out scans (simulated data)"):
         summary = evaluate(
             workdir / "predictions",
@@ -52,19 +57,13 @@ def run_demo(workdir: Path) -> dict:
             workdir / "evaluation",
             regions=workdir / "held_out" / "regions",
         )
-    with _stage(6, "draw scan, truth and prediction"):
-        case = sorted((workdir / "held_out" / "labelsTr").glob("*.nii.gz"))[0].name.removesuffix(".nii.gz")
-        draw_comparison(
-            workdir / "held_out" / "imagesTr" / f"{case}_0000.nii.gz",
-            workdir / "held_out" / "labelsTr" / f"{case}.nii.gz",
-            workdir / "predictions" / f"{case}_mask.nii.gz",
-            workdir / "demo.png",
-        )
+    with _stage(6, "report: a page for each scan, and one for all"):
+        page = report(workdir / "predictions")
     scores = summary["regions"]["all"]
     voxel, cluster = scores["dice"]["mean"], scores["cluster_dice"]["mean"]
     print(
         f"demo: voxel Dice {voxel:.3f}, cluster Dice {cluster:.3f} on held-out simulated scans; "
-        f"{time.perf_counter() - start:.0f} s; picture: {shown(workdir / 'demo.png')}"
+        f"{time.perf_counter() - start:.0f} s; open {shown(page)} in a browser"
     )
     if not min(voxel, cluster) >= LOWEST_DICE:  # NaN, too
         raise WorkError(f"The network has not learned: voxel and cluster Dice should be at least {LOWEST_DICE}.")

@@ -12,10 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mednext_jax
 from mednext_jax.errors import InputError, WorkError, shown
+from mednext_jax.evaluate.command_line import add_evaluate
 
 EXIT_STATUS = "exit status: 0 done, 1 the work failed, 2 the input or the call is wrong, 130 Ctrl-C, 143 SIGTERM"
 
@@ -159,27 +160,60 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto: the zeros around an extracted brain are background; compute: ask the network, as nnU-Net does",
     )
     predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
-    predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
-
-    evaluate = command("evaluate", _evaluate, "compare predicted masks with reference masks")
-    evaluate.add_argument("-p", "--predictions", type=Path, default=None)
-    evaluate.add_argument("-r", "--references", type=Path, default=None)
-    evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT")
-    evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS")
-    evaluate.add_argument(
-        "--ignore-label",
-        type=int,
-        default=None,
-        metavar="N",
-        help="value of the references that does not count (default: that of their dataset.json)",
+    predict.add_argument(
+        "--tables",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="clusters and regions of each scan, as `quantify` writes them",
     )
-    evaluate.add_argument(
-        "--cv",
+    predict.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="each model and mirror by itself: maps and intervals (twice the time)",
+    )
+    _add_counting(predict)
+    predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
+    predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
+
+    report = command("report", _report, "a page for each scan of a prediction, and one for all of them")
+    report.add_argument("output", type=Path, metavar="OUT", help="a folder that predict wrote")
+    report.add_argument(
+        "--scans", type=Path, default=None, metavar="FOLDER", help="the segmented scans, if they have moved"
+    )
+    report.add_argument(
+        "--participants",
         type=Path,
         default=None,
-        metavar="DIR",
-        help="instead of masks: the table of the folds that were trained into DIR/* (OUT: DIR/cross_validation)",
+        metavar="FOLDER",
+        help="a folder with a participants.tsv (default: beside the segmented scans)",
     )
+    report.add_argument(
+        "--tables", type=Path, default=None, metavar="FOLDER", help="what quantify wrote, if not into OUT"
+    )
+    report.add_argument("--group-only", action="store_true", help="only the page of all scans")
+
+    quantify = command("quantify", _quantify, "tables of clusters and regions from masks")
+    quantify.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="MASKS|PREDICTIONS", help="a mask, or a folder of them"
+    )
+    quantify.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    quantify.add_argument(
+        "--probability", type=Path, default=None, metavar="MAPS", help="probabilities (default: those beside the masks)"
+    )
+    quantify.add_argument(
+        "--scans", type=Path, default=None, metavar="SCANS", help="the scans, for the atlas and checks"
+    )
+    quantify.add_argument(
+        "--labels",
+        type=_labels,
+        default=None,
+        metavar="1,2",
+        help="values of the masks that are PVS (default: the only)",
+    )
+    quantify.add_argument("--threshold", type=float, default=None, metavar="T", help="the masks are probabilities")
+    _add_counting(quantify)
+
+    add_evaluate(command("evaluate", _evaluate, "compare masks of one or several tools with references and raters"))
 
     convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
     convert.add_argument("source", type=Path, metavar="SOURCE")
@@ -191,7 +225,38 @@ def build_parser() -> argparse.ArgumentParser:
 
     info = command("info", _info, "say what a model directory or a checkpoint file holds")
     info.add_argument("model", type=Path, metavar="MODEL")
+
+    command("check-device", _check_device, "check the GPU kernels on this machine, as a table to paste into an issue")
     return parser
+
+
+def _add_counting(parser: argparse.ArgumentParser) -> None:
+    """What `quantify` and `predict` count, and where."""
+    parser.add_argument(
+        "--regions", default=None, metavar="MAPS|atlas", help="region maps of the scans, or the packaged atlas"
+    )
+    parser.add_argument(
+        "--region-names", default=None, metavar="TABLE", help="lookup table of the maps, or the word freesurfer"
+    )
+    parser.add_argument(
+        "--connectivity", type=int, choices=(6, 18, 26), default=26, help="of the voxels of a cluster (default: 26)"
+    )
+    parser.add_argument(
+        "--min-voxels", type=int, default=5, metavar="N", help="smallest cluster that counts (default: 5 voxels)"
+    )
+    parser.add_argument("--min-mm3", type=float, default=0.0, metavar="V", help="the same in mm3 (default: 0)")
+    parser.add_argument("--split", action="store_true", help="cut clusters where their skeleton branches")
+
+
+def _counting(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("regions", "region_names", "connectivity", "min_voxels", "min_mm3", "split")
+    return {name: getattr(options, name) for name in names}
+
+
+def _labels(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 1 or 1,2, found {text!r}")
+    return [int(part) for part in text.split(",")]
 
 
 def _spacing(text: str) -> float | str | None:
@@ -265,11 +330,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from mednext_jax.compilation_cache import use_compilation_cache
-    from mednext_jax.inference.predict import predict
     from mednext_jax.parallel.processes import initialise
+    from mednext_jax.report.report import report
 
     use_compilation_cache()
     initialise()  # before the handler: JAX sets its own for SIGTERM
+    threading.Thread(target=_wake_devices, name="devices").start()
+    from mednext_jax.inference.predict import predict
+
     with _stopping_at_once():
         predict(
             options.input,
@@ -283,7 +351,25 @@ def _predict(options: argparse.Namespace) -> None:
             skip_background=options.skip_background,
             background=options.background,
             brain_masks=options.brain_masks,
+            after=(lambda folder, cases: report(folder, cases=cases)) if options.report else None,
+            tables=options.tables,
+            uncertainty=options.uncertainty,
+            **_counting(options),
         )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from mednext_jax.report.report import report
+
+    report(options.output, options.scans, options.participants, options.tables, pages=not options.group_only)
+
+
+def _wake_devices() -> None:
+    """A GPU's context takes a second or two, in which the rest of the program can be imported."""
+    import jax
+
+    with contextlib.suppress(Exception):  # told by whoever first asks for a device in earnest
+        jax.local_devices()
 
 
 @contextlib.contextmanager
@@ -321,24 +407,24 @@ def _stopping_at_once() -> Iterator[None]:
             signal.signal(one, handler or signal.SIG_DFL)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    from mednext_jax.evaluate.cross_validation import evaluate_cross_validation
-    from mednext_jax.evaluate.evaluate import evaluate
+def _quantify(options: argparse.Namespace) -> None:
+    from mednext_jax.quantify.quantify import quantify
 
-    if options.cv is not None:
-        if (options.predictions, options.references, options.regions, options.ignore_label) != (None,) * 4:
-            raise InputError("--cv reads the scores of the folds; it goes without -p, -r, --regions, --ignore-label.")
-        evaluate_cross_validation(options.cv, options.out)
-        return
-    if None in (options.predictions, options.references, options.out):
-        raise InputError("Nothing says what to evaluate.", expected="-p, -r and -o together, or --cv")
-    evaluate(
-        options.predictions,
-        options.references,
-        options.out,
-        regions=options.regions,
-        ignore_label=options.ignore_label,
+    quantify(
+        options.input,
+        options.probability,
+        out=options.output,
+        scans=options.scans,
+        labels=options.labels,
+        threshold=options.threshold,
+        **_counting(options),
     )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from mednext_jax.evaluate.command_line import run_evaluate
+
+    run_evaluate(options)
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -351,6 +437,16 @@ def _info(options: argparse.Namespace) -> None:
     from mednext_jax.convert.convert import info
 
     print(info(options.model))
+
+
+def _check_device(options: argparse.Namespace) -> None:
+    from mednext_jax.compilation_cache import use_compilation_cache
+    from mednext_jax.kernels.check_device import check_device
+    from mednext_jax.model.config import published_kinds
+
+    use_compilation_cache()
+    for line in check_device(published_kinds()):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

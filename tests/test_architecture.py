@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mednext_jax"
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
-EVERYBODYS = {"errors", "settings", "command_room", "version"}
+EVERYBODYS = {"errors", "settings", "command_room", "compilation_cache", "version"}
 ABOVE_ALL = {"main", "demo", "__main__", "__init__"}
 
 

@@ -28,7 +28,10 @@ def run(capsys, *arguments):
     return status, captured.out, captured.err
 
 
-COMMANDS = ("demo", "simulate", "prepare", "train", "predict", "evaluate", "convert", "info")
+COMMANDS = (
+    *("demo", "simulate", "prepare", "train", "predict", "quantify", "report", "evaluate", "convert", "info"),
+    "check-device",
+)
 
 
 def test_help_names_every_command_and_needs_no_jax():
@@ -36,7 +39,7 @@ def test_help_names_every_command_and_needs_no_jax():
         [sys.executable, "-X", "importtime", "-m", "mednext_jax", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
-    assert all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert all(re.search(rf"^    {name}\s", done.stdout, re.M) for name in COMMANDS)
     assert " ".join(done.stdout.split()).endswith(command_line.EXIT_STATUS)
     assert "jax._src" not in done.stderr  # the import log: the help must not wait for JAX
 
@@ -140,3 +143,11 @@ def test_a_second_ctrl_c_does_not_break_off_what_the_first_began():
 def test_problems_are_reported_together():
     error = InputError.of([Problem("first", file="a"), Problem("second", hint="do this", severity="W")])
     assert str(error) == "[E] first\n  file:     a\n[W] second\n  hint:     do this"
+
+
+def test_devices_that_cannot_be_woken_are_told_of_by_who_needs_them(monkeypatch):
+    def fail():
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr("jax.local_devices", fail)
+    command_line._wake_devices()

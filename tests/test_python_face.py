@@ -20,6 +20,8 @@ COMMANDS = {
     "prepare": {"dataset", "out", "spacing", "splits", "labels", "suffix", "regions", "n4", "denoise", "brain_masks"},
     "train": {"config", "workdir"},
     "predict": {"inputs", "output", "models", "threshold", "tta", "step", "part", "brain_masks", "skip_background"},
+    "report": {"out", "scans", "participants", "tables"},
+    "quantify": {"mask", "probability", "regions", "out", "scans", "min_voxels", "connectivity", "split"},
     "evaluate": {"predictions", "references", "out", "regions"},
     "convert": {"source", "target", "to", "upkern"},
 }

@@ -33,12 +33,12 @@ TINY_TRAINING = (
 )
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
 
 
-def commands():
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+def commands(page=README):
+    lines = "".join(blocks("bash", page)).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("mednext-jax ")]
 
 
@@ -75,6 +75,12 @@ def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, caps
     for command in starting("mednext-jax predict -i scans"):
         run(command, capsys)
     assert nib.load("segmented/sub-01_T2w_mask.nii.gz").get_data_dtype() == np.uint8
+    for command in starting("mednext-jax quantify"):
+        assert " PVS, " in run(command, capsys)
+    for command in commands((ROOT / "docs" / "report.md").read_text()):
+        run(command, capsys)
+    assert "sub-01_T2w_report.html" in Path("segmented/report.html").read_text()
+    assert Path("segmented/sub-01_T2w_report.html").is_file()
     (python,) = blocks("python")[:1]
     space: dict = {}
     exec(compile(python, "README.md", "exec"), space)

@@ -1,12 +1,16 @@
 """Check, then time MedNeXt on a GPU side by side: PyTorch, plain XLA and the fused kernels.
 
     python -m tools.bench_gpu --variant L --kernel-size 5 --patch 128 --out bench.json
+    python -m tools.bench_gpu --quick
+
+--quick: the figures that a user meets, each beside its goal, in under six minutes on an H100 (`tools.gpu.quick`); with
+--dry-run a tiny network on any device, to see that the command works. Otherwise:
 
 Forward (batch 1), training step (batch 2, deep supervision), a whole scan through the sliding window, and every
-distinct block with its kernels and memory floor. PyTorch runs where it is installed with CUDA; of the training step it
-computes a simpler loss and the gradients, without the optimiser. Prints a table, writes JSON. Times are medians of the
-host's clock over rounds of queued calls, after a warm-up; in brackets the middle half of the rounds. Rows "device" are
-the GPU's own clock: the sum of a block's kernels, and below it each of them.
+distinct block with its kernels and floors (by bytes, and by FLOPs). PyTorch runs where it is installed with CUDA; of
+the training step it computes a simpler loss and the gradients, without the optimiser. Prints a table, writes JSON.
+Times are medians of the host's clock over rounds of queued calls, after a warm-up; in brackets the middle half of the
+rounds. Rows "device" are the GPU's own clock: the sum of a block's kernels, and below it each of them.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ import datetime
 import functools
 import itertools
 import json
+import math
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +33,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mednext_jax.compilation_cache import use_compilation_cache
 from mednext_jax.inference.predictor import products_in
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
+from mednext_jax.kernels.self_check import draw, with_gradients
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
@@ -41,49 +47,14 @@ from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import new_state
 from mednext_jax.train.step import make_train_step
 from mednext_jax.weights.names import to_torch_names
-from tools.gpu.cases import Case, cases, draw, with_gradients
+from tools.gpu import quick
+from tools.gpu.cases import Case, cases
+from tools.gpu.quick import FORWARD, STEP
+from tools.gpu.timing import Row, peak, queued, summary
 from tools.gpu.trace import kernel_times
 
-BYTES_PER_SECOND = 3.0e12  # what an H100's memory sustains
 PARTS = ("check", "blocks", "network", "scan")
 FORMS = ("kernels", "xla", "torch")
-
-
-@dataclasses.dataclass
-class Row:
-    what: str
-    form: str
-    milliseconds: float | None = None
-    spread: tuple[float, float] | None = None
-    note: str = ""
-
-
-def queued(
-    run: Callable[..., Any], arguments: tuple[Any, ...], wait: Callable[[Any], Any] = jax.block_until_ready
-) -> tuple[float, tuple[float, float]]:
-    """Median and middle half in ms of `run`, which only starts the device's work; `wait` waits for its result.
-
-    Calls queue up, so that gaps of the host do not count.
-    """
-
-    def round_of(calls: int) -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            result = run(*arguments)
-        wait(result)
-        return (time.perf_counter() - start) / calls
-
-    round_of(2)  # compiles
-    calls = max(1, min(100, int(_ROUND / round_of(1))))
-    return _summary([round_of(calls) * 1e3 for _ in range(_ROUNDS)])
-
-
-_ROUND, _ROUNDS = 0.05, 10  # seconds, number
-
-
-def _summary(times: list[float]) -> tuple[float, tuple[float, float]]:
-    low, middle, high = statistics.quantiles(times, n=4)
-    return middle, (low, high)
 
 
 def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
@@ -94,11 +65,12 @@ def plain(case: Case, ops: LocalOps, x: jax.Array, *rest: Any) -> jax.Array:
 
 
 def check_blocks(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> Iterator[Row]:
-    """Every fused block in bfloat16, with fresh weights at full size, against PyTorch's in float32."""
+    """Every kind of block at a small shape against XLA, and every block at full size against PyTorch, in float32."""
+    yield from quick.check(config)
     try:
         from tools.gpu.torch_block import check
     except ImportError:
-        yield Row("blocks against float32", "kernels", note="not checked: PyTorch is not installed")
+        yield Row("blocks at full size against float32", "kernels", note="not checked: PyTorch is not installed")
         return
     for case in cases(config, extents, batch):
         good, errors = check(case)
@@ -111,17 +83,16 @@ def bench_blocks(
     for case in cases(config, extents, batch):
         g, *arguments = draw((case.output, *case.arguments()))
         xla = functools.partial(plain, case, LocalOps())
-        forward, backward = (nbytes / BYTES_PER_SECOND * 1e3 for nbytes in case.floor_bytes)
-        for what, kernels, operations, first, floor in (
-            ("forward", case.forward, xla, arguments, forward),
-            ("forward + backward", case.forward_and_backward, with_gradients(xla), (g, *arguments), forward + backward),
+        for what, kernels, operations, first, passes in (
+            ("forward", case.forward, xla, arguments, 1),
+            ("forward + backward", case.forward_and_backward, with_gradients(xla), (g, *arguments), 2),
         ):
             last = jax.tree.map(lambda a: jnp.moveaxis(a, 1, -1) if a.ndim == 5 else a, first)
             name = f"{case.name} x{case.count} {what}"
             if "kernels" in forms:
                 run = jax.jit(kernels)
                 yield Row(name, "kernels", *queued(run, first))
-                yield from device_rows(name, run, first, f"floor {floor:.3f} ms")
+                yield from device_rows(name, run, first, case.floors(passes))
             if "xla" in forms:
                 yield Row(name, "xla", *queued(jax.jit(operations), last))
 
@@ -172,27 +143,30 @@ def check_network(config: MedNeXtConfig) -> Iterator[Row]:
     yield Row("network at 32^3 against float32", "kernels", note=note)
 
 
-def bench_network(config: MedNeXtConfig, extents: tuple[int, int, int], forms: Sequence[str]) -> Iterator[Row]:
+def bench_network(
+    config: MedNeXtConfig, extents: tuple[int, int, int], forms: Sequence[str], kernels_too: bool = True
+) -> Iterator[Row]:
+    """Forward and training step in each form; with `kernels_too` also the GPU's own clock, kernel by kernel."""
     x = jax.random.normal(jax.random.key(0), (2, *extents, config.in_channels))
     supervised = dataclasses.replace(config, deep_supervision=True)
     params = MedNeXt(supervised).init(jax.random.key(1), jax.ShapeDtypeStruct(x.shape, x.dtype))["params"]
     for form, ops in (("kernels", best_ops(dtype=config.dtype)), ("xla", LocalOps())):
         if form in forms:
             ready = jax.device_put(products_in(config.dtype, params))
-            yield from _forward_rows(form, MedNeXt(config, ops), ready, x[:1])
-            yield from _step_rows(form, *training_step(supervised, ops, params, x))
+            yield from _forward_rows(form, MedNeXt(config, ops), ready, x[:1], kernels_too)
+            yield from _step_rows(form, *training_step(supervised, ops, params, x), kernels_too)
     if "torch" in forms:
         yield from bench_torch(supervised, params, x)
 
 
-def _forward_rows(form: str, net: MedNeXt, params: Any, x: jax.Array) -> Iterator[Row]:
+def _forward_rows(form: str, net: MedNeXt, params: Any, x: jax.Array, kernels_too: bool) -> Iterator[Row]:
     run = jax.jit(lambda params, x: net.apply({"params": params}, x))
     yield Row(FORWARD, form, *queued(run, (params, x)))
-    if form == "kernels":
+    if form == "kernels" and kernels_too:
         yield from device_rows(FORWARD, run, (params, x))
 
 
-def _step_rows(form: str, step: Callable[..., Any], state: Any) -> Iterator[Row]:
+def _step_rows(form: str, step: Callable[..., Any], state: Any, kernels_too: bool) -> Iterator[Row]:
     same = jax.tree.map(jnp.copy, state)  # a step consumes its state
     ends = [step(state)[0], step(same)[0]]
     differ = jax.tree.map(lambda a, b: jnp.any(a != b), *ends)
@@ -206,14 +180,10 @@ def _step_rows(form: str, step: Callable[..., Any], state: Any) -> Iterator[Row]
         return metrics
 
     row = Row(STEP, form, *queued(run, ()))
-    gib = jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
-    row.note = f"peak of the process so far {gib:.1f} GiB, run twice {'bit-equal' if bit_equal else 'DIFFERENT'}"
+    row.note = f"{peak()}, run twice {'bit-equal' if bit_equal else 'DIFFERENT'}"
     yield row
-    if form == "kernels":
+    if form == "kernels" and kernels_too:
         yield from device_rows(STEP, run, ())
-
-
-FORWARD, STEP = "network forward, batch 1", "network training step, batch 2"
 
 
 def bench_torch(config: MedNeXtConfig, params: Any, x: jax.Array) -> Iterator[Row]:
@@ -272,9 +242,7 @@ def bench_scan(
             start = time.perf_counter()
             predictor(image)
             seconds.append(time.perf_counter() - start)
-        gib = jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
-        note = f"peak of the process so far {gib:.2f} GiB"
-        yield Row(f"scan {scan}, host to host", form, *_summary([s * 1e3 for s in seconds[1:]]), note)
+        yield Row(quick.SCAN, form, *summary([s * 1e3 for s in seconds[1:]]), f"{scan}, {peak()}")
 
 
 def main() -> int:
@@ -286,32 +254,46 @@ def main() -> int:
     parser.add_argument("--scan", type=int, nargs=3, default=[208, 300, 320])
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
+    parser.add_argument("--quick", action="store_true", help="the figures that a user meets, beside their goals")
+    parser.add_argument("--dry-run", action="store_true", help="of --quick: a tiny network, on any device")
     parser.add_argument("--out", type=Path, default=Path("bench_gpu.json"))
     options = parser.parse_args()
-    if jax.default_backend() != "gpu":
+    if options.dry_run and not options.quick:
+        parser.error("--dry-run goes with --quick")
+    if options.quick:  # the commands that it starts need the GPU's memory, too
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        use_compilation_cache()
+    if jax.default_backend() != "gpu" and not options.dry_run:
         print("no GPU: nothing to time", file=sys.stderr)
         return 2
     os.environ["MEDNEXT_JAX_KERNELS"] = "triton"
-    extents = tuple(options.patch * 3)[:3]
+    extents, scan = tuple(options.patch * 3)[:3], tuple(options.scan)
     config = MedNeXtConfig.variant(options.variant, kernel_size=options.kernel_size, dtype="bfloat16")
+    if options.dry_run:
+        config, extents, scan = quick.TINY.config, quick.TINY.patch, quick.TINY.scan
     if not isinstance(best_ops(dtype="bfloat16"), ChannelsFirstOps):
         print("the fused kernels do not run here; the rows 'kernels' are XLA's", file=sys.stderr)
     parts = {
         "check": lambda: itertools.chain(check_blocks(config, extents, options.batch), check_network(config)),
         "blocks": lambda: bench_blocks(config, extents, options.batch, options.forms),
         "network": lambda: bench_network(config, extents, options.forms),
-        "scan": lambda: bench_scan(config, extents, tuple(options.scan), options.forms),
+        "scan": lambda: bench_scan(config, extents, scan, options.forms),
     }
+    timed = itertools.chain.from_iterable(parts[part]() for part in options.parts)
+    if options.quick:
+        last = {
+            STEP: lambda: bench_network(config, extents, ("kernels",), kernels_too=False),
+            quick.SCAN: lambda: bench_scan(config, extents, scan, ("kernels",)),
+        }
+        seconds = math.inf if options.dry_run else quick.SECONDS
+        timed = quick.quick(quick.Sizes(config, extents, scan), last, seconds)
     rows: list[Row] = []
-    for part in options.parts:
-        for row in parts[part]():
-            of_kernels = [r.milliseconds for r in rows if (r.what, r.form) == (row.what, "kernels")]
-            if row.form in ("xla", "torch") and of_kernels and row.milliseconds and of_kernels[0]:
-                row.note = f"{row.milliseconds / of_kernels[0]:.2f} x the kernels'; {row.note}".rstrip("; ")
-            rows.append(row)
-            took = "" if row.milliseconds is None else f"{row.milliseconds:.3f} ms"
-            spread = "" if row.spread is None else f"[{row.spread[0]:.3f}, {row.spread[1]:.3f}]"
-            print(f"{row.what:52s} {row.form:8s} {took:>12s} {spread}  {row.note}", flush=True)
+    for row in timed:
+        of_kernels = [r.milliseconds for r in rows if (r.what, r.form) == (row.what, "kernels")]
+        if row.form in ("xla", "torch") and of_kernels and row.milliseconds and of_kernels[0]:
+            row.note = f"{row.milliseconds / of_kernels[0]:.2f} x the kernels'; {row.note}".rstrip("; ")
+        rows.append(row)
+        print(row, flush=True)
     about = {
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
@@ -319,7 +301,7 @@ def main() -> int:
         "command": sys.argv,
     }
     options.out.write_text(json.dumps({**about, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
-    return 1 if any("WRONG" in row.note for row in rows) else 0
+    return 1 if any(word in row.note for row in rows for word in ("WRONG", "FAILED")) else 0
 
 
 if __name__ == "__main__":

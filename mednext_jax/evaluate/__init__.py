@@ -1,4 +1,4 @@
-"""Comparison of predicted with reference masks: voxels, clusters, cases, cohorts.
+"""Comparison of masks with references and raters: voxels, clusters, surfaces, cases, cohorts, thresholds.
 
 Tests of files that have none of their own name:
 `scores_file`: tests/evaluate/test_cross_validation.py
@@ -6,6 +6,12 @@ Tests of files that have none of their own name:
 `cohort`: tests/evaluate/test_cross_validation.py
 `voxel`: tests/evaluate/test_evaluate.py
 `table`: tests/evaluate/test_evaluate.py
+`rating`: tests/evaluate/test_results.py
+`tool_sweep`: tests/evaluate/thresholds/test_sweep.py
+`figure_file`: tests/evaluate/figures/test_figures.py
+`rater_figures`: tests/evaluate/figures/test_figures.py
+`study_figures`: tests/evaluate/figures/test_figures.py
+`threshold_figures`: tests/evaluate/figures/test_figures.py
 """
 
 from __future__ import annotations

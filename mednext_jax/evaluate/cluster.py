@@ -7,6 +7,7 @@ what a hit is, and their scores are not comparable.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,28 +60,45 @@ def any_overlap(
     return {**_scores(tp, fp, len(found) - tp), "tp_predicted": int(touching.sum())}
 
 
-def valdo(overlaps: Overlaps, threshold: float = VALDO_IOU) -> dict[str, float]:
+def valdo(
+    overlaps: Overlaps,
+    threshold: float = VALDO_IOU,
+    predicted_chosen: np.ndarray | None = None,
+    reference_chosen: np.ndarray | None = None,
+) -> dict[str, float]:
     """The rule of the VALDO 2021 challenge (valdo-eval-2021), without its weights by rater agreement.
 
     Each predicted cluster belongs to the reference cluster it overlaps most; of those that belong to one reference,
     the one of the highest intersection over union is the hit if that exceeds `threshold`. All others are false.
+    The chosen clusters are those of `any_overlap`. `challenges.valdo2021` repeats the challenge's program to the tie.
     """
     best: dict[int, int] = {}  # predicted -> row of its largest overlap
     for row in _largest_first(overlaps.pairs):
         best.setdefault(int(overlaps.pairs[row, 0]), row)
-    hits = {int(overlaps.pairs[row, 1]) for row in best.values() if _iou(overlaps, row) > threshold}  # one a reference
-    return _matched(overlaps, len(hits))
+    hits: dict[int, tuple[float, int]] = {}  # reference -> its best predicted cluster
+    for p, row in best.items():
+        if (iou := _iou(overlaps, row)) > threshold:
+            r = int(overlaps.pairs[row, 1])
+            hits[r] = max(hits.get(r, (0.0, -1)), (iou, -p))
+    return _matched(overlaps, [(-p, r) for r, (_, p) in hits.items()], predicted_chosen, reference_chosen)
 
 
-def one_to_one(overlaps: Overlaps) -> dict[str, float]:
-    """The rule of the package pvs-seg-nnunet: pairs are matched greedily by common voxels, each cluster once."""
+def one_to_one(
+    overlaps: Overlaps, predicted_chosen: np.ndarray | None = None, reference_chosen: np.ndarray | None = None
+) -> dict[str, float]:
+    """The rule of the package pvs-seg-nnunet: pairs are matched greedily by common voxels, each cluster once.
+
+    The chosen clusters are those of `any_overlap`.
+    """
     predicted, reference = set(), set()
+    pairs = []
     for row in _largest_first(overlaps.pairs):
         p, r, _ = map(int, overlaps.pairs[row])
         if p not in predicted and r not in reference:
             predicted.add(p)
             reference.add(r)
-    return _matched(overlaps, len(reference))
+            pairs.append((p, r))
+    return _matched(overlaps, pairs, predicted_chosen, reference_chosen)
 
 
 def _largest_first(pairs: np.ndarray) -> list[int]:
@@ -92,8 +110,20 @@ def _iou(overlaps: Overlaps, row: int) -> float:
     return common / (overlaps.predicted_sizes[p] + overlaps.reference_sizes[r] - common)
 
 
-def _matched(overlaps: Overlaps, tp: int) -> dict[str, float]:
-    return _scores(tp, len(overlaps.predicted_sizes) - tp, len(overlaps.reference_sizes) - tp)
+def _matched(
+    overlaps: Overlaps,
+    pairs: Sequence[tuple[int, int]],
+    predicted_chosen: np.ndarray | None,
+    reference_chosen: np.ndarray | None,
+) -> dict[str, float]:
+    """Scores of pairs (predicted, reference); as in `any_overlap`, tp are reference clusters."""
+    hit, found = np.zeros(len(overlaps.predicted_sizes), bool), np.zeros(len(overlaps.reference_sizes), bool)
+    for p, r in pairs:
+        hit[p] = found[r] = True
+    hit = hit if predicted_chosen is None else hit[predicted_chosen]
+    found = found if reference_chosen is None else found[reference_chosen]
+    tp = int(found.sum())
+    return _scores(tp, int((~hit).sum()), len(found) - tp)
 
 
 def _scores(tp: int, fp: int, fn: int) -> dict[str, float]:

@@ -13,7 +13,8 @@ from mednext_jax.evaluate.case import Scores
 
 AVERAGED = (
     *("dice", "precision", "recall", "cluster_dice", "cluster_precision", "cluster_recall"),
-    *("valdo_dice", "one_to_one_dice"),
+    *("valdo_dice", "valdo_precision", "valdo_recall"),
+    *("one_to_one_dice", "one_to_one_precision", "one_to_one_recall"),
 )
 
 
@@ -27,6 +28,8 @@ def summarise(scores: Sequence[Scores]) -> dict[str, Any]:
     summary: dict[str, Any] = {"cases": len(scores)}
     summary["empty_in_both"] = sum(s["count"] == 0 and s["reference_count"] == 0 for s in scores)
     for name in scores[0]:
+        if not all(name in s for s in scores):  # a fold that another release scored has fewer
+            continue
         values = np.array([s[name] for s in scores], float)
         if name in AVERAGED:
             summary[name] = _distribution(values[~np.isnan(values)])

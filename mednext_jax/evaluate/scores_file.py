@@ -29,11 +29,23 @@ def write_scores(folder: Path, cases: CaseScores, **more: Any) -> dict[str, Any]
     That is {"regions": {region: summarise(...)}, "cases": cases, **more}.
     """
     summary = {"regions": by_region(list(cases.values())), **more, "cases": cases}
-    rows = [{"case": case, "region": region, **row} for case, scores in cases.items() for region, row in scores.items()]
-    text = json.dumps(without_nan(summary), indent=2, allow_nan=False)
-    (folder / SUMMARY).write_text(text + "\n")
-    write_csv(folder / CASES, rows)
+    write_summary(folder / SUMMARY, summary)
+    write_csv(folder / CASES, case_rows(cases))
     return summary
+
+
+def write_summary(file: Path, summary: Mapping[str, Any]) -> None:
+    """Write a summary as JSON, null for NaN."""
+    file.write_text(json.dumps(without_nan(summary), indent=2, allow_nan=False) + "\n")
+
+
+def case_rows(cases: CaseScores, **more: Any) -> list[dict[str, Any]]:
+    """A row for each case and region, with the columns of `more` before its scores."""
+    return [
+        {**more, "case": case, "region": region, **row}
+        for case, scores in cases.items()
+        for region, row in scores.items()
+    ]
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -78,4 +90,6 @@ def without_nan(value: Any) -> Any:
     """A value of JSON with null for each NaN, which JSON has not: a score of 0/0."""
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -22,6 +22,7 @@ from mednext_jax.inference.on_device import LoadedScan
 from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
+from mednext_jax.inference.uncertainty import find_members
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.geometry import grid_warnings, in_mm
 from mednext_jax.io.nifti import grid_of
@@ -29,6 +30,9 @@ from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
 from mednext_jax.io.voxels import open_voxels
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
+from mednext_jax.quantify.members import Members
+from mednext_jax.quantify.one_scan import Counting
+from mednext_jax.quantify.scan_tables import ScanTables
 from mednext_jax.weights.recipe import Recipe
 
 # Scans under way beside the one on the device: a GPU may take less time for a scan than a thread to read or to write.
@@ -52,16 +56,32 @@ def predict(
     tile_batch: int | None = None,
     skip_background: bool = False,
     background: str = "auto",
+    after: Callable[[Path, list[str]], object] | None = None,
+    uncertainty: bool = False,
+    tables: bool = True,
+    regions: str | Path | None = None,
+    region_names: str | Path | None = None,
+    connectivity: int = 26,
+    min_voxels: int = 5,
+    min_mm3: float = 0.0,
+    split: bool = False,
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
     Each scan gives CASE_mask.nii.gz (uint8) and CASE_probability.nii.gz (float32) on its own grid; a BIDS data set
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
-    volumes.tsv (scan, 26-connected clusters, mm3, seconds) and prediction.json (models, settings, software).
+    volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software) and scans.json
+    (each scan's files, and what failed).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
+    after: is called with the folder and the cases that have outputs there, before failures are raised.
+    tables: besides, labelled clusters and tables of clusters and regions of each scan, and pvs.tsv of all of them, as
+    `quantify` writes them. regions, region_names, connectivity, min_voxels, min_mm3, split: as `quantify`; a scan whose
+    regions are not there or do not fit has tables without regions, and the reason is raised at the end.
+    uncertainty: each model and each mirror also by itself (`find_members`): maps of their standard deviations and of
+    the entropy, their mean in each cluster, and intervals of counts and volumes. Takes twice as long.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
@@ -87,6 +107,13 @@ def predict(
             if output.name.lower().endswith(NIFTI_ENDINGS):
                 raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
             refuse_output(output, part)
+            counting = Counting(connectivity, min_voxels, min_mm3, split)
+            if not tables and uncertainty:
+                raise InputError(
+                    "Uncertainty is told in tables, and there are to be none.", hint="leave --no-tables out"
+                )
+            if not tables and (regions, region_names) != (None, None):
+                raise InputError("Regions are for tables, and there are to be none.", hint="leave --no-tables out")
             predictor = Predictor(
                 [models] if isinstance(models, str | Path) else list(models),
                 threshold=threshold,
@@ -100,8 +127,11 @@ def predict(
             brains, without = _brain_masks(brain_masks, predictor, scans)
             scans = [scan for scan in scans if scan.case not in dict(without)][k - 1 :: n]
             bad = [*bad, *without] if k == 1 else []  # told once, by the first part
-            settings = describe_run(predictor, inputs, part, brain_masks)
-            outputs = claim.enter_context(open_outputs(output, scans, settings))
+            measured = ScanTables.open(regions, region_names, counting, single=len(scans) == n == 1) if tables else None
+            if measured is not None and uncertainty:
+                measured.about["uncertainty"] = True
+            settings = describe_run(predictor, inputs, part, brain_masks, measured)
+            outputs = claim.enter_context(open_outputs(output, scans, settings, measured))
 
         if k == 1 and (others := images_left_out(inputs)):
             print(in_groups(others), flush=True)
@@ -111,12 +141,18 @@ def predict(
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
         log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}", bad)
         with leaving_at_once():
-            with contextlib.closing(_stream(predictor, todo, brains, outputs)) as outcomes:
+            with contextlib.closing(_stream(predictor, todo, brains, outputs, uncertainty)) as outcomes:
                 for scan, outcome in outcomes:
                     log.take(scan, outcome)
+            outputs.list_scans(log.problems)
+            log.bad = [*log.bad, *outputs.without_regions]
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
+    try:
+        if after is not None and outputs.rows:  # all is written now
+            after(output, [row["scan"] for row in outputs.rows])
+    finally:
         log.finish()
-        return outputs.rows
+    return outputs.rows
 
 
 def _brain_masks(
@@ -210,7 +246,11 @@ Outcome = tuple[Scan, _Done | _Failed]
 
 
 def _stream(
-    predictor: Predictor, scans: Sequence[Scan], brains: Mapping[str, Path], outputs: Outputs
+    predictor: Predictor,
+    scans: Sequence[Scan],
+    brains: Mapping[str, Path],
+    outputs: Outputs,
+    uncertainty: bool,
 ) -> Generator[Outcome, None, None]:
     """Each scan with its outcome, as soon as its files are written or it failed.
 
@@ -222,7 +262,7 @@ def _stream(
 
     def work() -> None:
         try:
-            _segment_all(predictor, scans, brains, outputs, outcomes.put, stop)
+            _segment_all(predictor, scans, brains, outputs, uncertainty, outcomes.put, stop)
         except BaseException as error:
             outcomes.put(error)
 
@@ -244,16 +284,17 @@ def _segment_all(
     scans: Sequence[Scan],
     brains: Mapping[str, Path],
     outputs: Outputs,
+    uncertainty: bool,
     tell: Callable[[Outcome], None],
     stop: threading.Event,
 ) -> None:
     """One scan is computed while others are read and written; whatever one fails of, the others are done."""
     room = threading.Semaphore(WRITERS)  # computed scans wait on the device until there is
 
-    def finish(scan: Scan, computed: Segmentation) -> None:
+    def finish(scan: Scan, computed: Segmentation, members: Members | None) -> None:
         try:
             result = predictor.finish(computed)
-            tell((scan, _Done(outputs.write(scan, result), result.seconds["device"])))
+            tell((scan, _Done(outputs.write(scan, result, members), result.seconds["device"])))
         except Exception as error:
             tell((scan, _Failed.of(scan, error)))
         finally:
@@ -274,12 +315,13 @@ def _segment_all(
             read_next()
             try:
                 computed = predictor.infer(loaded.result())
+                members = find_members(predictor, loaded.result()) if uncertainty else None
             except Exception as error:
                 tell((scan, _Failed.of(scan, error)))
             else:
                 room.acquire()
-                writer.submit(finish, scan, computed)
-                del computed
+                writer.submit(finish, scan, computed, members)
+                del computed, members
             del loaded
         reader.shutdown(cancel_futures=True)
 
@@ -291,6 +333,7 @@ class _Log:
         self.count, self.done, self.written, self.busy = count, before, 0, 0.0
         self.failures: list[_Failed] = []
         self.bad = bad
+        self.problems = {case: str(problem) for case, problem in bad}  # case -> why it has no outputs
         self.start = time.perf_counter()
         self.first: float | None = None  # when the first scan was done, which waited for the compiler
         print(
@@ -307,6 +350,7 @@ class _Log:
         self.done += 1
         if isinstance(outcome, _Failed):
             self.failures.append(outcome)
+            self.problems[scan.case] = "\n".join(map(str, outcome.problems))
             text = "failed"
         else:
             self.written += 1

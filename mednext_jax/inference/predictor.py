@@ -150,6 +150,11 @@ class Predictor:
             for config, m in zip(configs, loaded, strict=True)
         ]
 
+    @property
+    def networks(self) -> list[Network]:
+        """The models, in their order."""
+        return self._networks
+
     def __call__(self, scan: Source | Sequence[Source], brain_mask: Source | None = None) -> Segmentation:
         """Segment one scan: a NIfTI file, nibabel image or array (x, y, z; 1 mm), or a list of them, one per channel.
 
@@ -265,7 +270,9 @@ def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> 
 @functools.cache
 def network_of(config: MedNeXtConfig):
     """One function for each architecture, so that models of one ensemble share a compiled program."""
-    net = MedNeXt(config, best_ops(dtype=config.dtype, norm=config.norm, grn=config.grn))
+    kinds = [kind for kind, _, _ in config.blocks()]
+    ops = best_ops(dtype=config.dtype, norm=config.norm, grn=config.grn, kinds=kinds, gradients=False)
+    net = MedNeXt(config, ops)
 
     def apply(params, x):
         return net.apply({"params": params}, x)

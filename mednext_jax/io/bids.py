@@ -23,6 +23,8 @@ from mednext_jax.io.table_file import read_table
 
 SUFFIXES = ("T1w", "T2w", "FLAIR")
 NO_SCANS = ("mask", "dseg", "probseg")  # suffixes of derivatives
+# How the labelled clusters that `predict` writes beside a mask end: each PVS has a value of its own.
+CLUSTERS_ENDING = "_seg-PVS_dseg"
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
 SCAN_ENTITIES = ("ses", "acq", "run", "rec", "ce", "part", "echo")
 
@@ -167,7 +169,8 @@ def _entities(path: Path) -> dict[str, str]:
 
 def _belongs(path: Path, scan: BidsScan) -> bool:
     """Whether a derivative is a label map of the scan: same subject, and no other session, run, ..."""
-    if not re.search(r"_(mask|dseg)$", stem(path)) or is_brain_mask(path):
+    name = stem(path)
+    if not re.search(r"_(mask|dseg)$", name) or name.endswith(CLUSTERS_ENDING) or is_brain_mask(path):
         return False
     ours, theirs = _entities(scan.path), _entities(path)
     return all(theirs.get(name) == ours.get(name) for name in ("sub", *SCAN_ENTITIES))

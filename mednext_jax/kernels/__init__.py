@@ -15,5 +15,7 @@ Tests of files that have none of their own name:
 `channels_first`: tests/kernels/test_network.py
 `launch`: tests/kernels/test_lowering.py
 `gpus`: tests/kernels/test_best_ops.py
+`user_tiles`: tests/kernels/test_tile_sizes.py
+`kept`: tests/kernels/test_kernel_cache.py
 `tuned_tiles`: tests/kernels/test_tile_sizes.py
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -11,12 +11,15 @@ from jax import Array
 from mednext_jax.kernels import fused_blocks
 from mednext_jax.kernels.gpus import tell_once
 from mednext_jax.kernels.tile_sizes import has_kernel_size
+from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import Conv, LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.pointwise import precision_for
 from mednext_jax.ops.split import WHOLE, Split
 
 COMPUTE_TYPE = jnp.bfloat16
+_Block = Literal["block", "down", "up"]
+_NAMES: dict[_Block, str] = {"block": "a block", "down": "a down block", "up": "an up block"}
 # Offsets inside the kernels are 32-bit.
 _MOST_ELEMENTS = 2**31
 
@@ -25,10 +28,18 @@ _MOST_ELEMENTS = 2**31
 class ChannelsFirstOps(LocalOps):
     """`LocalOps` with activations (n, c, d, h, w), as the kernels want them.
 
-    What the kernels cannot take (`_refusal`) runs as the composition of XLA operations, with one log line.
+    What the kernels cannot take (`_refusal`) runs as the composition of XLA operations, with one log line, and so does
+    what they have been found not to get right (`refused`).
     """
 
     space_axes: ClassVar[tuple[int, int, int]] = (2, 3, 4)
+
+    # Kinds of blocks that the kernels do not get right on this machine (`verdicts`).
+    refused: frozenset[BlockKind] = frozenset()
+
+    @property
+    def described(self) -> str:
+        return ", ".join(["the fused kernels", *(f"not of {kind}" for kind in sorted(self.refused))])
 
     def enter(self, x: Array) -> Array:
         return _first(x)
@@ -45,25 +56,32 @@ class ChannelsFirstOps(LocalOps):
         residual: bool,
         split: Split = WHOLE,
     ) -> Array:
-        reason = _refusal(x, conv1, weights, 1)
-        if reason:
-            tell_once(f"a block {reason}: it runs as XLA operations")
+        if self._is_refused("block", x, conv1, weights, residual, 1):
             return super().block(x, conv1, weights, residual=residual, split=split)
         return fused_blocks.block(x, conv1, weights, residual, split)
 
     def down_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> Array:
-        reason = _refusal(x, conv1, weights, 1)
-        if reason:
-            tell_once(f"a down block {reason}: it runs as XLA operations")
+        if self._is_refused("down", x, conv1, weights, res_conv is not None, 1):
             return super().down_block(x, conv1, weights, res_conv)
         return fused_blocks.down_block(x, conv1, weights, res_conv)
 
     def up_block(self, x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> Array:
-        reason = _refusal(x, conv1, weights, 8)
-        if reason:
-            tell_once(f"an up block {reason}: it runs as XLA operations")
+        if self._is_refused("up", x, conv1, weights, res_conv is not None, 8):
             return super().up_block(x, conv1, weights, res_conv, skip)
         return fused_blocks.up_block(x, conv1, weights, res_conv, skip)
+
+    def _is_refused(
+        self, block: _Block, x: Array, conv1: Conv, weights: MLPWeights, residual: bool, growth: int
+    ) -> bool:
+        """Whether a block runs as XLA operations; says why, once, unless the check has said it."""
+        hidden, out_channels = weights.compress_kernel.shape
+        kind = BlockKind(block, x.shape[1], hidden, out_channels, conv1[0].shape[0], residual)
+        if kind in self.refused:
+            return True
+        reason = _refusal(x, conv1, weights, growth)
+        if reason:
+            tell_once(f"{_NAMES[block]} {reason}: it runs as XLA operations")
+        return reason is not None
 
     def pointwise(self, x: Array, kernel: Array, bias: Array, *, dtype: jnp.dtype | None = None) -> Array:
         precision = precision_for(x)

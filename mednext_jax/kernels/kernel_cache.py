@@ -6,16 +6,14 @@ XLA's cache cannot help, because it is asked with a program that already holds t
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from mednext_jax.io.atomic import atomic_file
+from mednext_jax.kernels.kept import read_kept, write_kept
 
 
 def keep_compiled_kernels(triton_lib: Any) -> None:
@@ -51,7 +49,7 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
         capability = options["compute_capability"] or calls.get_compute_capability(0)
         said = repr((triton.__version__, capability, kernel.cache_key, arguments, sorted(options.items())))
         path = Path(root) / "triton" / f"{hashlib.sha256(said.encode()).hexdigest()}.json"
-        kept = read_kernel(path)
+        kept = read_kept(path)  # a GPU would run whatever a damaged file holds
         if kept is not None:
             assembled = _Assembled.of(
                 new_kernel(*kept["kernel"]), kept["kernel"], base64.b64decode(kept["machine_code"])
@@ -71,36 +69,11 @@ def keep_compiled_kernels(triton_lib: Any) -> None:
             "arguments": list(attributes.values()),
             "machine_code": base64.b64encode(machine_code).decode(),
         }
-        write_kernel(path, kept)
+        write_kept(path, kept)
         return _Assembled.of(compiled, made[-1], machine_code), attributes
 
     calls.TritonKernel, calls.TritonKernelCall = noted_kernel, call_of
     triton_lib.get_or_create_triton_kernel = compile_once
-
-
-def write_kernel(path: Path, kept: dict[str, Any]) -> None:
-    """Write what `read_kernel` returns: a line with the SHA-256 of the rest, then JSON.
-
-    A full or read-only disk only costs the next start its time.
-    """
-    content = json.dumps(kept)
-    with contextlib.suppress(OSError), atomic_file(path) as new:
-        new.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
-
-
-def read_kernel(path: Path) -> dict[str, Any] | None:
-    """The compiled kernel in `path`; None where there is none, or not the content that was written.
-
-    A GPU would run whatever a damaged file holds.
-    """
-    try:
-        checksum, _, content = path.read_bytes().partition(b"\n")
-    except OSError:
-        return None
-    if hashlib.sha256(content).hexdigest().encode() != checksum:
-        return None
-    kept: dict[str, Any] = json.loads(content)
-    return kept
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which tile sizes each kernel runs with.
 
-`TILES` is written by tools/gpu/tune_kernels.py on a GPU; tests compile every entry for sm_90 and fail on a spill.
-An entry that asks for more shared memory than some GPUs' blocks have stands there a second time, as "..._small".
+A user's own table for the GPU at hand (`user_tiles`) comes before the package's (`tuned_tiles`); of that, the entries
+for GPUs with little shared memory come before an H100's, which tests compile for sm_90 and fail on a spill.
 Depthwise kernels are looked up by the size of the kernel and of the (coarse) grid: the entry of the largest extent that
 is not above the grid's. The fused norm and MLP is looked up by its channels in and out; where it has no entry, plain
 matrix products through memory are as fast or the channels are not a power of two.
@@ -15,15 +15,18 @@ from collections.abc import Sequence
 import jax
 
 from mednext_jax.kernels.gpus import SHARED_BYTES, capability_of
-from mednext_jax.kernels.tuned_tiles import TILES
+from mednext_jax.kernels.tuned_tiles import SMALL_TILES, TILES, Tiles
+from mednext_jax.kernels.user_tiles import tiles_here
 
 _NARROWEST = 16  # the tensor cores' own tile
 _MOST_SHARED = SHARED_BYTES["8.0"]  # the table's entries fit an A100, too
 
 
-def entry(kernel: str, first: int, second: int) -> dict[str, int] | None:
-    """The table's entry; every look-up ends here."""
-    return TILES.get((kernel, first, second))
+def entry(kernel: str, first: int, second: int) -> Tiles | None:
+    """The tables' entry; every look-up ends here."""
+    key = kernel, first, second
+    small = SMALL_TILES.get(key) if shared_bytes() < _MOST_SHARED else None
+    return tiles_here().get(key) or small or TILES.get(key)
 
 
 def depthwise_tiles(kernel: str, k: int, extents: Sequence[int]) -> dict[str, int]:
@@ -58,8 +61,7 @@ def mlp_tiles(kernel: str, channels: int, out_channels: int, hidden: int) -> dic
     An entry's "most" is the largest hidden width that it takes (its sums stay in registers); its "hidden" is halved
     until it divides the width.
     """
-    small = entry(f"{kernel}_small", channels, out_channels) if shared_bytes() < _MOST_SHARED else None
-    tiles = small or entry(kernel, channels, out_channels)
+    tiles = entry(kernel, channels, out_channels)
     if tiles is None or hidden > tiles.get("most", hidden):
         return None
     width = tiles["hidden"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 from jax import Array
 
 from mednext_jax.ops.local import LocalOps
@@ -34,7 +35,7 @@ class ConvWeights(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
         init = _uniform(self.half_width)
-        return self.param("kernel", init, self.shape), self.param("bias", init, self.shape[-1:])
+        return _parameter(self, "kernel", init, self.shape), _parameter(self, "bias", init, self.shape[-1:])
 
 
 class NormWeights(nn.Module):
@@ -44,8 +45,18 @@ class NormWeights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
-        scale = self.param("scale", nn.initializers.ones, (self.channels,))
-        return scale, self.param("bias", nn.initializers.zeros, (self.channels,))
+        scale = _parameter(self, "scale", nn.initializers.ones, (self.channels,))
+        return scale, _parameter(self, "bias", nn.initializers.zeros, (self.channels,))
+
+
+def _parameter(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Array:
+    """`module.param` without its tracing of `init` for the shape: half the time in which L k5 is traced."""
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape)
+    value: Array = module.get_variable("params", name)
+    if value.shape != shape:
+        raise ScopeParamShapeError(name, module.scope.path_text if module.scope else "", value.shape, shape)
+    return value
 
 
 class _Block(nn.Module):

@@ -8,6 +8,7 @@ import operator
 from typing import Any
 
 from mednext_jax.errors import InputError, Problem
+from mednext_jax.ops.block_kind import BlockKind
 
 # Stages in order: four encoder stages, bottleneck, four decoder stages (dec_block_3 .. dec_block_0).
 STAGES = 9
@@ -166,6 +167,23 @@ class MedNeXtConfig:
         """Expansion of up_3, up_2, up_1, up_0 (the order of the forward pass), relative to their input channels."""
         return self.expansion_ratios[LEVELS + 1 :]
 
+    def blocks(self) -> list[tuple[BlockKind, int, int]]:
+        """Kind, level of the input and number of the network's blocks, in the order of the forward pass."""
+        found = []
+        channels = self.stage_channels
+        for stage in range(STAGES):
+            level, c = LEVELS - abs(LEVELS - stage), channels[stage]
+            k = self.encoder_kernel_size if stage < LEVELS else self.decoder_kernel_size
+            stays = BlockKind("block", c, self.expansion_ratios[stage] * c, c, k, self.residual)
+            found.append((stays, level, self.block_counts[stage]))
+            if stage == STAGES - 1:
+                break
+            down = stage < LEVELS
+            ratio = self.down_expansion_ratios[stage] if down else self.up_expansion_ratios[stage - LEVELS]
+            moves = BlockKind("down" if down else "up", c, ratio * c, channels[stage + 1], k, self.residual_resampling)
+            found.append((moves, level, 1))
+        return found
+
     @property
     def down_grn(self) -> tuple[bool, ...]:
         """Whether down_0 .. down_3 have global response normalisation."""
@@ -182,6 +200,13 @@ class MedNeXtConfig:
                 if same and self.down_expansion_ratios == paper.down_expansion_ratios:
                     return f"MedNeXt-{name} k{size}"
         return None
+
+
+def published_kinds() -> list[BlockKind]:
+    """The blocks of S, B, M and L with the published kernel sizes, 3 and 5; each once."""
+    configs = [MedNeXtConfig.variant(name, kernel_size=size) for size in (3, 5) for name in _VARIANTS]
+    kinds = {kind for config in configs for kind, _, _ in config.blocks()}
+    return sorted(kinds, key=lambda kind: (kind.kernel_size, kind))
 
 
 _ARCHITECTURE = (

@@ -8,4 +8,5 @@ Tests of files that have none of their own name:
 `gelu`: tests/ops/test_mlp.py
 `local`: tests/model/test_layout.py
 `correlate`: tests/ops/test_depthwise.py
+`block_kind`: tests/model/test_config.py
 """

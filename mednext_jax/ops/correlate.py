@@ -6,8 +6,9 @@
 Which form is fast depends on the device, by a factor of ten to a hundred:
 
     blocks   (CPU) blocks of planes that stay in cache; the products of many taps fuse into one vectorised loop
-    banded   (TPU) products with banded matrices (ops.banded); chosen by the compiler's estimates, not measured
-    grouped  (GPU) XLA's convolution with one group per channel
+    banded   (TPU, AMD GPU) products with banded matrices (ops.banded); for a TPU by the compiler's estimates, for an
+             AMD GPU because libraries' grouped convolutions are slow in three dimensions; measured on neither
+    grouped  (NVIDIA GPU) XLA's convolution with one group per channel
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mednext_jax.ops import banded
 from mednext_jax.ops.pointwise import precision_for
 
 Form = Literal["blocks", "banded", "grouped"]
-_FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "banded", "gpu": "grouped"}
+_FORMS: dict[str, Form] = {"cpu": "blocks", "tpu": "banded", "gpu": "grouped", "rocm": "banded"}
 Padding = tuple[tuple[int, int], ...]
 
 # A block of planes, as float32 output: stays in the second-level cache.
@@ -39,7 +40,7 @@ _FEWEST_PRODUCTS = 16
 
 
 def form_for(platform: str | None = None) -> Form:
-    """The fast form on "cpu", "gpu" or "tpu"; none is JAX's default backend."""
+    """The fast form on "cpu", "gpu" (NVIDIA), "rocm" (AMD) or "tpu"; none is JAX's default backend."""
     return _FORMS[platform or jax.default_backend()]
 
 

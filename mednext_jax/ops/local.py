@@ -28,8 +28,13 @@ class LocalOps:
     # The axes d, h, w of activations.
     space_axes: ClassVar[tuple[int, int, int]] = (1, 2, 3)
 
-    # "cpu", "gpu" or "tpu"; none is JAX's default backend. Only speed depends on it.
+    # "cpu", "gpu" (NVIDIA), "rocm" (AMD) or "tpu"; none is JAX's default backend. Only speed depends on it.
     platform: str | None = None
+
+    @property
+    def described(self) -> str:
+        """What tells the programs of these operations from others', for processes that must run the same."""
+        return f"XLA's operations, {self._form}"
 
     @property
     def _form(self) -> Form:

@@ -51,6 +51,7 @@ class Experiment:
     store: CaseStore
     architecture: MedNeXtConfig
     mesh: Mesh
+    operations: str  # which ones the network runs on; all processes must run the same
     state_like: TrainState  # shapes, types and shardings of the state, to restore a checkpoint into
     train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
     validation_step: Callable[[Any, dict[str, jax.Array]], Metrics]
@@ -82,7 +83,8 @@ class Experiment:
         augment = make_augment(
             config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
         )
-        ops = best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn)
+        kinds = [kind for kind, _, _ in architecture.blocks()]
+        ops = best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn, kinds=kinds)
         apply = spread(architecture, mesh, ops)
         state = state_like(functools.partial(initial_state, config, architecture), mesh, shared=config.mesh.share_state)
         sampler = PatchSampler(
@@ -101,6 +103,7 @@ class Experiment:
             store=store,
             architecture=architecture,
             mesh=mesh,
+            operations=ops.described,
             state_like=state,
             train_step=compiled_together(
                 make_train_step(config, apply, augment, mesh, state, ignore_label=meta.ignore_label, regions=regions)

@@ -65,6 +65,7 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
             return model
         agree("configuration", _identity(experiment))
         agree("code version", code_version())
+        agree("choice of GPU kernels", experiment.operations)
         with checked_together():
             if is_main_process():
                 workdir.mkdir(parents=True, exist_ok=True)

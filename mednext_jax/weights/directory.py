@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from mednext_jax.errors import InputError, Problem, WorkError
 from mednext_jax.io.absent import is_dangling, is_named, refuse_absent, refuse_no_folder
-from mednext_jax.io.atomic import atomic_directory
+from mednext_jax.io.atomic import atomic_directory, atomic_file
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.weights.names import DUMMY, Params, expected_shapes, from_torch_names, to_torch_names
@@ -116,6 +116,55 @@ def load_models(path: str | os.PathLike) -> list[Model]:
         return [load_model(path)]
     refuse_incomplete(path, members)
     return [load_model(member) for member in members]
+
+
+def read_recipes(path: str | os.PathLike) -> dict[Path, Recipe]:
+    """model.json -> recipe, of a model directory, of a workdir's model, or of each member of an ensemble.
+
+    No weights are read. Raises InputError as `load_model` does for the description.
+    """
+    path = of_workdir(Path(path))
+    members = [path] if (path / DESCRIPTION).is_file() else _members(path)
+    if not members:
+        raise _no_model(path)
+    if path not in members:
+        refuse_incomplete(path, members)
+    return {
+        member / DESCRIPTION: _section(
+            member, "recipe", Recipe.from_dict, _read_description(member / DESCRIPTION)["recipe"]
+        )
+        for member in members
+    }
+
+
+def read_thresholds(path: str | os.PathLike) -> dict[Path, Recipe]:
+    """`read_recipes` of models that decide by a threshold; raises InputError for others, too."""
+    recipes = read_recipes(path)
+    for file, recipe in recipes.items():
+        if recipe.decision_threshold is None:
+            raise InputError(
+                "The model decides by its most probable class, not by a threshold.",
+                file=file,
+                expected="a background and one other label",
+                found=", ".join(recipe.labels),
+            )
+    return recipes
+
+
+def set_threshold(path: str | os.PathLike, threshold: float, about: Mapping[str, Any]) -> list[Path]:
+    """Let a model, or each model of an ensemble, decide by another threshold; returns the model.json written.
+
+    Each file is replaced in one step. `about` (JSON values) and the former threshold stand in the provenance, as
+    "threshold". Raises InputError for what `read_thresholds` refuses, or a threshold that is none.
+    """
+    recipes = read_thresholds(path)
+    for file, recipe in recipes.items():
+        description = _read_description(file)
+        description["recipe"] = dataclasses.replace(recipe, threshold=threshold).to_dict()
+        description["provenance"]["threshold"] = {"before": recipe.threshold, **about}
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    return list(recipes)
 
 
 def sha256(path: str | os.PathLike) -> str:

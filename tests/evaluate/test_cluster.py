@@ -66,6 +66,35 @@ def test_other_rules_by_hand():
     assert valdo(wide, threshold=0.3)["tp"] == 0
 
 
+def test_rules_count_the_chosen_clusters_and_match_them_with_all():
+    """Of regions that share the clusters out, hits, false and missed ones add up to the whole."""
+    rng = np.random.default_rng(2)
+    found = overlaps(*(rng.random((2, 16, 15, 14)) < 0.03))
+    sides = [rng.integers(0, 3, len(sizes)) for sizes in (found.predicted_sizes, found.reference_sizes)]
+    for rule in (any_overlap, valdo, one_to_one):
+        whole = rule(found)
+        assert min(whole["tp"], whole["fp"], whole["fn"]) > 0
+        parts = [rule(found, predicted_chosen=sides[0] == i, reference_chosen=sides[1] == i) for i in range(3)]
+        for name in ("tp", "fp", "fn"):
+            assert sum(part[name] for part in parts) == whole[name]
+
+
+def test_one_to_one_by_the_greedy_loop():
+    """pvs-seg-nnunet's rule, pair after pair over the whole table of common voxels."""
+    rng = np.random.default_rng(3)
+    predicted, true = rng.random((2, 14, 14, 14)) < 0.05
+    p, r = label_clusters(predicted)[0], label_clusters(true)[0]
+    table = np.zeros((p.max() + 1, r.max() + 1), int)
+    np.add.at(table, (p.ravel(), r.ravel()), 1)
+    table[0] = table[:, 0] = 0
+    hits = 0
+    while table.any():
+        i, j = np.unravel_index(table.argmax(), table.shape)
+        table[i] = table[:, j] = 0
+        hits += 1
+    assert one_to_one(Overlaps.of(p, r))["tp"] == hits > 5
+
+
 def test_any_overlap_is_shivas_loop():
     """SHIVA's image_metrics: loops over the clusters of either map."""
     rng = np.random.default_rng(1)
@@ -103,3 +132,25 @@ def test_case_by_region():
     assert (wm["tp"], wm["fn"]) == (2, 1) and (bg["tp"], bg["fp"]) == (3, 1)
     assert (midbrain["count"], midbrain["reference_count"]) == (0, 0) and math.isnan(midbrain["dice"])
     assert (every["reference_count_0_to_5_mm3"], every["found_0_to_5_mm3"]) == (3, 2)
+    assert wm["valdo_recall"] == wm["one_to_one_recall"] == 1 and wm["valdo_precision"] == 1 / 2
+
+
+def test_a_case_with_its_surfaces_in_mm():
+    """One voxel aside along an axis of 2 mm: within a voxel, not within a millimetre."""
+    predicted, reference = np.zeros((2, 9, 8, 7), bool)
+    reference[2, 2, 2:5] = predicted[3, 2, 2:5] = True
+    regions = np.ones((9, 8, 7), int)
+    regions[6:] = 2
+    predicted[7, 7, 6] = True
+    scores = evaluate_case(predicted, reference, (2, 1, 1), regions, {1: "wm", 2: "bg"}, axes=np.diag((2, 1, 1)))
+    assert (scores["wm"]["nsd_1_voxel"], scores["wm"]["nsd_1_mm"], scores["wm"]["hd95_mm"]) == (1, 0, 2)
+    assert scores["all"]["nsd_1_voxel"] == 6 / 7 and scores["bg"]["nsd_1_voxel"] == 0
+    assert (scores["all"]["volume_difference_mm3"], scores["all"]["volume_difference_percent"]) == (
+        2,
+        pytest.approx(100 / 3),
+    )
+    assert (scores["all"]["count_difference"], scores["wm"]["absolute_count_difference"]) == (1, 0)
+    assert math.isnan(scores["bg"]["volume_difference_percent"]) and scores["all"]["isles2022_count_difference"] == 1
+    assert (
+        "valdo2021_f1" not in scores["wm"] and "nsd_1_mm" not in evaluate_case(predicted, reference, (2, 1, 1))["all"]
+    )

@@ -51,7 +51,7 @@ def folders(tmp_path):
 
 
 def run(folders, **kwargs):
-    return evaluate(folders / "predictions", folders / "references", folders / "out", **kwargs)
+    return evaluate(folders / "predictions", folders / "references", folders / "out", figures=False, **kwargs)
 
 
 def test_summary_files_and_table(folders, capsys):
@@ -146,7 +146,7 @@ def test_a_full_disk_does_not_take_the_table(folders, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mednext_jax.evaluate.evaluate.write_scores", full)
+    monkeypatch.setattr("mednext_jax.evaluate.evaluate.write_results", full)
     with pytest.raises(OSError, match="No space left"):
         run(folders)
     assert "cluster Dice" in capsys.readouterr().out and not (folders / "out").exists()

@@ -17,6 +17,8 @@ import pytest
 from mednext_jax.errors import InputError
 from mednext_jax.inference.outputs import open_outputs
 from mednext_jax.inference.scans import Scan
+from mednext_jax.quantify.one_scan import Counting
+from mednext_jax.quantify.scan_tables import ScanTables
 
 pytestmark = pytest.mark.core
 
@@ -64,7 +66,63 @@ def test_each_scan_has_its_row_as_soon_as_it_is_written_in_the_order_of_the_scan
         outputs.write(a, result())
         assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
     kinds = [f"{case}_{kind}.nii.gz" for case in "ab" for kind in ("mask", "prob")]
-    assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "volumes.tsv"])
+    assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "scans.json", "volumes.tsv"])
+
+
+def scan_tables(regions=None, **counting):
+    return ScanTables.open(regions, None, Counting(**counting), single=False)
+
+
+def test_tables_beside_the_masks_and_of_the_cohort(tmp_path):
+    a, b = scans_of("a", "b")
+    tables = scan_tables(min_voxels=1)
+    settings = SETTINGS | {"tables": tables.about}
+    with open_outputs(tmp_path / "out", [a, b], settings, tables) as outputs:
+        outputs.write(b, result())
+        assert {"b_clusters.nii.gz", "b_clusters.tsv", "b_regions.tsv"} <= set(names(tmp_path / "out"))
+    assert [row["scan"] for row in table(tmp_path / "out" / "pvs.tsv")] == ["b"]
+    # A scan whose table is gone is done again, one that has it is not.
+    with open_outputs(tmp_path / "out", [a, b], settings, tables) as outputs:
+        assert outputs.has(b) and not outputs.has(a)
+        outputs.write(a, result())
+    rows = table(tmp_path / "out" / "pvs.tsv")
+    assert [(row["scan"], row["count"], row["volume_mm3"]) for row in rows] == [
+        ("a", "1", "2.0000"),
+        ("b", "1", "2.0000"),
+    ]
+    (cluster,) = table(tmp_path / "out" / "a_clusters.tsv")
+    assert (cluster["x_mm"], cluster["probability_mean"]) == ("4.0000", "0.7500")
+    assert nib.load(tmp_path / "out" / "a_clusters.nii.gz").get_fdata().sum() == 1
+    (tmp_path / "out" / "b_regions.tsv").unlink()
+    with open_outputs(tmp_path / "out", [a, b], settings, tables) as outputs:
+        assert not outputs.has(b) and outputs.has(a)
+    other = scan_tables(min_voxels=2)
+    with pytest.raises(InputError, match=r"other settings \(tables\)"):
+        with open_outputs(tmp_path / "out", [a, b], SETTINGS | {"tables": other.about}, other):
+            pass
+
+
+def test_a_run_of_the_first_release_goes_on_with_tables(tmp_path):
+    a, b = scans_of("a", "b")
+    with open_outputs(tmp_path / "out", [a, b], SETTINGS) as outputs:
+        outputs.write(a, result())
+    tables = scan_tables()
+    with open_outputs(tmp_path / "out", [a, b], SETTINGS | {"tables": tables.about}, tables) as outputs:
+        assert not outputs.has(a)  # it has no tables yet
+        for scan in (a, b):
+            outputs.write(scan, result())
+    assert [row["scan"] for row in table(tmp_path / "out" / "pvs.tsv")] == ["a", "b"]
+
+
+def test_a_scan_without_its_region_map_has_tables_without_regions(tmp_path):
+    (a,) = scans_of("a")
+    (tmp_path / "maps").mkdir()
+    tables = scan_tables(tmp_path / "maps")
+    with open_outputs(tmp_path / "out", [a], SETTINGS | {"tables": tables.about}, tables) as outputs:
+        outputs.write(a, result())
+        ((case, problem),) = outputs.without_regions
+    assert case == "a" and "no region map" in problem.what
+    assert [row["region"] for row in table(tmp_path / "out" / "a_regions.tsv")] == ["whole brain"]
 
 
 def test_a_scan_of_which_one_file_cannot_be_written_has_none(tmp_path):
@@ -78,7 +136,11 @@ def test_a_scan_of_which_one_file_cannot_be_written_has_none(tmp_path):
         with pytest.raises(OSError, match="too long"):
             outputs.write(longer, result())
         outputs.write(good, result())
-    assert names(tmp_path / "other") == ["good_mask.nii.gz", "good_prob.nii.gz", "prediction.json", "volumes.tsv"]
+    assert names(tmp_path / "other") == [
+        "good_mask.nii.gz",
+        "good_prob.nii.gz",
+        *("prediction.json", "scans.json", "volumes.tsv"),
+    ]
     assert [row["scan"] for row in table(tmp_path / "other" / "volumes.tsv")] == ["good"]
 
 

@@ -18,6 +18,7 @@ from mednext_jax.inference import predict as cohort
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.inference.scans import Scan
+from mednext_jax.io.scan_list import read_scan_list
 from mednext_jax.measure.clusters import label_clusters
 
 pytestmark = pytest.mark.core
@@ -39,8 +40,10 @@ def table(path):
 def test_a_folder(models, scans, tmp_path, capsys):
     rows = predict(scans, tmp_path / "out", models[0], tta=False)
     out = tmp_path / "out"
-    names = [f"case{i}_{kind}.nii.gz" for i in range(3) for kind in ("mask", "probability")]
-    assert sorted(p.name for p in out.iterdir()) == sorted([*names, "volumes.tsv", "prediction.json"])
+    kinds = ("mask.nii.gz", "probability.nii.gz", "clusters.nii.gz", "clusters.tsv", "regions.tsv")
+    names = [f"case{i}_{kind}" for i in range(3) for kind in kinds]
+    cohort = ["volumes.tsv", "prediction.json", "scans.json", "pvs.tsv", "pvs.json", "clusters.json"]
+    assert sorted(p.name for p in out.iterdir()) == sorted([*names, *cohort])
     predictor = Predictor(models[0], tta=False)
     for i, row in enumerate(table(out / "volumes.tsv")):
         source, mask = nib.load(scans / f"case{i}_0000.nii.gz"), nib.load(out / f"case{i}_mask.nii.gz")
@@ -58,7 +61,7 @@ def test_a_folder(models, scans, tmp_path, capsys):
     about = json.loads((out / "prediction.json").read_text())
     assert about["threshold"] == 0.5 and len(about["models"][0]["sha256"]) == 64
     printed = capsys.readouterr().out
-    assert "[3/3] case2" in printed and "scans an hour" in printed
+    assert "[3/3] case" in printed and "scans an hour" in printed
 
 
 def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, scans, tmp_path):
@@ -95,6 +98,8 @@ def test_parts_share_the_scans_and_the_folder(models, scans, tmp_path):
     names = [[row["scan"] for row in table(tmp_path / "out" / f"volumes_part-{k}-of-2.tsv")] for k in (1, 2)]
     assert names == [["case0", "case2"], ["case1"]]
     assert len(list((tmp_path / "out").glob("*_mask.nii.gz"))) == 3
+    assert [row["scan"] for row in table(tmp_path / "out" / "pvs_part-2-of-2.tsv")] == ["case1"]
+    assert [row["scan"] for row in table(tmp_path / "out" / "pvs.tsv")] == ["case0", "case1", "case2"]
     with pytest.raises(InputError, match=r"not overwritten.* \(mirror_axes\)"):
         predict(scans, tmp_path / "out", models[0], part=(2, 2))
 
@@ -105,11 +110,20 @@ def test_bids_derivative(models, scans, tmp_path):
     shutil.copy(scans / "case0_0000.nii.gz", anat / "sub-01_ses-2_T2w.nii.gz")
     out = tmp_path / "raw" / "derivatives" / "pvs"
     predict(tmp_path / "raw", out, models[0], tta=False)
-    stem = "sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-PVS"
+    start = "sub-01/ses-2/anat/sub-01_ses-2_space-orig"
+    stem = f"{start}_label-PVS"
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == sorted(
         [f"{stem}_{kind}" for kind in ("mask.json", "mask.nii.gz", "probseg.json", "probseg.nii.gz")]
-        + ["dataset_description.json", "prediction.json", "volumes.tsv"]
+        + [f"{start}_seg-PVS_dseg.{ending}" for ending in ("nii.gz", "tsv", "json")]
+        + [f"{start}_desc-pvs_stats.tsv"]
+        + ["dataset_description.json", "prediction.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json"]
+        + [".bidsignore", "scans.json"]
     )
+    labels = nib.load(out / f"{start}_seg-PVS_dseg.nii.gz")
+    (first, *_) = clusters = table(out / f"{start}_seg-PVS_dseg.tsv")
+    assert labels.get_fdata().max() == len(clusters) and first["index"] == first["cluster"] == "1"
+    side_car = json.loads((out / f"{start}_seg-PVS_dseg.json").read_text())
+    assert set(first) - {"index", "name"} <= set(side_car) and side_car["length_mm"]["Units"] == "mm"
     about = json.loads((out / f"{stem}_mask.json").read_text())
     assert about["Sources"] == ["bids:raw:sub-01/ses-2/anat/sub-01_ses-2_T2w.nii.gz"]
     description = json.loads((out / "dataset_description.json").read_text())
@@ -148,6 +162,25 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
     assert not list((tmp_path / "out").glob("case1*"))
+    listed = {scan.case: scan for scan in read_scan_list(tmp_path / "out" / "scans.json")}
+    assert [case for case, scan in listed.items() if scan.problem] == ["case1"]
+    assert "not finite" in listed["case1"].problem
+    assert listed["case0"].files == ((folder / "case0_0000.nii.gz").resolve().as_posix(),)
+    assert (tmp_path / "out" / listed["case0"].mask).is_file()
+
+
+def test_what_comes_after_finds_all_outputs_whole_and_hides_no_failure(models, scans, tmp_path):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    (folder / "case1_0000.nii.gz").write_bytes(b"damaged")
+    seen = []
+
+    def after(out, cases):
+        seen.extend([cases, sorted(p.name for p in out.glob("*.*") if "case" not in p.name)])
+
+    with pytest.raises(InputError, match="case1"):
+        predict(folder, tmp_path / "out", models[0], tta=False, after=after)
+    tables = ["clusters.json", "prediction.json", "pvs.json", "pvs.tsv", "scans.json", "volumes.tsv"]
+    assert seen == [["case0", "case2"], tables]
 
 
 def test_whatever_one_scan_fails_of_is_said_at_the_end_and_the_others_are_done(models, scans, tmp_path, monkeypatch):

@@ -44,6 +44,11 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+# What a scan leaves, and what all of them do.
+KINDS = ("mask.nii.gz", "probability.nii.gz", "clusters.nii.gz", "clusters.tsv", "regions.tsv")
+COHORT = ("prediction.json", "scans.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json")
+
+
 @pytest.fixture(scope="module")
 def scans(save_scan, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
@@ -92,9 +97,9 @@ def test_ctrl_c_leaves_what_the_table_tells_and_the_same_call_does_the_rest(mode
     out = tmp_path / "out"
     status, said = stopped(2, signal.SIGINT, scans, out, models[0], ["[1/4] case0", "[2/4] case1"])
     assert status == 130 and "predict: stopped" in said and "Traceback" not in said
-    done = [f"case{i}_{kind}.nii.gz" for i in range(2) for kind in ("mask", "probability")]
-    assert files(out) == sorted([*done, "prediction.json", "volumes.tsv"])
-    assert table(out / "volumes.tsv") == ["case0", "case1"]
+    done = [f"case{i}_{kind}" for i in range(2) for kind in KINDS]
+    assert files(out) == sorted([*done, *COHORT])
+    assert table(out / "volumes.tsv") == table(out / "pvs.tsv") == ["case0", "case1"]
 
     before = {name: (out / name).stat().st_mtime_ns for name in done}
     with pytest.raises(InputError, match=r"other settings \(threshold\)"):
@@ -129,7 +134,6 @@ def test_a_killed_run_continues_and_its_remains_go(models, scans, tmp_path):
     shutil.copy(out / "case0_mask.nii.gz", out / "case2_mask.nii.gz")  # and so is a file without a row
     predict(scans, out, models[0], tta=False)
     assert table(out / "volumes.tsv") == [f"case{i}" for i in range(4)]
-    whole = [f"case{i}_{kind}.nii.gz" for i in range(4) for kind in ("mask", "probability")]
-    assert files(out) == sorted([*whole, "prediction.json", "volumes.tsv"])
+    assert files(out) == sorted([*(f"case{i}_{kind}" for i in range(4) for kind in KINDS), *COHORT])
     first, third = ((out / f"case{i}_mask.nii.gz").read_bytes() for i in (0, 2))
     assert first != third

@@ -87,6 +87,14 @@ def test_label_maps_are_matched_by_their_entities(tree):
     assert dataset.participants["sub-01_ses-1"]["site"] == "A" and dataset.subjects["sub-01_ses-1"] == "sub-01"
 
 
+def test_masks_that_predict_wrote_are_label_maps_and_the_clusters_beside_them_are_none(tree):
+    start = "sub-02/anat/sub-02_space-orig"
+    labels = tree([f"{start}_label-PVS_mask.nii.gz", f"{start}_seg-PVS_dseg.nii.gz"], "predicted")
+    data = read_bids(tree(SCANS[:1]), labels)
+    assert [case.label.name for case in data.cases] == ["sub-02_space-orig_label-PVS_mask.nii.gz"]
+    assert not data.problems
+
+
 def test_several_contrasts_are_channels(tree):
     root = tree(("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T2w.nii.gz"))
     labels = tree(("sub-01_mask.nii.gz", "sub-02_mask.nii.gz"), "labels")

@@ -1,4 +1,4 @@
-"""Who computes the blocks: the fused GPU kernels where they can run, else XLA."""
+"""Who computes the blocks: the fused GPU kernels where they can run and have proved themselves, else XLA."""
 
 from __future__ import annotations
 
@@ -7,56 +7,100 @@ import importlib.util
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.kernels.best_ops import _refusal, best_ops
+from mednext_jax.kernels import verdicts
+from mednext_jax.kernels.best_ops import best_ops, refusal
+from mednext_jax.kernels.gpus import tell_once
+from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import LocalOps
+from tests.kernels.simulated import MI300, V100, Gpu
 
 pytestmark = pytest.mark.core
 
-
-class Gpu:
-    platform = "gpu"
-
-    def __init__(self, name: str, capability: str) -> None:
-        self.device_kind, self.compute_capability = name, capability
+ONE, OTHER, LARGE = (BlockKind("block", 32, 64, 32, k) for k in (3, 5, 9))
 
 
-V100 = Gpu("Tesla V100", "7.0")
+@pytest.fixture
+def needs_triton() -> None:
+    pytest.importorskip("triton")
+    if importlib.util.find_spec("jax_triton") is None:  # its import wants JAX's plugin for a GPU, the choice does not
+        pytest.skip("could not import 'jax_triton'")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, device: Gpu) -> None:
+    monkeypatch.setattr("jax.local_devices", lambda: [device])
+    tell_once.cache_clear()
 
 
 def test_refusals_say_why() -> None:
-    assert "float32" in (_refusal(V100, "float32", "group", False) or "")
-    assert "instance norm" in (_refusal(V100, "bfloat16", "layer", False) or "")
-    assert "Tesla V100 has 7.0" in (_refusal(V100, "bfloat16", "group", False) or "")
+    assert "float32" in (refusal(V100, "float32") or "")
+    assert "instance norm" in (refusal(V100, norm="layer") or "")
+    assert "Tesla V100 has 7.0" in (refusal(V100) or "")
+    assert "AMD Instinct MI300X is an AMD one" in (refusal(MI300) or "")
 
 
 def test_without_a_gpu_the_operations_are_xlas(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert type(best_ops(dtype="bfloat16")) is LocalOps
+    assert best_ops(dtype="bfloat16", kinds=[ONE]) == LocalOps()
     assert not caplog.messages
     monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "triton")
-    assert type(best_ops(dtype="bfloat16")) is LocalOps
+    assert best_ops(dtype="bfloat16", kinds=[ONE]) == LocalOps()
     assert "NVIDIA" in caplog.text
     monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "cuda")
     with pytest.raises(InputError, match="MEDNEXT_JAX_KERNELS"):
         best_ops(dtype="bfloat16")
 
 
-@pytest.mark.parametrize("capability", ["8.0", "8.9", "9.0"])
-def test_a_gpu_takes_the_kernels_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
-    pytest.importorskip("triton")
-    if importlib.util.find_spec("jax_triton") is None:  # its import wants JAX's plugin for a GPU, the choice does not
-        pytest.skip("could not import 'jax_triton'")
-    monkeypatch.setattr("jax.devices", lambda: [Gpu("NVIDIA GPU", capability)])
-    assert type(best_ops(dtype="bfloat16")).__name__ == "ChannelsFirstOps"
-    assert type(best_ops(dtype="float32")) is LocalOps
+@pytest.mark.usefixtures("needs_triton")
+@pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0", "12.1"])
+def test_a_gpu_takes_the_kernels_that_proved_themselves(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    asked = []
+
+    def judge(kinds: list[BlockKind], gradients: bool, device: Gpu) -> frozenset[BlockKind]:
+        asked.append((kinds, gradients, device.compute_capability))
+        return wrong
+
+    wrong = frozenset[BlockKind]()
+    monkeypatch.setattr(verdicts, "refused", judge)
+    use(monkeypatch, Gpu("NVIDIA GPU", capability))
+    ops = best_ops(dtype="bfloat16", kinds=[ONE, OTHER, LARGE], gradients=False)
+    assert type(ops).__name__ == "ChannelsFirstOps" and ops.refused == frozenset()
+    # There are no kernels of nine voxels an axis to check.
+    assert asked == [([ONE, OTHER], False, capability)]
+    wrong = frozenset({OTHER})
+    ops = best_ops(dtype="bfloat16", kinds=[ONE, OTHER])
+    assert ops.refused == {OTHER} and ops.described == "the fused kernels, not of block 32-64-32 k5"
+    wrong = frozenset({ONE, OTHER})
+    assert best_ops(dtype="bfloat16", kinds=[ONE, OTHER]) == LocalOps()  # nothing to change the layout for
+    assert best_ops(dtype="float32", kinds=[ONE]) == LocalOps()
+
+
+@pytest.mark.usefixtures("needs_triton")
+def test_the_environment_overrides_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "refused", lambda *_: pytest.fail("checked"))
+    use(monkeypatch, Gpu("NVIDIA GPU", "9.0"))
+    monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "triton")
+    assert best_ops(dtype="bfloat16", kinds=[ONE]).described == "the fused kernels"
     monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "xla")
-    assert type(best_ops(dtype="bfloat16")) is LocalOps
+    assert best_ops(dtype="bfloat16", kinds=[ONE]) == LocalOps()
 
 
 def test_a_gpu_without_the_kernels_is_told_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("jax.devices", lambda: [V100])
-    assert type(best_ops(dtype="bfloat16")) is LocalOps
+    use(monkeypatch, V100)
+    assert best_ops(dtype="bfloat16", kinds=[ONE]) == LocalOps()
     assert "compute capability" in caplog.text
+
+
+@pytest.mark.parametrize("switch", [None, "xla"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_amd_gpu_runs_xla_s_banded_form(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dtype: str, switch: str | None
+) -> None:
+    use(monkeypatch, MI300)
+    if switch:
+        monkeypatch.setenv("MEDNEXT_JAX_KERNELS", switch)
+    ops = best_ops(dtype=dtype, kinds=[ONE])
+    assert type(ops) is LocalOps and ops._form == "banded"
+    assert ("AMD" in caplog.text) == (switch is None)

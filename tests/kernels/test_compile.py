@@ -29,7 +29,14 @@ def test_kernels_of_a_network_compile_without_spills(variant: str, k: int, patch
     report("--variant", variant, "--kernel-size", str(k), "--patch", str(patch))
 
 
+@pytest.mark.parametrize("capability", ["100", "121"])
+def test_a_kernel_compiles_for_newer_gpus(capability: str) -> None:
+    # One that multiplies; its tile is of those that an H100 shares with a B200, and a GB10 has for itself.
+    options = ("--variant", "S", "--patch", "32", "--batch", "1", "--only", "backward_kernel")
+    report(*options, "--capability", capability)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["80", "89"])
+@pytest.mark.parametrize("capability", ["80", "86", "89", "100", "103", "120", "121"])
 def test_kernels_of_a_network_fit_the_shared_memory_of_other_gpus(capability: str) -> None:
     report("--variant", "L", "--kernel-size", "5", "--capability", capability)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mednext_jax.kernels.kernel_cache import keep_compiled_kernels, read_kernel, write_kernel
+from mednext_jax.kernels.kept import read_kept, write_kept
+from mednext_jax.kernels.kernel_cache import keep_compiled_kernels
 
 pytestmark = pytest.mark.core
 
@@ -17,30 +18,30 @@ KEPT = {"kernel": ["name", 4, 1, 1024, "ptx", "", 90], "arguments": [1, 2], "mac
 
 def test_a_kernel_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "triton" / "kernel.json"
-    assert read_kernel(path) is None
-    write_kernel(path, KEPT)
-    assert read_kernel(path) == KEPT
+    assert read_kept(path) is None
+    write_kept(path, KEPT)
+    assert read_kept(path) == KEPT
 
 
 def test_any_flipped_bit_and_any_cut_makes_a_kernel_be_compiled_again(tmp_path: Path) -> None:
     path = tmp_path / "kernel.json"
-    write_kernel(path, KEPT)
+    write_kept(path, KEPT)
     whole = path.read_bytes()
     for at in range(len(whole)):
         damaged = bytearray(whole)
         damaged[at] ^= 1  # most of these are still JSON, with another machine code or number
         path.write_bytes(damaged)
-        assert read_kernel(path) is None, at
+        assert read_kept(path) is None, at
         path.write_bytes(whole[:at])
-        assert read_kernel(path) is None, at
+        assert read_kept(path) is None, at
     path.write_text(json.dumps(KEPT))  # as written before there was a checksum
-    assert read_kernel(path) is None
+    assert read_kept(path) is None
 
 
 def test_a_disk_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    write_kernel(tmp_path / "file" / "kernel.json", KEPT)
-    assert read_kernel(tmp_path / "file" / "kernel.json") is None
+    write_kept(tmp_path / "file" / "kernel.json", KEPT)
+    assert read_kept(tmp_path / "file" / "kernel.json") is None
 
 
 class Compiler:

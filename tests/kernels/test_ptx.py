@@ -21,6 +21,12 @@ def test_a_block_as_compiled() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("capability", ["90", "89"])
+def test_the_check_that_a_gpu_makes_passes_as_compiled(capability: str) -> None:
+    check("--small", "--variant", "B", "--capability", capability)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("k, patch", [(3, 48), (5, 64)])
 def test_every_block_as_compiled(k: int, patch: int) -> None:
     # 48 leaves extents of 12 and 6, whose tiles have masked tails.

@@ -80,3 +80,20 @@ def test_unknown_names():
         MedNeXtConfig.variant("XL")
     with pytest.raises(InputError, match="kernel_size"):
         MedNeXtConfig.variant("S", kernel_size=4)
+
+
+def test_the_blocks_of_a_network_are_those_that_it_has():
+    from mednext_jax.model.config import published_kinds
+
+    config = MedNeXtConfig.variant("L", kernel_size=5, encoder_kernel_size=3, residual_resampling=False)
+    found = [(str(kind), level, number) for kind, level, number in config.blocks()]
+    assert found[:3] == [
+        ("block 32-96-32 k3", 0, 3),
+        ("down 32-128-64 k3 without residual", 0, 1),  # by the ratio of the stage below
+        ("block 64-256-64 k3", 1, 4),
+    ]
+    assert found[8] == ("block 512-4096-512 k5", 4, 8)  # the bottleneck's kernels are the decoder's
+    assert found[-2:] == [("up 64-192-32 k5 without residual", 1, 1), ("block 32-96-32 k5", 0, 3)]
+    assert len(found) == 17 and sum(number for _, _, number in found) == sum(config.block_counts) + 8
+    paper = {kind for kind, _, _ in MedNeXtConfig.variant("L", kernel_size=5).blocks()}
+    assert paper < set(published_kinds()) and len(published_kinds()) == len(set(published_kinds()))

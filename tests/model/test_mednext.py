@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from mednext_jax import MedNeXt, MedNeXtConfig
 from mednext_jax.errors import InputError
@@ -135,3 +136,14 @@ def test_extents_of_16_give_the_limit_value(params):
 def test_refuses_shapes_that_do_not_fit(shape, message):
     with pytest.raises(InputError, match=message):
         jax.eval_shape(MedNeXt(TINY).init, jax.random.key(0), jnp.zeros(shape))
+
+
+def test_a_trace_draws_no_initial_values_and_still_sees_a_wrong_shape(params, monkeypatch):
+    """Flax would trace the initialiser of every parameter again: more than half of the time that a trace takes."""
+    monkeypatch.setattr("jax.random.uniform", lambda *_, **__: pytest.fail("drawn"))
+    net = MedNeXt(TINY)
+    assert jax.eval_shape(net.apply, {"params": params}, X).shape == (*X.shape[:4], 2)
+    wrong = jax.tree.map(lambda leaf: leaf, params)
+    wrong["enc_block_0"]["0"]["conv2"]["kernel"] = np.zeros((4, 9), np.float32)
+    with pytest.raises(ScopeParamShapeError, match="enc_block_0/0/conv2"):
+        jax.eval_shape(net.apply, {"params": wrong}, X)

@@ -15,7 +15,7 @@ import safetensors.numpy
 from mednext_jax.convert.sources import read_sources
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.weights.directory import load_model, load_models, save_model, sha256
+from mednext_jax.weights.directory import load_model, load_models, read_recipes, save_model, set_threshold, sha256
 from mednext_jax.weights.names import DUMMY, expected_shapes, from_torch_names, to_torch_names
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.safetensors_file import read_tensors
@@ -327,3 +327,52 @@ def test_safetensors_of_every_type_are_read(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+BINARY = dataclasses.replace(RECIPE, labels={"background": 0, "PVS": 1})
+BINARY_CONFIG = dataclasses.replace(CONFIG, num_classes=2)
+
+
+@pytest.fixture
+def binary(tmp_path):
+    rng = np.random.default_rng(1)
+    shapes = expected_shapes(BINARY_CONFIG)
+    params = from_torch_names(BINARY_CONFIG, {key: rng.standard_normal(s, np.float32) for key, s in shapes.items()})
+    return save_model(tmp_path / "ensemble" / "fold_0", BINARY_CONFIG, params, BINARY, {"source": "a test"})
+
+
+def test_another_threshold_is_written_and_the_weights_stay(binary):
+    weights = (binary / "model.safetensors").read_bytes()
+    assert set_threshold(binary, 0.35, {"criterion": "dice", "scans": 7}) == [binary / "model.json"]
+    loaded = load_model(binary)
+    assert loaded.recipe == dataclasses.replace(BINARY, threshold=0.35)
+    assert loaded.provenance == {
+        "source": "a test",
+        "threshold": {"before": 0.3, "criterion": "dice", "scans": 7},
+    }
+    assert (binary / "model.safetensors").read_bytes() == weights
+    assert sorted(path.name for path in binary.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_all_models_of_an_ensemble_get_the_threshold(binary):
+    shutil.copytree(binary, binary.parent / "fold_1")
+    assert list(read_recipes(binary.parent).values()) == [BINARY, BINARY]
+    assert len(set_threshold(binary.parent, 0.6, {})) == 2
+    assert [model.recipe.threshold for model in load_models(binary.parent)] == [0.6, 0.6]
+
+
+def test_a_threshold_that_a_model_cannot_take_leaves_it_as_it_was(model, binary, tmp_path):
+    before = (binary / "model.json").read_bytes()
+    for threshold in (0, 1, -0.2, float("nan")):
+        with pytest.raises(InputError, match="threshold"):
+            set_threshold(binary, threshold, {})
+    with pytest.raises(InputError, match="most probable class"):
+        set_threshold(model, 0.5, {})
+    shutil.copytree(model, binary.parent / "fold_1")  # one of two models takes none: neither is written
+    with pytest.raises(InputError, match="most probable class"):
+        set_threshold(binary.parent, 0.5, {})
+    assert (binary / "model.json").read_bytes() == before
+    (tmp_path / "empty").mkdir()
+    for absent in (tmp_path / "absent", tmp_path / "empty"):
+        with pytest.raises(InputError, match="model"):
+            read_recipes(absent)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from mednext_jax.kernels import fused_blocks
-from mednext_jax.model.config import LEVELS, STAGES, MedNeXtConfig
+from mednext_jax.kernels.self_check import fused, with_gradients
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.mlp import MLPWeights
-from mednext_jax.ops.split import WHOLE
 
 Shape = jax.ShapeDtypeStruct
+BYTES_PER_SECOND = 3.0e12  # what an H100's memory sustains
+FLOPS_PER_SECOND = 989e12  # its tensor cores in bfloat16 (NVIDIA's data sheet, without sparsity)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One block: `kind` ("block", "down" or "up"), its level's channels and the extent of its input."""
 
-    kind: str
+    kind: Literal["block", "down", "up"]
     channels: int
     out_channels: int
     hidden: int
@@ -34,6 +35,11 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.kind} {self.channels}-{self.hidden}-{self.out_channels} at {self.extents[0]}"
+
+    @property
+    def kind_of_block(self) -> BlockKind:
+        """The kind of a block, whatever its extents."""
+        return BlockKind(self.kind, self.channels, self.hidden, self.out_channels, self.kernel_size)
 
     def arguments(self, dtype: Any = jnp.bfloat16) -> tuple[Any, ...]:
         """Shapes of the block's arguments; activations channels first."""
@@ -50,9 +56,7 @@ class Case:
 
     def forward(self, *arguments: Any) -> jax.Array:
         """The block through the kernels."""
-        if self.kind == "block":
-            return fused_blocks.block(*arguments, True, WHOLE)
-        return (fused_blocks.down_block if self.kind == "down" else fused_blocks.up_block)(*arguments)
+        return fused(self.kind_of_block)(*arguments)
 
     @property
     def output(self) -> Any:
@@ -76,46 +80,41 @@ class Case:
         # Forward: x -> u; u, residual -> y. Backward: u, g -> dt; x, dt, u -> du; du, residual's gradient -> dx.
         return int(2 * (x + u + u + residual + y)), int(2 * (u + y + u + x + u + u + u + u + through + x))
 
+    @property
+    def floor_flops(self) -> tuple[int, int]:
+        """The least work of forward and of backward in the tensor cores' products, additions counted.
+
+        A depthwise sum there is a product with a band: 16 inputs per row of taps, of which each output needs k.
+        """
+        voxels = self.batch * math.prod(self.extents)
+        fine, coarse = voxels * (8 if self.kind == "up" else 1), voxels // (8 if self.kind == "down" else 1)
+        # At stride 2 a coarse voxel meets 32 fine ones a row of taps, whichever of them is the output.
+        depthwise = coarse * self.channels * self.kernel_size**2 * (16 if self.kind == "block" else 32)
+        inner = fine if self.kind == "up" else coarse
+        expand, compress = inner * self.channels * self.hidden, inner * self.hidden * self.out_channels
+        residual = 0 if self.kind == "block" else coarse * self.channels * self.out_channels
+        # Backward: both sums of the convolution's; the hidden layer anew, its gradient, and of both weights and of u.
+        return (
+            2 * (depthwise + expand + compress + residual),
+            2 * (2 * depthwise + 3 * expand + 2 * compress + 2 * residual),
+        )
+
+    def floors(self, passes: int) -> str:
+        """The least milliseconds of forward (1 pass) or forward and backward (2) on an H100, by bytes and by FLOPs."""
+        by_bytes = sum(self.floor_bytes[:passes]) / BYTES_PER_SECOND
+        by_flops = sum(self.floor_flops[:passes]) / FLOPS_PER_SECOND
+        return f"floor {by_bytes * 1e3:.3f} ms by bytes, {by_flops * 1e3:.3f} by FLOPs"
+
 
 def cases(config: MedNeXtConfig, extents: tuple[int, int, int], batch: int) -> list[Case]:
     """The distinct blocks of a network for patches of `extents` (d, h, w), with their number."""
     found: dict[Case, int] = {}
-
-    def add(kind: str, c: int, e: int, ratio: int, k: int, level: int, times: int) -> None:
+    for kind, level, times in config.blocks():
         d, h, w = (extent >> level for extent in extents)
-        case = Case(kind, c, e, ratio * c, k, (d, h, w), batch, 0)
+        sizes = kind.channels, kind.out_channels, kind.hidden, kind.kernel_size
+        case = Case(kind.block, *sizes, (d, h, w), batch, 0)
         found[case] = found.get(case, 0) + times
-
-    channels = config.stage_channels
-    for stage in range(STAGES):
-        level = LEVELS - abs(LEVELS - stage)
-        k = config.encoder_kernel_size if stage < LEVELS else config.decoder_kernel_size
-        c = channels[stage]
-        add("block", c, c, config.expansion_ratios[stage], k, level, config.block_counts[stage])
-        if stage < LEVELS:
-            add("down", c, channels[stage + 1], config.down_expansion_ratios[stage], k, level, 1)
-        elif stage < STAGES - 1:
-            add("up", c, channels[stage + 1], config.expansion_ratios[stage + 1], k, level, 1)
     return [dataclasses.replace(case, count=times) for case, times in found.items()]
-
-
-def with_gradients(function: Callable[..., jax.Array]) -> Callable[..., Any]:
-    def run(g: jax.Array, *arguments: Any) -> Any:
-        y, pull = jax.vjp(function, *arguments)
-        return y, pull(g)
-
-    return run
-
-
-def draw(shapes: Any, seed: int = 0) -> Any:
-    """Normal values of the given shapes; those of kernels divided by the root of what a sum with them adds up."""
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    values = []
-    for key, leaf in zip(keys, leaves, strict=True):
-        added = 1 if leaf.ndim == 5 else math.prod(leaf.shape[:-1])
-        values.append(jax.random.normal(key, leaf.shape, leaf.dtype) * added**-0.5)
-    return jax.tree.unflatten(tree, values)
 
 
 def _floats(*shape: int) -> Shape:

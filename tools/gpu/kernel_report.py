@@ -98,8 +98,9 @@ def _noted_call(*inputs: Any, kernel: Any, out_shape: Any, **how: Any) -> Any:
 
 
 def use_tiles_of(capability: int) -> None:
-    """Trace from now on as if the first device were such a GPU."""
+    """Trace from now on as if the first device were such a GPU, with the package's tiles."""
     tile_sizes.shared_bytes = lambda: CAPABILITIES[capability]  # type: ignore[assignment]
+    tile_sizes.tiles_here = dict  # type: ignore[assignment]
 
 
 def compile_launch(launch: Launch, capability: int) -> Report:

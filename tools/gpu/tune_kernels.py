@@ -1,15 +1,19 @@
-"""Time the candidate tiles of every kernel of a MedNeXt on this GPU and rewrite mednext_jax/kernels/tuned_tiles.py.
+"""Time the candidate tiles of every kernel of a MedNeXt on this GPU and keep the fastest for GPUs like it.
 
     python -m tools.gpu.tune_kernels --variant L --kernel-size 5 --patch 128
 
+They are kept beside the compiled programs (~/.cache/mednext_jax/tiles) and taken from the next start on; the package
+stays as it is, unless --package asks to rewrite mednext_jax/kernels/tuned_tiles.py instead.
+
 Needs PyTorch, which launches single kernels. Each entry of the table is changed in two fields at a time; the fastest
 candidate without a register spill stays, by the sum over the network's launches. Entries that the network does not use
-keep their tiles. The table has one set of tiles, an H100's: tuned on another GPU, it is that GPU's.
+keep their tiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import collections
 import concurrent.futures
 import functools
@@ -18,19 +22,20 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from mednext_jax.kernels import tile_sizes, tuned_tiles
+from mednext_jax.kernels.gpus import SHARED_BYTES
+from mednext_jax.kernels.tuned_tiles import SMALL_TILES, TILES, Key, Tiles
+from mednext_jax.kernels.user_tiles import write_tiles
 from mednext_jax.model.config import MedNeXtConfig
 from tools.gpu.cases import Case, cases
 from tools.gpu.kernel_report import CAPABILITIES, Launch, compile_launch, compiled_kernel, launches, use_tiles_of
 
-Key = tuple[str, int, int]
-Tiles = dict[str, int]
 # What is tried for each field of an entry.
 CHOICES: dict[str, tuple[int, ...]] = {
     "planes": (4, 8, 16, 32, 64),
@@ -147,23 +152,27 @@ class Gpu:
         return concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float, capability: int) -> None:
+def tune(
+    listed: list[Case], only: list[str], pool: concurrent.futures.Executor, until: float, capability: int
+) -> dict[Key, Tiles]:
+    """Faster tiles for the entries that the blocks use and `only` names, where there are any."""
     users: dict[Key, list[tuple[Case, list[str]]]] = collections.defaultdict(list)
     for case in listed:
         launched, used = launches_of(case)
         for key in used:
             users[key].append((case, [launch.name for launch in launched]))
+    present = {key: tile_sizes.entry(*key) or {} for key in users}
     chosen = sorted(key for key in users if not only or any("/".join(map(str, key)).startswith(o) for o in only))
     jobs = {
         key: [
-            (new, pool.submit(compile_candidate, users[key], key, new, capability))
-            for new in candidates(tile_sizes.TILES[key])
+            (new, pool.submit(compile_candidate, users[key], key, new, capability)) for new in candidates(present[key])
         ]
         for key in chosen
     }
     gpu = Gpu(capability)
+    found_tiles = {}
     for key, compiled in jobs.items():
-        best, kept = float("inf"), tile_sizes.TILES[key]
+        best, kept = float("inf"), present[key]
         for new, job in compiled:
             if time.monotonic() > until:
                 job.cancel()
@@ -179,20 +188,31 @@ def tune(listed: list[Case], only: list[str], pool: concurrent.futures.Executor,
             if took < GAIN * best:
                 print(f"{key} {new} {took:.3f} ms", flush=True)
                 best, kept = took, new
-        tile_sizes.TILES[key] = kept
+        if kept != present[key]:
+            found_tiles[key] = kept
+    return found_tiles
 
 
-def write_table() -> None:
-    """tuned_tiles.py again, with the tiles of this process; comments between entries are kept by their order."""
-    path = Path(tuned_tiles.__file__)
-    lines = []
+def write_table(path: Path, found: Mapping[Key, Tiles], small: bool) -> None:
+    """The package's tables in `path` again, with the tiles that were found; comments and order stay.
+
+    small: of a GPU with little shared memory. Its table gains a line where it has none and an H100's tiles differ.
+    """
+    added = {key: tiles for key, tiles in found.items() if small and key not in SMALL_TILES and tiles != TILES[key]}
+    lines, in_small = [], False
     for line in path.read_text().splitlines():
-        if line.startswith("    ("):
-            key = eval(line[: line.index(")") + 1])  # the file is this repository's own
-            sizes = ", ".join(f'"{name}": {size}' for name, size in tuned_tiles.TILES[key].items())
-            line = f"{line[: line.index(')') + 1]}: {{{sizes}}},"
-        lines.append(line)
+        in_small = in_small or line.startswith("SMALL_TILES")
+        if in_small and line == "}":
+            lines += [_line(key, tiles) for key, tiles in sorted(added.items())]
+        key = ast.literal_eval(line[: line.index(")") + 1].strip()) if line.startswith("    (") else None
+        lines.append(_line(key, found[key]) if key in found and in_small == small else line)
     path.write_text("\n".join(lines) + "\n")
+
+
+def _line(key: Key, tiles: Tiles) -> str:
+    kernel, first, second = key
+    sizes = ", ".join(f'"{name}": {size}' for name, size in tiles.items())
+    return f'    ("{kernel}", {first}, {second}): {{{sizes}}},'
 
 
 def main() -> int:
@@ -202,6 +222,7 @@ def main() -> int:
     parser.add_argument("--patch", type=int, default=128)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2], help="the sum over these counts")
     parser.add_argument("--only", nargs="+", default=[], help="entries that begin so, e.g. mlp mlp_input/128")
+    parser.add_argument("--package", action="store_true", help="rewrite the package's table, for every user")
     parser.add_argument("--minutes", type=float, default=60, help="what is not timed by then keeps its tiles")
     options = parser.parse_args()
     if jax.default_backend() != "gpu":
@@ -218,9 +239,14 @@ def main() -> int:
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         until = time.monotonic() + 60 * options.minutes
         listed = [case for batch in options.batch for case in cases(config, (options.patch,) * 3, batch)]
-        tune(listed, options.only, pool, until, capability)
+        found = tune(listed, options.only, pool, until, capability)
         pool.shutdown(cancel_futures=True)
-    write_table()
+    path = Path(tuned_tiles.__file__)
+    if options.package:
+        write_table(path, found, small=CAPABILITIES[capability] < SHARED_BYTES["8.0"])
+    else:
+        path = write_tiles(device, found)
+    print(f"{len(found)} entries are faster now, in {path}")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Agreement between raters, and of a tool with them."""

@@ -1,0 +1,1 @@
+"""Statistics of a cohort: agreement, intervals, tests between tools."""

@@ -1,0 +1,1 @@
+"""Probability maps: which threshold to take, and whether the probabilities are true."""

@@ -1,0 +1,53 @@
+"""scans.json of a prediction: which files each case was made from, where its outputs are, and what failed.
+
+volumes.tsv tells the scans that are done; what shows a mask on its scan, or says why there is none, reads this list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from mednext_jax.errors import InputError
+from mednext_jax.io.json_file import read_json
+
+LIST_LIMIT = 2**28  # bytes; 10,000 scans take some MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedScan:
+    """One case: the scan's files (one a channel), the outputs relative to their folder, and why there are none.
+
+    A case whose files are not known has none; `problem` is "" for one that did not fail.
+    """
+
+    case: str
+    files: tuple[str, ...] = ()
+    mask: str = ""
+    probability: str = ""
+    problem: str = ""
+
+
+def write_scan_list(path: Path, scans: Iterable[ListedScan]) -> None:
+    """Write the list as JSON."""
+    content = {"scans": [dataclasses.asdict(scan) for scan in scans]}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_scan_list(path: Path) -> list[ListedScan]:
+    """The scans of a list; raises InputError for another file, and for outputs outside their folder."""
+    content = read_json(path, limit=LIST_LIMIT)
+    try:
+        scans = [ListedScan(**(row | {"files": tuple(row["files"])})) for row in content["scans"]]
+        named = [text for s in scans for text in (s.case, *s.files, s.mask, s.probability, s.problem)]
+        if not all(isinstance(text, str) for text in named):
+            raise TypeError("a value that is no text")
+    except (KeyError, TypeError) as error:
+        raise InputError("The list of scans is not understood.", file=path, found=str(error)) from None
+    for scan in scans:
+        for output in (scan.mask, scan.probability):
+            if PurePosixPath(output).is_absolute() or ".." in PurePosixPath(output).parts:
+                raise InputError("An output lies outside its folder.", file=path, found=output)
+    return scans

@@ -1,0 +1,138 @@
+"""The images of one scan, read and checked, and what is to be said of them before anyone trusts a number."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from scipy import ndimage
+
+from mednext_jax.errors import Problem
+from mednext_jax.io.geometry import scan_warnings
+from mednext_jax.io.nifti import read_labels, read_scan
+from mednext_jax.report.measured import Measured, numbers, remarks
+from mednext_jax.report.on_grid import read_probability, same_grid
+from mednext_jax.report.predicted import PredictedScan
+
+SMALL_VOXEL = 1.0 + 1e-3  # mm; PVS are 0.5 to 3 mm wide
+MANY_SINGLE, MANY_OUTSIDE = 0.4, 0.05
+EXTRACTED = 0.3  # of a scan's voxels are exactly 0 where the brain was extracted
+EDGE_MM = 2.0
+MANY_AT_EDGE = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanFiles:
+    """Images on one grid (x, y, z); scan and probability are None where they were not found. problems: warnings."""
+
+    mask: nib.Nifti1Image
+    scan: nib.Nifti1Image | None
+    probability: nib.Nifti1Image | None
+    problems: list[Problem]
+
+    @property
+    def described(self) -> str:
+        """The grid in words."""
+        shape = " × ".join(map(str, self.mask.shape))
+        size = " × ".join(f"{mm:.3g}" for mm in voxel_sizes(self.mask.affine))
+        return f"{shape} voxels of {size} mm"
+
+    @property
+    def facts(self) -> list[tuple[str, object]]:
+        """What the page says of the images."""
+        axes = "".join(nib.aff2axcodes(self.mask.affine))
+        rows: list[tuple[str, object]] = [("Grid", self.described), ("Axes as stored", f"{axes} (towards)")]
+        if self.scan is not None:
+            values = np.asanyarray(self.scan.dataobj)
+            rows.append(("Intensities", f"{values.min():g} to {values.max():g}"))
+        return rows
+
+
+def read_scan_files(scan: PredictedScan) -> ScanFiles:
+    """Read mask, probability and scan; InputError for one that is damaged or lies on another grid than the mask.
+
+    A scan or a probability that is not there is a warning.
+    """
+    problems: list[Problem] = []
+    mask = read_labels(scan.mask)
+    probability = None
+    if scan.probability.exists():
+        probability, problems = read_probability(scan.probability, mask, scan.mask)
+    else:
+        problems.append(_warning("The probability map was not found.", expected=scan.probability.name))
+    image = None
+    if scan.image is not None:
+        image = read_scan(scan.image)
+        problems += same_grid(image, mask, "A scan", scan.image, scan.mask)
+        problems += scan_warnings(image, scan.image)
+    else:
+        hint = "say where the scans are: mednext-jax report OUT --scans FOLDER"
+        problems.append(_warning("The scan was not found; the pictures show the probability alone.", hint=hint))
+    return ScanFiles(mask, image, probability, problems)
+
+
+def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
+    """What the numbers themselves make suspicious, as warnings."""
+    found = []
+    sizes = voxel_sizes(files.mask.affine)
+    labels = np.asanyarray(measured.labels.dataobj)
+    sizes_of = np.bincount(labels.ravel())[1:]
+    count = int((sizes_of > 0).sum())
+    if sizes.max() > SMALL_VOXEL:
+        size = " × ".join(f"{mm:.3g}" for mm in sizes)
+        what = "The voxels are larger than many PVS are wide: counts and volumes are those that such voxels can show."
+        found.append(_warning(what, expected="at most 1 mm", found=f"{size} mm"))
+    if count == 0:
+        found.append(_warning("No PVS was found in this scan.", hint="look at the probability, or lower --threshold"))
+        return found
+    if (single := float((sizes_of == 1).sum() / count)) > MANY_SINGLE:
+        found.append(_warning(f"{single:.0%} of the clusters are one voxel, which is often noise."))
+    found += _places(files, labels, count)
+    told: dict[str, int] = {}
+    for row in measured.counted:
+        for words in remarks(row):
+            told[words] = told.get(words, 0) + 1
+    found += [_warning(f"{n} of {len(measured.counted)} PVS: {words}.") for words, n in sorted(told.items())]
+    likely = numbers(measured.counted, "probability_mean")
+    if likely and float(np.median(likely)) < 0.6:
+        found.append(_warning("The model is unsure of half of the PVS: their mean probability is below 0.6."))
+    if measured.counted_here:
+        hint = "run mednext-jax quantify to measure clusters by region"
+        found.append(_warning("There were no tables beside the mask; this report counted the clusters.", hint=hint))
+    return found
+
+
+def _places(files: ScanFiles, labels: np.ndarray, count: int) -> list[Problem]:
+    """Clusters where the scan is empty, or at the edge of an extracted brain."""
+    if files.scan is None:
+        return []
+    empty = np.asanyarray(files.scan.dataobj) == 0
+    if empty.mean() < EXTRACTED:
+        return []
+    found = []
+    outside = _with_half(labels, empty)
+    if outside > MANY_OUTSIDE * count or outside > 4:
+        found.append(_warning(f"{outside} of {count} clusters lie where the scan is empty, outside of the brain."))
+    sizes = voxel_sizes(files.scan.affine)
+    inner = ndimage.binary_fill_holes(~empty)
+    for _ in range(max(1, round(EDGE_MM / float(sizes.mean())))):
+        inner = ndimage.binary_erosion(inner)
+    at_edge = _with_half(labels, ~inner) - outside
+    if at_edge > MANY_AT_EDGE * count:
+        what = f"{at_edge} of {count} clusters lie within about {EDGE_MM:g} mm of the brain's edge."
+        found.append(_warning(what, hint="likely sulci or vessels; look at them before the count is used"))
+    return found
+
+
+def _with_half(labels: np.ndarray, where: np.ndarray) -> int:
+    """How many clusters have more than half of their voxels `where`."""
+    inside = labels > 0
+    owner = labels[inside]
+    there = np.bincount(owner, where[inside])
+    return int((there > 0.5 * np.maximum(np.bincount(owner), 1)).sum())
+
+
+def _warning(what: str, expected: str | None = None, found: str | None = None, hint: str | None = None) -> Problem:
+    return Problem(what, None, expected, found, hint, "W")
