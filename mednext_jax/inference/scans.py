@@ -11,9 +11,9 @@ from pathlib import Path
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
 from mednext_jax.io.absent import is_named, refuse_no_folder
-from mednext_jax.io.nifti_header import read_declared
-from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem, walk
-from mednext_jax.io.voxels import not_3d
+from mednext_jax.io.nifti_names import few, files_in, is_scan_name, left_out, stem, walk
+from mednext_jax.io.scan_formats import SCAN_ENDINGS
+from mednext_jax.io.voxels import open_voxels
 
 LOOKED_AT = 10_000  # files of folders below, where none of a folder is a scan
 CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
@@ -57,7 +57,7 @@ def find_scans(
     elif bids.is_bids(source):
         scans, problems = _bids_scans(source, channel_names, suffix)
     else:
-        scans, problems = _plain_scans([p for p in files_in(source) if is_nifti_name(p)], source, channel_names)
+        scans, problems = _plain_scans([p for p in files_in(source) if is_scan_name(p)], source, channel_names)
     wrong = {scan.case: found for scan in scans if (found := _header_problems(scan))}
     problems += [(case, problem) for case, found in wrong.items() for problem in found]
     scans = [scan for scan in scans if scan.case not in wrong]
@@ -67,11 +67,13 @@ def find_scans(
 
 
 def images_left_out(source: str | Path) -> list[Problem]:
-    """A warning that names the images of `source` that are not NIfTI and that `find_scans` does not take."""
+    """A warning that names the images of `source` in formats that are not read; a BIDS data set has NIfTI alone."""
     source = Path(source)
     if not source.is_dir():
         return []
-    return left_out(bids.anatomical_files(source) if bids.is_bids(source) else files_in(source), source)
+    if bids.is_bids(source):
+        return left_out(bids.anatomical_files(source), source)
+    return left_out(files_in(source), source, SCAN_ENDINGS)
 
 
 def _siblings(file: Path, channels: int) -> list[Path]:
@@ -87,9 +89,9 @@ def _plain_scans(
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     if not files:
         others = images_left_out(source)
-        found = others[0].found if others else "no NIfTI file"
+        found = others[0].found if others else "no file of a scan"
         hint = others[0].hint if others else None
-        if not others and (below := next(filter(is_nifti_name, itertools.islice(walk(source), LOOKED_AT)), None)):
+        if not others and (below := next(filter(is_scan_name, itertools.islice(walk(source), LOOKED_AT)), None)):
             found = f"none in the folder itself, but below it, such as {below.relative_to(source)}"
             hint = "name the folder that holds them, or the whole of a BIDS data set"
         expected = "CASE.nii.gz or CASE_0000.nii.gz"
@@ -176,7 +178,7 @@ def _outputs(folder: Path, name: str, mask: str, probability: str) -> tuple[Path
 
 
 def _channel_of(path: Path) -> tuple[str, int] | None:
-    match = CHANNEL.fullmatch(stem(path)) if is_nifti_name(path) else None
+    match = CHANNEL.fullmatch(stem(path)) if is_scan_name(path) else None
     return (match[1], int(match[2])) if match else None
 
 
@@ -185,10 +187,7 @@ def _header_problems(scan: Scan) -> list[Problem]:
     problems: list[Problem] = []
     for path in scan.files:
         try:
-            shape = read_declared(path).shape
+            open_voxels(path)
         except InputError as error:
             problems += error.problems
-            continue
-        if len(shape) != 3:
-            problems += not_3d(path, shape).problems
     return problems
