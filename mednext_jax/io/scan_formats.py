@@ -38,6 +38,8 @@ SCAN_ENDINGS = (*NIFTI_ENDINGS, *MGH_ENDINGS, *ITK_ENDINGS)
 ITK_EXTRA = "pip install 'mednext-jax[formats]'"
 HEADER_TEXT = 2**16  # bytes in which the text of a NRRD or MHA header must end
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world axes to NIfTI's
+# The axes x, y, z in RAS that FreeSurfer takes where a file has none (mghRead); nibabel has them transposed.
+CORONAL = ((-1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
 # SimpleITK's names of scalar voxel types.
 _ITK_TYPES = {
     **{f"{8 * size}-bit unsigned integer": f"u{size}" for size in (1, 2, 4, 8)},
@@ -88,7 +90,9 @@ def _read_mgh(path: Path) -> StoredScan:
         header = MGHHeader(start)
         dtype = np.dtype(header.get_data_dtype()).newbyteorder(">")
         shape = tuple(int(n) for n in header["dims"])
-        affine = np.asarray(header.get_affine(), np.float64)  # coronal, as FreeSurfer has it, where none is stored
+        if not np.frombuffer(start, MGHHeader._hdrdtype)["goodRASFlag"][0]:
+            header["Mdc"] = CORONAL
+        affine = np.asarray(header.get_affine(), np.float64)
     except InputError:
         raise
     except READ_ERRORS as error:
@@ -126,7 +130,7 @@ def _read_itk(path: Path) -> StoredScan:
             file=path,
             expected="integers up to 64 bits, or float32 or float64",
             found=kind,
-            hint="convert the scan to float32, one value a voxel",
+            hint="convert the scan to float32, one value per voxel",
         )
     dtype = np.dtype(_ITK_TYPES[kind])
     shape = _require_size(path, reader.GetSize(), dtype, 0, packed)
