@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import os
 import re
@@ -174,6 +175,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
+
+    bids = command("bids", _bids, "BIDS App: a data set in, a derivative out; the options are those of predict")
+    bids.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
+    bids.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the derivative, such as BIDS_DIR/derivatives/pvs")
+    bids.add_argument("level", choices=("participant", "group"), help="segment participants, or merge their tables")
+    bids.add_argument(
+        *("--participant-label", "--participant_label"), nargs="+", default=[], metavar="LABEL", help="only these"
+    )
+    bids.add_argument("--session-id", "--session-label", nargs="+", default=[], metavar="LABEL", help="only these")
+    bids.add_argument(
+        "--bids-filter-file", type=Path, default=None, metavar="FILE", help="entities of the scans, as fMRIPrep has it"
+    )
+    for action in predict._actions:
+        if action.dest not in ("help", "input", "output", "part", "report"):
+            own = copy.copy(action)
+            own.required = False  # the model is for the level participant alone
+            bids._add_action(own)
 
     report = command("report", _report, "a page for each scan of a prediction, and one for all of them")
     report.add_argument("output", type=Path, metavar="OUT", help="a folder that predict wrote")
@@ -348,6 +366,7 @@ def _predict(options: argparse.Namespace) -> None:
             step=options.step,
             part=options.part,
             suffix=options.suffix,
+            chosen=getattr(options, "chosen", None),
             skip_background=options.skip_background,
             background=options.background,
             brain_masks=options.brain_masks,
@@ -356,6 +375,31 @@ def _predict(options: argparse.Namespace) -> None:
             uncertainty=options.uncertainty,
             **_counting(options),
         )
+
+
+def _bids(options: argparse.Namespace) -> None:
+    from mednext_jax.bids.app import run_bids_app
+    from mednext_jax.io.bids_selection import BidsSelection
+
+    if options.level == "participant" and not options.model:
+        raise InputError("Participants are segmented with a model.", hint="name one: --model MODEL")
+
+    def segment(folder: Path, chosen: BidsSelection) -> None:
+        _predict(
+            argparse.Namespace(
+                **vars(options), input=options.bids_dir, output=folder, part=(1, 1), report=True, chosen=chosen
+            )
+        )
+
+    shared = ("suffix", "threshold", "tta", "step", "skip_background", "background", "tables", "uncertainty")
+    run_bids_app(
+        options.bids_dir,
+        options.out_dir,
+        options.level,
+        segment,
+        selection=BidsSelection.of(options.participant_label, options.session_id, options.bids_filter_file),
+        settings={name: getattr(options, name) for name in shared} | _counting(options),
+    )
 
 
 def _report(options: argparse.Namespace) -> None:

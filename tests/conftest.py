@@ -36,6 +36,7 @@ MAY_BE_SKIPPED = {
     ),
     r"could not import '(jsonschema|yaml)'|shellcheck is not installed": "the same, for the launch files",
     r"could not import '(playwright\b.*|statsmodels\b.*)'": "the same, for the report's pages",
+    r"the BIDS validator is not installed": "the test extra brings it, as above",
     r"there is no Chromium on this machine": "a browser is the machine's own, not a package of Python",
     r"could not import '(triton|jax_triton)'": "Triton's wheels exist for Linux alone",
     r"could not import 'jax_cuda12_plugin'": "JAX's CUDA plugin is half a gigabyte: an environment of its own has it",

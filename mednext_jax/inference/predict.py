@@ -23,6 +23,7 @@ from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, r
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.inference.uncertainty import find_members
+from mednext_jax.io.bids_selection import BidsSelection
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.geometry import grid_warnings, in_mm
 from mednext_jax.io.nifti import grid_of
@@ -52,6 +53,7 @@ def predict(
     part: tuple[int, int] = (1, 1),
     *,
     suffix: str | None = None,
+    chosen: BidsSelection | None = None,
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
@@ -75,6 +77,7 @@ def predict(
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
+    chosen: of a BIDS data set, only these scans.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     after: is called with the folder and the cases that have outputs there, before failures are raised.
     tables: besides, labelled clusters and tables of clusters and regions of each scan, and pvs.tsv of all of them, as
@@ -123,7 +126,7 @@ def predict(
                 skip_background=skip_background,
                 background=background,
             )
-            scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
+            scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix, chosen)
             brains, without = _brain_masks(brain_masks, predictor, scans)
             scans = [scan for scan in scans if scan.case not in dict(without)][k - 1 :: n]
             bad = [*bad, *without] if k == 1 else []  # told once, by the first part

@@ -11,6 +11,7 @@ from pathlib import Path
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
 from mednext_jax.io.absent import is_named, refuse_no_folder
+from mednext_jax.io.bids_selection import BidsSelection
 from mednext_jax.io.nifti_names import few, files_in, is_scan_name, left_out, stem, walk
 from mednext_jax.io.scan_formats import SCAN_ENDINGS
 from mednext_jax.io.voxels import open_voxels
@@ -31,14 +32,17 @@ class Scan:
 
 
 def find_scans(
-    source: str | Path, channel_names: Sequence[str], suffix: str | None = None
+    source: str | Path,
+    channel_names: Sequence[str],
+    suffix: str | None = None,
+    chosen: BidsSelection | None = None,
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     """All scans of `source`, sorted by case, and what keeps others from being segmented, as (case, problem).
 
     A file CASE.nii.gz (or CASE_0000.nii.gz, with its siblings _0001, ... for more channels); a folder of such files; or
     a BIDS data set, where a channel's name (T1w, T2w, FLAIR) chooses the scans, or `suffix` does: "T1w", or "T1w,FLAIR"
-    in the order of the channels. With a model of one channel, names that end in four digits are cases of their own
-    (002_S_0413, subject_0001) unless a file of the folder is called CASE_0000.
+    in the order of the channels; `chosen`: only these. With a model of one channel, names that end in four digits are
+    cases of their own (002_S_0413, subject_0001) unless a file of the folder is called CASE_0000.
     A scan with a missing or surplus channel, or with a wrong header, is among the problems. Raises InputError if there
     is no scan at all, or none without a problem (then with all of them).
     """
@@ -55,7 +59,7 @@ def find_scans(
     elif not source.is_dir():
         refuse_no_folder(source, "The input does not exist.", expected="a scan, a folder or a BIDS data set")
     elif bids.is_bids(source):
-        scans, problems = _bids_scans(source, channel_names, suffix)
+        scans, problems = _bids_scans(source, channel_names, suffix, chosen)
     else:
         scans, problems = _plain_scans([p for p in files_in(source) if is_scan_name(p)], source, channel_names)
     wrong = {scan.case: found for scan in scans if (found := _header_problems(scan))}
@@ -128,7 +132,7 @@ def _plain_scans(
 
 
 def _bids_scans(
-    root: Path, channel_names: Sequence[str], suffix: str | None
+    root: Path, channel_names: Sequence[str], suffix: str | None, chosen: BidsSelection | None
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     suffixes = [_bids_suffix(name) for name in channel_names]
     if suffix is not None:
@@ -141,9 +145,9 @@ def _bids_scans(
                 hint="name one suffix per channel, with commas: T1w,FLAIR",
             )
     if len(suffixes) == 1:
-        channels = [bids.bids_scans(root, suffixes[0])]  # without a contrast in the name: the only one there is
+        channels = [bids.bids_scans(root, suffixes[0], chosen)]  # without a contrast in the name: the only one there is
     else:
-        channels = [bids.bids_scans(root, s or n) for s, n in zip(suffixes, channel_names, strict=True)]
+        channels = [bids.bids_scans(root, s or n, chosen) for s, n in zip(suffixes, channel_names, strict=True)]
     if len({scans[0].suffix for scans in channels}) < len(channels):
         raise InputError(
             "Several channels of the model would be one and the same scan.",
