@@ -174,6 +174,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
+    predict.add_argument(
+        "--series", action="append", default=[], metavar="N|UID", help="of a DICOM folder; repeat for more channels"
+    )
+    predict.add_argument(
+        "--dicom-seg",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="SERIES",
+        help="write DICOM SEG and SR on the input's series, or on that in the folder SERIES",
+    )
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
 
     bids = command("bids", _bids, "BIDS App: a data set in, a derivative out; the options are those of predict")
@@ -188,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--bids-filter-file", type=Path, default=None, metavar="FILE", help="entities of the scans, as fMRIPrep has it"
     )
     for action in predict._actions:
-        if action.dest not in ("help", "input", "output", "part", "report"):
+        if action.dest not in ("help", "input", "output", "part", "report", "series", "dicom_seg"):
             own = copy.copy(action)
             own.required = False  # the model is for the level participant alone
             bids._add_action(own)
@@ -354,11 +365,15 @@ def _predict(options: argparse.Namespace) -> None:
     use_compilation_cache()
     initialise()  # before the handler: JAX sets its own for SIGTERM
     threading.Thread(target=_wake_devices, name="devices").start()
+    from mednext_jax.dicom.around_predict import dicom_scan, write_objects
     from mednext_jax.inference.predict import predict
 
-    with _stopping_at_once():
-        predict(
-            options.input,
+    with (
+        _stopping_at_once(),
+        dicom_scan(options.input, options.output, options.series, options.dicom_seg) as scan,
+    ):
+        rows = predict(
+            scan.path,
             options.output,
             options.model,
             threshold=options.threshold,
@@ -375,6 +390,9 @@ def _predict(options: argparse.Namespace) -> None:
             uncertainty=options.uncertainty,
             **_counting(options),
         )
+        if scan.series is not None:
+            for row in rows:
+                write_objects(row["scan"], options.output, scan.series, _counting(options))
 
 
 def _bids(options: argparse.Namespace) -> None:
@@ -387,7 +405,14 @@ def _bids(options: argparse.Namespace) -> None:
     def segment(folder: Path, chosen: BidsSelection) -> None:
         _predict(
             argparse.Namespace(
-                **vars(options), input=options.bids_dir, output=folder, part=(1, 1), report=True, chosen=chosen
+                **vars(options),
+                input=options.bids_dir,
+                output=folder,
+                part=(1, 1),
+                report=True,
+                chosen=chosen,
+                series=[],
+                dicom_seg=False,
             )
         )
 

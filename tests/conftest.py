@@ -31,7 +31,7 @@ QUICK = (
 # What may be skipped (a pattern of the reason that pytest gives), and why; anything else that is skipped fails.
 MAY_BE_SKIPPED = {
     r"could not import '(torch|monai|skimage|sklearn|pingouin|pandas|statsmodels)\b": "peers, as in the next line",
-    r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK)\b": (
+    r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK|pydicom|highdicom|dcm2niix)\b": (
         "peers and extras: the test extra brings them, the reduced suite on the newest Python goes without"
     ),
     r"could not import '(jsonschema|yaml)'|shellcheck is not installed": "the same, for the launch files",
