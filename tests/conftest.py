@@ -34,7 +34,7 @@ MAY_BE_SKIPPED = {
     r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK|pydicom|highdicom|dcm2niix)\b": (
         "peers and extras: the test extra brings them, the reduced suite on the newest Python goes without"
     ),
-    r"could not import '(jsonschema|yaml)'|shellcheck is not installed": "the same, for the launch files",
+    r"could not import '(jsonschema|yaml)'|(shellcheck|hadolint) is not installed": "the same, for the launch files",
     r"could not import '(playwright\b.*|statsmodels\b.*)'": "the same, for the report's pages",
     r"the BIDS validator is not installed": "the test extra brings it, as above",
     r"there is no Chromium on this machine": "a browser is the machine's own, not a package of Python",
