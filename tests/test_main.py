@@ -67,6 +67,16 @@ def options_of(parser):
             yield action.option_strings
 
 
+@pytest.mark.parametrize("page", ["bids", "dicom"])
+def test_the_commands_of_a_page_are_understood(page):
+    lines = [
+        line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("mednext-jax ")
+    ]
+    for line in lines:
+        assert command_line.build_parser().parse_args(line.split()[1:]).command in ("bids", "predict")
+    assert lines
+
+
 def test_every_option_and_variable_is_on_a_page():
     text = pages()
     said = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text))

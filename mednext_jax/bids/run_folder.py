@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,14 @@ def _link(source: Path, target: Path, beside: Path) -> None:
         if os.path.samefile(source, target):
             return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside / ".placing"
+    temporary = beside / f".placing-{secrets.token_hex(8)}"
     try:
-        temporary.unlink(missing_ok=True)  # of a process that was killed
         os.link(source, temporary)
     except OSError:  # a file system without links
         with atomic_file(target) as copy:
             shutil.copy2(source, copy)
         return
-    os.replace(temporary, target)
+    try:
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -123,6 +123,25 @@ def test_what_is_done_is_placed_when_a_scan_fails(data_set, model, tmp_path):
     assert "sub-02" in (tmp_path / "out" / "report.html").read_text()  # with the reason
 
 
+def test_calls_for_other_participants_share_the_folder_at_the_same_time(data_set, tmp_path):
+    out = tmp_path / "out"
+
+    def begin(folder, chosen):
+        (case,) = (f"sub-{label}" for label in chosen.participants)
+        mask = folder / case / "anat" / f"{case}_space-orig_label-PVS_mask.nii.gz"
+        mask.parent.mkdir(parents=True)
+        mask.touch()
+        (folder / "prediction.json").write_text('{"models": [{"sha256": "a"}]}')
+
+    def first(folder, chosen):
+        begin(folder, chosen)
+        run_bids_app(data_set, out, "participant", begin, selection=BidsSelection.of(["02"]))  # while 01 is at work
+        assert [path.name for path in out.glob("sub-*")] == ["sub-02"]
+
+    run_bids_app(data_set, out, "participant", first, selection=BidsSelection.of(["01"]))
+    assert sorted(path.name for path in out.glob("sub-*")) == ["sub-01", "sub-02"]
+
+
 def test_other_settings_and_models_are_refused(data_set, model, tmp_path):
     out = tmp_path / "out"
     one = BidsSelection.of(["02"])

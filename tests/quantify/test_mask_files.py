@@ -88,3 +88,9 @@ def test_a_probability_that_is_0_everywhere_is_one(save):
     assert not read_probability(path, mask).any()
     with pytest.raises(InputError, match="no probabilities"):
         read_probability(save("q.nii.gz", np.linspace(0, 9, 64).reshape(4, 4, 4).astype(np.float32)), mask)
+
+
+def test_scans_of_other_formats_belong_to_their_masks(tmp_path):
+    touch(tmp_path, "a.mgz", "b_0000.nii.gz", "c_T2w.nrrd")
+    found = files_by_case(tmp_path, ["a", "b", "c", "d"], "scans")
+    assert {case: path.name for case, path in found.items()} == {"a": "a.mgz", "b": "b_0000.nii.gz", "c": "c_T2w.nrrd"}
