@@ -20,12 +20,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from nibabel.affines import voxel_sizes
 
 from mednext_jax.errors import InputError, Problem, WorkError, shown
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
+from mednext_jax.io.geometry import voxel_volume
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import image_like, write_image
@@ -99,7 +99,7 @@ class Outputs:
         May be called by several threads. Raises OSError.
         """
         mask = np.asarray(result.mask.dataobj) > 0
-        volume = float(mask.sum() * np.prod(voxel_sizes(result.mask.affine)))
+        volume = float(mask.sum()) * voxel_volume(result.mask.affine)
         row = {
             "scan": scan.case,
             "count": label_clusters(mask)[1],

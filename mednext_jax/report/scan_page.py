@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import Problem
+from mednext_jax.io.geometry import voxel_volume
 from mednext_jax.report.charts import HATCH, region_bars, size_histogram
 from mednext_jax.report.measured import BOTH, REMARKS, Measured, TableRow, is_whole, number, numbers, remarks
 from mednext_jax.report.mosaic import EDGES, choose_slices, tile_svg
@@ -217,7 +218,7 @@ def _sizes(measured: Measured, volume: ViewVolume) -> str:
     volumes = [v for v in numbers(measured.clusters, "volume_mm3") if v > 0]
     if not volumes:
         return section("sizes", "Sizes", '<p class="empty">There are no PVS to show the sizes of.</p>')
-    voxel = abs(float(np.linalg.det(measured.labels.affine[:3, :3])))
+    voxel = voxel_volume(measured.labels.affine)
     single = sum(v < 1.5 * voxel for v in volumes)
     part = f"{single} of {len(volumes)} clusters ({single / len(volumes):.0%})"
     said = f"<p>{part} are one voxel ({compact(voxel)} mm³).</p>"

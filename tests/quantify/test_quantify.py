@@ -89,6 +89,19 @@ def test_one_mask_in_memory_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_volumes_on_a_sheared_grid_are_those_of_its_voxels():
+    sheared = np.array([[1, 0.6, 0, 3], [0, 0.8, 0, -7], [0, 0, 2, 1], [0, 0, 0, 1]])  # 1 x 1 x 2 mm, 1.6 mm3
+    mask = np.zeros((9, 9, 9), np.uint8)
+    mask[4, 4, 2:8] = 1
+    regions = np.full(mask.shape, 10, np.int16)  # the thalamus
+    maps = nib.Nifti1Image(regions, sheared)
+    found = mx.quantify(nib.Nifti1Image(mask, sheared), regions=maps, region_names="freesurfer")
+    rows = {(row["region"], row["hemisphere"]): row for row in found.regions}
+    assert found.clusters[0]["volume_mm3"] == rows["whole brain", "both"]["volume_mm3"] == pytest.approx(6 * 1.6)
+    assert rows["thalamus", "left"]["region_volume_mm3"] == pytest.approx(9**3 * 1.6)
+    assert found.clusters[0]["length_mm"] == pytest.approx(12, rel=0.02)
+
+
 def test_a_bids_derivative(save, tmp_path):
     stem = "sub-01/anat/sub-01_T2w_space-orig_label-PVS"
     save(f"raw/{stem}_mask.nii.gz", pvs_mask())
