@@ -127,9 +127,9 @@ class Outputs:
             for name, values in ({} if members is None else members.maps).items():
                 path = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
                 write_image(path, image_like(values, result.mask, np.float32))
-                files = {self._folder / _map_path(scan, name): path} | files
+                files = {self._folder / targets.map_of(name): path} | files
                 if scan.bids_sources:
-                    side_car = self._folder / _side_car(_map_path(scan, name))
+                    side_car = self._folder / _side_car(targets.map_of(name))
                     sources = [f"bids:raw:{path}" for path in scan.bids_sources]
                     texts[side_car] = _json_text({"Sources": sources, "SpatialReference": "orig", "Label": "PVS"})
             texts |= {self._folder / p: text for p, text in table_texts(targets, found, scan.bids_sources).items()}
@@ -298,14 +298,6 @@ def table_files(scan: Scan) -> TableFiles:
     return TableFiles.bids(scan.mask.parent, scan.case) if scan.bids_sources else TableFiles.plain(scan.case)
 
 
-def _map_path(scan: Scan, name: str) -> Path:
-    """Where a map of the members lies: CASE_entropy.nii.gz; BIDS: CASE_space-orig_desc-entropy_probseg.nii.gz."""
-    if not scan.bids_sources:
-        return Path(f"{scan.case}_{name}.nii.gz")
-    described = name.replace("_between_", "").replace("_", "")
-    return scan.mask.parent / f"{scan.case}_space-orig_desc-{described}_probseg.nii.gz"
-
-
 def describe_run(
     predictor: Predictor,
     inputs: Path,
@@ -317,7 +309,8 @@ def describe_run(
     models = []
     for path in predictor.paths:
         stored = {} if path is None else read_json(path / DESCRIPTION)
-        models.append({"path": str(path), "sha256": stored.get("weights", {}).get("sha256")})
+        about = {"path": str(path), "sha256": stored.get("weights", {}).get("sha256")}
+        models.append(about | {"spacing": predictor.recipe.spacing, "orientation": predictor.recipe.orientation})
     return {
         "inputs": inputs.resolve().as_posix(),
         "models": models,

@@ -114,7 +114,7 @@ class _Reading:
         found = None if regions is None else regions(case, mask, scan)
         array, affine = np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64)
         measured = quantify_arrays(array, affine, values, None if found is None else found.brain, counting)
-        return measured if found is None else dataclasses.replace(measured, warnings=found.notes)
+        return measured if found is None else found.told_in(measured)
 
 
 def _quantify_files(

@@ -19,6 +19,7 @@ from mednext_jax.measure.freesurfer import FREESURFER, is_freesurfer
 from mednext_jax.measure.parcellation import Parcellation, Structure
 from mednext_jax.quantify.atlas import register_atlas
 from mednext_jax.quantify.lookup import read_lookup
+from mednext_jax.quantify.one_scan import Quantified
 
 ATLAS = "atlas"
 # Maps as FreeSurfer and FastSurfer leave them below SUBJECT/mri, the one that says most first.
@@ -34,10 +35,20 @@ _EXTRACTED = 0.4  # share of zeros in a scan from which they are taken to lie ar
 
 @dataclasses.dataclass(frozen=True)
 class SubjectRegions:
-    """The parcellation of one scan and what is to be said of it (also in the logs of a cohort)."""
+    """The parcellation of one scan and what is to be said of it (also in the logs of a cohort).
+
+    overlap: Dice of the brains that the atlas reached; None for a map of the scan's own.
+    """
 
     brain: Parcellation
     notes: tuple[str, ...] = ()
+    overlap: float | None = None
+
+    def told_in(self, measured: Quantified) -> Quantified:
+        """The measures with the notes as warnings, and the atlas's overlap in each row of the regions."""
+        about = {} if self.overlap is None else {"atlas_overlap": self.overlap}
+        rows = [row | about for row in measured.regions]
+        return dataclasses.replace(measured, regions=rows, warnings=(*measured.warnings, *self.notes))
 
 
 # Of a case: its name, its mask, its scan (None if not at hand).
@@ -53,7 +64,7 @@ def open_regions(source: Source, names: str | Path | None = None, *, single: boo
     the values look like them. Raises InputError if nothing is there.
     """
     if isinstance(source, str) and source == ATLAS:
-        return lambda case, mask, scan: SubjectRegions(*register_atlas(case, scan, mask))
+        return _atlas
     if not isinstance(source, str | Path):
         table = None if names is None else read_lookup(names)
         return lambda case, mask, scan: _read(source, table, mask, scan)
@@ -72,6 +83,11 @@ def open_regions(source: Source, names: str | Path | None = None, *, single: boo
         raise InputError("One region map is given for several scans.", file=path, hint=hint)
     beside = _table_in(path.parent) if names is None else read_lookup(names)
     return lambda case, mask, scan: _read(path, beside, mask, scan)
+
+
+def _atlas(case: str, mask: nib.Nifti1Image, scan: Source | None) -> SubjectRegions:
+    brain, overlap = register_atlas(case, scan, mask)
+    return SubjectRegions(brain, (f"{case}: atlas registered, overlap of the brains {overlap:.3f} (Dice)",), overlap)
 
 
 def _table_in(folder: Path) -> Mapping[int, Structure] | None:

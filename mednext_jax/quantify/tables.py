@@ -18,6 +18,7 @@ from mednext_jax.io.nifti import Grid, image_like
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.io.table_file import read_table
 from mednext_jax.quantify.columns import (
+    ATLAS,
     CLUSTERS,
     COUNT_UNCERTAINTY,
     INDEX,
@@ -31,9 +32,8 @@ from mednext_jax.quantify.columns import (
 from mednext_jax.quantify.one_scan import Quantified
 
 COHORT, COHORT_DICTIONARY, CLUSTER_DICTIONARY = "pvs.tsv", "pvs.json", "clusters.json"
-_DECIMALS = 4
 _CLUSTER_COLUMNS = (*CLUSTERS, *UNCERTAINTY)
-_REGION_COLUMNS = (*REGIONS, *COUNT_UNCERTAINTY)
+_REGION_COLUMNS = (*REGIONS, *ATLAS, *COUNT_UNCERTAINTY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,14 @@ class TableFiles:
             folder / f"{case}_space-orig_desc-pvs_stats.tsv",
             folder / f"{start}.json",
         )
+
+    def map_of(self, name: str) -> Path:
+        """Where a map of the members lies: CASE_entropy.nii.gz; BIDS: CASE_space-orig_desc-entropy_probseg.nii.gz."""
+        start = self.labels.name.removesuffix(".nii.gz")
+        if not start.endswith(CLUSTERS_ENDING):
+            return self.labels.with_name(f"{start.removesuffix('_clusters')}_{name}.nii.gz")
+        described = name.replace("_between_", "").replace("_", "")
+        return self.labels.with_name(f"{start.removesuffix(CLUSTERS_ENDING)}_desc-{described}_probseg.nii.gz")
 
 
 def labels_image(found: Quantified, like: Grid | nib.Nifti1Image) -> nib.Nifti1Image:
@@ -131,15 +139,14 @@ def _present(rows: Sequence[Mapping[str, Any]], known: Sequence[Column], always:
 def _text(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-    names = [c.name for c in columns]
-    writer.writerow(names)
-    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+    writer.writerow([c.name for c in columns])
+    writer.writerows([_cell(row.get(c.name), c.decimals) for c in columns] for row in rows)
     return file.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, decimals: int) -> str:
     if value is None or value == "":
         return "n/a"
     if isinstance(value, float):
-        return f"{round(value, _DECIMALS) + 0.0:.{_DECIMALS}f}" if math.isfinite(value) else "n/a"  # no -0.0000
+        return f"{round(value, decimals) + 0.0:.{decimals}f}" if math.isfinite(value) else "n/a"  # no -0.0000
     return quoted(value) if isinstance(value, str) and value[:1] not in "-0123456789" else str(value)

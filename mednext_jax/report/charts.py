@@ -115,7 +115,7 @@ def distribution(
     parts, ticks = [], []
     for i, (name, values) in enumerate(groups):
         centre = LEFT + step * (i + 0.5)
-        ticks.append((centre, _cut(f"{name} ({len(values)})", max(6, int(step / 7)))))
+        ticks.append((centre, f"{_cut(name, max(6, int(step / 7)))}\n({len(values)})"))
         half = min(60, step * 0.3)
         q1, q2, q3 = (y(q) for q in np.percentile(values, (25, 50, 75)))
         box = (
@@ -214,7 +214,10 @@ def _x_axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
     base = HEIGHT - BOTTOM
     marks = "".join(
         f'<path class="tick" d="M{x:.1f} {base}v5"/>'
-        f'<text x="{x:.1f}" y="{base + 18}" text-anchor="middle">{text(t)}</text>'
+        + "".join(
+            f'<text x="{x:.1f}" y="{base + 18 + 16 * i}" text-anchor="middle">{text(line)}</text>'
+            for i, line in enumerate(t.split("\n"))
+        )
         for x, t in ticks
     )
     title = f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{text(name)}</text>'

@@ -24,7 +24,7 @@ from mednext_jax.report.measured import (
 )
 from mednext_jax.report.page import GENERATOR, made_from
 from mednext_jax.report.predicted import PredictedScan, PredictionFolder, participants_folder
-from mednext_jax.report.scan_files import findings, read_scan_files
+from mednext_jax.report.scan_files import findings, read_scan_files, uncertainty_maps
 from mednext_jax.report.scan_page import write_scan_page
 
 GROUP_PAGE = "report.html"
@@ -129,11 +129,12 @@ def _refuse_other_files(group: Path, todo: Collection[PredictedScan]) -> None:
 
 
 def _fingerprint(scan: PredictedScan) -> str:
-    """SHA-256 of what a page is made from: the mask, the probability and the tables beside them, the scan's path."""
+    """SHA-256 of what a page is made from: mask, probability, uncertainty, tables, the scan's path."""
     digest = hashlib.sha256(os.fsencode(str(scan.image)))
     tables = table_files(scan)
     measured = () if tables is None else (tables.labels, tables.clusters, tables.regions)
-    for path in filter(Path.is_file, (scan.mask, scan.probability, *measured)):
+    maps = uncertainty_maps(scan).values()
+    for path in filter(Path.is_file, (scan.mask, scan.probability, *measured, *maps)):
         digest.update(os.fsencode(path.name))
         digest.update(path.read_bytes())
     return digest.hexdigest()

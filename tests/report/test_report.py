@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import nibabel as nib
@@ -182,3 +183,37 @@ def test_a_page_says_what_it_leaves_out_to_stay_small(write_prediction, monkeypa
     page = (out / "sub-01_report.html").read_text()
     assert len(page) <= limit
     assert "The page shows voxels of 1.00 × 1.00 × 1.00 mm" in page or "grey levels" in page
+
+
+def test_a_page_warns_of_voxels_that_do_not_show_what_is_counted(write_prediction):
+    out = write_prediction(["sub-01"])
+    record = json.loads((out / "prediction.json").read_text())
+    record["models"] = [{"path": "m", "sha256": "ab", "spacing": [0.8, 0.8, 0.8], "orientation": "RAS"}]
+    (out / "prediction.json").write_text(json.dumps(record))
+    rows = [line.split("\t") for line in (out / "sub-01_clusters.tsv").read_text().splitlines()]
+    rows = [[*row, value] for row, value in zip(rows, ("below_resolution", 1, 0, 1), strict=True)]
+    (out / "sub-01_clusters.tsv").write_text("\n".join("\t".join(map(str, row)) for row in rows) + "\n")
+    report(out)
+    page = (out / "sub-01_report.html").read_text()
+    assert "The voxel size is far from the model" in page and "0.8 x 0.8 x 0.8 mm, or up to 1.5 times" in page
+    assert "The voxels are larger than many PVS are wide" in page and "1 × 1 × 2 mm" in page
+    assert "2 of 2 PVS are narrower than 1.5 voxels: the voxels do not resolve them." in page  # the third is too small
+
+
+@pytest.mark.parametrize("spacing", [None, [1.0, 1.0, 1.0], "1", [1.0], [0, 0, 0], [1.0, None, 1.0]])
+def test_models_of_any_or_near_or_unknown_voxels_are_not_warned_of(write_prediction, spacing):
+    out = write_prediction(["sub-01"], affine=np.diag([1.0, 1.2, 1.0, 1]))
+    record = json.loads((out / "prediction.json").read_text())
+    record["models"] = [{"path": "m", "sha256": "ab", "spacing": spacing, "orientation": "RAS"}]
+    (out / "prediction.json").write_text(json.dumps(record))
+    report(out)
+    assert "far from the model" not in (out / "sub-01_report.html").read_text()
+
+
+@pytest.mark.parametrize(("values", "words"), [(2.0, "none of uncertainty"), (None, "another shape")])
+def test_maps_of_uncertainty_that_are_none_are_told(write_prediction, values, words):
+    out = write_prediction(["sub-01"])
+    array = np.zeros((3, 4, 5)) if values is None else np.full(nib.load(out / "sub-01_mask.nii.gz").shape, values)
+    nib.save(nib.Nifti1Image(array.astype(np.float32), AFFINE), out / "sub-01_entropy.nii.gz")
+    with pytest.raises(InputError, match=words):
+        report(out)
