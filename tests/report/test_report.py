@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import mednext_jax.report.report as report_file
 from mednext_jax import main as command_line
 from mednext_jax.errors import InputError
 from mednext_jax.inference import predict as predict_file
 from mednext_jax.report.report import report
+from mednext_jax.report.scan_files import read_scan_files
 from mednext_jax.report.scan_page import PAGE_LIMIT
 
 from .conftest import AFFINE, SHAPE
@@ -109,6 +112,32 @@ def test_a_damaged_scan_is_said_and_the_others_are_done(write_prediction, damage
 
 def _cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_pages_are_made_side_by_side(write_prediction, monkeypatch):
+    """Two pages wait for each other: one after the other neither would end."""
+    out = write_prediction()
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(*arguments):
+        both.wait()
+        return read_scan_files(*arguments)
+
+    monkeypatch.setattr(report_file, "THREADS", 2)
+    monkeypatch.setattr(report_file.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(report_file, "read_scan_files", meet)
+    report(out)
+    assert set(pages(out)) == PAGES
+
+
+def test_failures_are_told_in_the_order_of_the_scans_whichever_ended_first(write_prediction):
+    out = write_prediction(["sub-01", "sub-02", "sub-03"])
+    for case in ("sub-01", "sub-03"):
+        (out / f"{case}_mask.nii.gz").write_bytes(b"no image")
+    with pytest.raises(InputError) as error:
+        report(out)
+    assert [problem.file for problem in error.value.problems] == [str(out / f"sub-0{n}_mask.nii.gz") for n in (1, 3)]
+    assert (out / "sub-02_report.html").is_file()
 
 
 def test_a_bids_derivative_has_its_pages_beside_the_masks(write_prediction):
