@@ -15,7 +15,7 @@ from mednext_jax.errors import Problem
 from mednext_jax.io.geometry import scan_warnings
 from mednext_jax.io.nifti import grid_of, read_labels, read_scan, spacing_warnings
 from mednext_jax.quantify.tables import TableFiles
-from mednext_jax.report.measured import NARROW, Measured, numbers, remarks
+from mednext_jax.report.measured import NARROW, REMARKS, Measured, numbers, remarks
 from mednext_jax.report.on_grid import read_probability, read_uncertainty, same_grid
 from mednext_jax.report.predicted import PredictedScan
 from mednext_jax.report.view_volume import MAP_TOPS
@@ -24,6 +24,11 @@ SMALL_VOXEL = 1.0 + 1e-3  # mm; PVS are 0.5 to 3 mm wide
 MANY_SINGLE, MANY_OUTSIDE = 0.4, 0.05
 EXTRACTED = 0.3  # of a scan's voxels are exactly 0 where the brain was extracted
 EDGE_MM = 2.0
+# By the words of a remark.
+LOOK = {
+    REMARKS["touches_csf_or_cortex"]: "likely sulci; look at them before the count is used",
+    REMARKS["possible_lacune"]: "wider than 3 mm and ovoid; look at them before the count is used",
+}
 MANY_AT_EDGE = 0.3
 
 
@@ -130,7 +135,10 @@ def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
             told[words] = told.get(words, 0) + 1
     told.pop(NARROW, None)
     found += _below_resolution(measured)
-    found += [_warning(f"{n} of {len(measured.counted)} PVS: {words}.") for words, n in sorted(told.items())]
+    found += [
+        _warning(f"{n} of {len(measured.counted)} PVS: {words}.", hint=LOOK.get(words))
+        for words, n in sorted(told.items())
+    ]
     likely = numbers(measured.counted, "probability_mean")
     if likely and float(np.median(likely)) < 0.6:
         found.append(_warning("The model is unsure of half of the PVS: their mean probability is below 0.6."))

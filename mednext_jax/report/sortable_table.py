@@ -71,8 +71,8 @@ def short(row: Mapping[str, str], column: str) -> str:
 
 
 def compact(value: float) -> str:
-    """A number to three digits, without an exponent between a millionth and a million."""
-    if value and not 1e-6 <= abs(value) < 1e6:
+    """A number to three digits, without an exponent between a millionth and ten million."""
+    if value and not 1e-6 <= abs(value) < 1e7:
         return f"{value:.2e}"
     if abs(value) < 0.1:
         return np.format_float_positional(value, 3, fractional=False, trim="-")
