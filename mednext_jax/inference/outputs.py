@@ -35,7 +35,7 @@ from mednext_jax.io.table_file import read_table
 from mednext_jax.measure.clusters import label_clusters
 from mednext_jax.quantify.members import Members
 from mednext_jax.quantify.scan_tables import ScanTables, table_texts
-from mednext_jax.quantify.tables import TableFiles, cohort_text, dictionaries, labels_image, read_rows
+from mednext_jax.quantify.tables import TableFiles, cohort_text, dictionaries, labels_image, read_rows, read_tables
 from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION
 
@@ -161,12 +161,14 @@ class Outputs:
 
     def close(self) -> None:
         """Write nothing more but the table of the cohort's PVS, and leave nothing behind but what is whole."""
-        with self._placing:
-            self._closed = True
-            if self._tables is not None and self._rows:
-                self._gather()
-        for _ in range(2):  # a thread may just have made a file there
-            shutil.rmtree(self._hidden, ignore_errors=True)
+        try:
+            with self._placing:
+                self._closed = True
+                if self._tables is not None and self._rows:
+                    self._gather()
+        finally:
+            for _ in range(2):  # a thread may just have made a file there
+                shutil.rmtree(self._hidden, ignore_errors=True)
         part = self._settings["part"]
         if self._new and not self._rows:
             for path in (*table_paths(self._folder, part), _list_path(self._folder, part)):
@@ -328,7 +330,9 @@ def describe_run(
 
 
 def _rows_before(folder: Path, scans: Sequence[Scan], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Case -> row of what this run did before it was stopped; raises InputError for outputs of any other run."""
+    """Case -> row of what this run did before it was stopped; raises InputError for outputs of any other run,
+    and for tables that cannot become part of pvs.tsv.
+    """
     table, record = table_paths(folder, settings["part"])
     refuse_output(folder, settings["part"])
     for path in sorted(folder.glob(_RECORDS)):
@@ -347,6 +351,8 @@ def _rows_before(folder: Path, scans: Sequence[Scan], settings: Mapping[str, Any
             found=f"{len(moved)} scans in the tables of two parts: {', '.join(map(repr, moved[:4]))}",
             hint=_ELSEWHERE,
         )
+    if settings.get("tables"):
+        read_tables({scan.case: folder / table_files(scan).regions for scan in scans})
     lost = {s.case for s in scans if not all(os.path.isfile(folder / p) for p in _files_of(s, settings))}
     return {case: row for case, row in _read_table(table).items() if case not in lost}
 

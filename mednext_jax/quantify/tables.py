@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from mednext_jax.quantify.columns import (
 from mednext_jax.quantify.one_scan import Quantified
 
 COHORT, COHORT_DICTIONARY, CLUSTER_DICTIONARY = "pvs.tsv", "pvs.json", "clusters.json"
+AGAIN = "remove this table, and the same call measures the scan again"
 _CLUSTER_COLUMNS = (*CLUSTERS, *UNCERTAINTY)
 _REGION_COLUMNS = (*REGIONS, *ATLAS, *COUNT_UNCERTAINTY)
 
@@ -124,12 +126,27 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             file=path,
             expected=", ".join(c.name for c in REGIONS),
             found=f"no {', '.join(missing)}",
-            hint="it is of another program or version: quantify the scan again",
+            hint=AGAIN,
         )
     for number, row in enumerate(rows, 1):
         if "" in row.values():  # what is not known is n/a
-            raise InputError("A row of the table of regions is cut off.", file=path, found=f"row {number}")
+            what = "A row of the table of regions is cut off."
+            raise InputError(what, file=path, found=f"row {number}", hint=AGAIN)
     return [{name: unquoted(value) for name, value in row.items()} for row in rows]
+
+
+def read_tables(paths: Mapping[str, Path]) -> dict[str, list[dict[str, str]]]:
+    """Case -> `read_rows` of its table, for those that are there; raises InputError with what is wrong with any."""
+    found, problems = {}, []
+    for case, path in paths.items():
+        if os.path.isfile(path):  # False for a name that is too long
+            try:
+                found[case] = read_rows(path)
+            except InputError as error:
+                problems += error.problems
+    if problems:
+        raise InputError.of(problems)
+    return found
 
 
 def _present(rows: Sequence[Mapping[str, Any]], known: Sequence[Column], always: Sequence[Column]) -> list[Column]:

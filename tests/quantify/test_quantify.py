@@ -157,6 +157,22 @@ def test_other_outputs_are_not_overwritten(cohort, tmp_path):
     assert names(tmp_path / "full") == ["notes.txt"]
 
 
+def test_a_table_with_a_column_less_is_told_before_anything_is_written(cohort, tmp_path):
+    masks, maps = cohort
+    out = tmp_path / "out"
+    mx.quantify(masks, None, maps, out=out)
+    lines = [line.split("\t") for line in (out / "sub-2_regions.tsv").read_text().splitlines()]
+    (out / "sub-2_regions.tsv").write_text("\n".join("\t".join(line[:2] + line[3:]) for line in lines) + "\n")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(
+        InputError, match=r"lacks columns[\s\S]*sub-2_regions.tsv[\s\S]*no count\b[\s\S]*remove this table"
+    ):
+        mx.quantify(masks, None, maps, out=out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "sub-2_regions.tsv").unlink()
+    assert {row["scan"] for row in mx.quantify(masks, None, maps, out=out)} == {"sub-1", "sub-2"}
+
+
 def test_labels_and_thresholds(save, tmp_path):
     several = pvs_mask().copy()
     several[30] *= 2

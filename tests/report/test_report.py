@@ -140,6 +140,19 @@ def test_failures_are_told_in_the_order_of_the_scans_whichever_ended_first(write
     assert (out / "sub-02_report.html").is_file()
 
 
+@pytest.mark.parametrize("column", ["scan", "count", "hemisphere"])
+def test_a_cohort_with_a_column_less_is_told_and_its_page_stays(write_prediction, column):
+    out = write_prediction()
+    report(out)
+    before = pages(out)
+    rows = [line.split("\t") for line in (out / "pvs.tsv").read_text().splitlines()]
+    at = rows[0].index(column)
+    (out / "pvs.tsv").write_text("\n".join("\t".join(row[:at] + row[at + 1 :]) for row in rows) + "\n")
+    with pytest.raises(InputError, match=rf"lacks columns[\s\S]*expected: {column}\n"):
+        report(out)
+    assert pages(out) == before
+
+
 def test_a_bids_derivative_has_its_pages_beside_the_masks(write_prediction):
     out = write_prediction(cases=("sub-01",), tables=False, listed=False)
     anat = out / "sub-01" / "anat"
