@@ -113,8 +113,12 @@ REGIONS = (
     Column("connectivity", "", "Voxels that touch by a face (6), an edge (18) or a corner (26) are one cluster"),
     Column("voxel_mm3", "mm3", "Volume of a voxel of the scan"),
 )
-ATLAS = (
-    Column("atlas_overlap", "", "Overlap (Dice) of the scan's brain with that of the atlas, whose regions these are"),
+OVERLAP = (
+    Column(
+        "regions_overlap",
+        "",
+        "Overlap (Dice) of the scan's brain with that of the region map or atlas; n/a if the brain is not extracted",
+    ),
 )
 COUNT_UNCERTAINTY = (
     Column("count_expected", "", "Mean count over models and mirrors, each thresholded by itself"),

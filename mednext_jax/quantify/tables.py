@@ -19,10 +19,10 @@ from mednext_jax.io.nifti import Grid, image_like
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.io.table_file import read_table
 from mednext_jax.quantify.columns import (
-    ATLAS,
     CLUSTERS,
     COUNT_UNCERTAINTY,
     INDEX,
+    OVERLAP,
     REGIONS,
     SCAN,
     UNCERTAINTY,
@@ -35,7 +35,7 @@ from mednext_jax.quantify.one_scan import Quantified
 COHORT, COHORT_DICTIONARY, CLUSTER_DICTIONARY = "pvs.tsv", "pvs.json", "clusters.json"
 AGAIN = "remove this table, and the same call measures the scan again"
 _CLUSTER_COLUMNS = (*CLUSTERS, *UNCERTAINTY)
-_REGION_COLUMNS = (*REGIONS, *ATLAS, *COUNT_UNCERTAINTY)
+_REGION_COLUMNS = (*REGIONS, *OVERLAP, *COUNT_UNCERTAINTY)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ from scipy import ndimage
 from mednext_jax.errors import Problem
 from mednext_jax.io.geometry import scan_warnings
 from mednext_jax.io.nifti import grid_of, read_labels, read_scan, spacing_warnings
+from mednext_jax.quantify.region_source import USUAL_OVERLAP
 from mednext_jax.quantify.tables import TableFiles
-from mednext_jax.report.measured import NARROW, REMARKS, Measured, numbers, remarks
+from mednext_jax.report.measured import NARROW, REMARKS, Measured, number, numbers, remarks
 from mednext_jax.report.on_grid import read_probability, read_uncertainty, same_grid
 from mednext_jax.report.predicted import PredictedScan
 from mednext_jax.report.view_volume import MAP_TOPS
@@ -123,6 +124,10 @@ def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
         size = " × ".join(f"{mm:.3g}" for mm in sizes)
         what = "The voxels are larger than many PVS are wide: counts and volumes are those that such voxels can show."
         found.append(_warning(what, expected="at most 1 mm", found=f"{size} mm"))
+    overlap = number(measured.whole, "regions_overlap")
+    if overlap is not None and overlap < USUAL_OVERLAP:
+        what = f"The brain of the region map overlaps that of the scan by {overlap:.2f} (Dice)."
+        found.append(_warning(what, expected=f"{USUAL_OVERLAP:g} or more", hint="is the map this subject's?"))
     if count == 0:
         found.append(_warning("No PVS was found in this scan.", hint="look at the probability, or lower --threshold"))
         return found

@@ -296,8 +296,8 @@ def _made(scan: PredictedScan, files: ScanFiles, measured: Measured) -> list[tup
     ):
         if record.get(key) is not None:
             rows.append((name, _said(record[key])))
-    if overlap := measured.whole.get("atlas_overlap"):
-        rows.append(("Overlap of the brain with the atlas's", f"{overlap} (Dice)"))
+    if overlap := measured.whole.get("regions_overlap"):
+        rows.append(("Overlap of the brain with that of the regions", f"{overlap} (Dice)"))
     if scan.volumes.get("seconds"):
         rows.append(("Time for the scan", f"{scan.volumes['seconds']} s"))
     return rows

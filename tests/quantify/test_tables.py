@@ -50,13 +50,13 @@ def test_a_fraction_of_a_brain_keeps_its_digits():
 def test_the_atlas_s_overlap_is_in_each_row_and_n_a_for_scans_with_maps(tmp_path):
     own = quantify_arrays(pvs_mask(), AFFINE)
     placed = SubjectRegions(Parcellation.of(brain(), AFFINE, FREESURFER), ("a note",), 0.9634).told_in(own)
-    assert placed.warnings == ("a note",) and "atlas_overlap" not in own.regions[0]
+    assert placed.warnings == ("a note",) and "regions_overlap" not in own.regions[0]
     for case, found in (("a", placed), ("b", own)):
         (tmp_path / f"{case}.tsv").write_text(regions_text(found))
     merged = cohort_text((case, read_rows(tmp_path / f"{case}.tsv")) for case in "ab")
     rows = list(csv.DictReader(io.StringIO(merged), delimiter="\t"))
-    assert [row["atlas_overlap"] for row in rows] == ["0.9634", "n/a"]
-    assert "atlas_overlap" in json.loads(dictionaries()["pvs.json"])
+    assert [row["regions_overlap"] for row in rows] == ["0.9634", "n/a"]
+    assert "regions_overlap" in json.loads(dictionaries()["pvs.json"])
 
 
 def test_a_cohort_of_tables(tmp_path):

@@ -242,6 +242,18 @@ def test_a_page_warns_of_voxels_that_do_not_show_what_is_counted(write_predictio
     assert "2 of 2 PVS are narrower than 1.5 voxels: the voxels do not resolve them." in page  # the third is too small
 
 
+@pytest.mark.parametrize(("overlap", "warned"), [("0.8312", True), ("0.9312", False), ("n/a", False)])
+def test_a_page_warns_of_a_region_map_that_may_be_another_subject_s(write_prediction, overlap, warned):
+    out = write_prediction(["sub-01"])
+    head, *rows = (out / "sub-01_regions.tsv").read_text().splitlines()
+    lines = [f"{head}\tregions_overlap", *(f"{row}\t{overlap}" for row in rows)]
+    (out / "sub-01_regions.tsv").write_text("\n".join(lines) + "\n")
+    report(out)
+    page = (out / "sub-01_report.html").read_text()
+    assert ("overlaps that of the scan by 0.83 (Dice)" in page) == warned
+    assert ("Overlap of the brain with that of the regions" in page) == (overlap != "n/a")
+
+
 @pytest.mark.parametrize("spacing", [None, [1.0, 1.0, 1.0], "1", [1.0], [0, 0, 0], [1.0, None, 1.0]])
 def test_models_of_any_or_near_or_unknown_voxels_are_not_warned_of(write_prediction, spacing):
     out = write_prediction(["sub-01"], affine=np.diag([1.0, 1.2, 1.0, 1]))
