@@ -20,12 +20,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from nibabel.affines import voxel_sizes
 
 from mednext_jax.errors import InputError, Problem, WorkError, shown
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
+from mednext_jax.io.geometry import voxel_volume
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import image_like, write_image
@@ -35,7 +35,7 @@ from mednext_jax.io.table_file import read_table
 from mednext_jax.measure.clusters import label_clusters
 from mednext_jax.quantify.members import Members
 from mednext_jax.quantify.scan_tables import ScanTables, table_texts
-from mednext_jax.quantify.tables import TableFiles, cohort_text, dictionaries, labels_image, read_rows
+from mednext_jax.quantify.tables import TableFiles, cohort_text, dictionaries, labels_image, read_rows, read_tables
 from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION
 
@@ -99,7 +99,7 @@ class Outputs:
         May be called by several threads. Raises OSError.
         """
         mask = np.asarray(result.mask.dataobj) > 0
-        volume = float(mask.sum() * np.prod(voxel_sizes(result.mask.affine)))
+        volume = float(mask.sum()) * voxel_volume(result.mask.affine)
         row = {
             "scan": scan.case,
             "count": label_clusters(mask)[1],
@@ -127,9 +127,9 @@ class Outputs:
             for name, values in ({} if members is None else members.maps).items():
                 path = waiting.with_name(f"{waiting.name}_{len(files)}.nii.gz")
                 write_image(path, image_like(values, result.mask, np.float32))
-                files = {self._folder / _map_path(scan, name): path} | files
+                files = {self._folder / targets.map_of(name): path} | files
                 if scan.bids_sources:
-                    side_car = self._folder / _side_car(_map_path(scan, name))
+                    side_car = self._folder / _side_car(targets.map_of(name))
                     sources = [f"bids:raw:{path}" for path in scan.bids_sources]
                     texts[side_car] = _json_text({"Sources": sources, "SpatialReference": "orig", "Label": "PVS"})
             texts |= {self._folder / p: text for p, text in table_texts(targets, found, scan.bids_sources).items()}
@@ -161,12 +161,14 @@ class Outputs:
 
     def close(self) -> None:
         """Write nothing more but the table of the cohort's PVS, and leave nothing behind but what is whole."""
-        with self._placing:
-            self._closed = True
-            if self._tables is not None and self._rows:
-                self._gather()
-        for _ in range(2):  # a thread may just have made a file there
-            shutil.rmtree(self._hidden, ignore_errors=True)
+        try:
+            with self._placing:
+                self._closed = True
+                if self._tables is not None and self._rows:
+                    self._gather()
+        finally:
+            for _ in range(2):  # a thread may just have made a file there
+                shutil.rmtree(self._hidden, ignore_errors=True)
         part = self._settings["part"]
         if self._new and not self._rows:
             for path in (*table_paths(self._folder, part), _list_path(self._folder, part)):
@@ -298,14 +300,6 @@ def table_files(scan: Scan) -> TableFiles:
     return TableFiles.bids(scan.mask.parent, scan.case) if scan.bids_sources else TableFiles.plain(scan.case)
 
 
-def _map_path(scan: Scan, name: str) -> Path:
-    """Where a map of the members lies: CASE_entropy.nii.gz; BIDS: CASE_space-orig_desc-entropy_probseg.nii.gz."""
-    if not scan.bids_sources:
-        return Path(f"{scan.case}_{name}.nii.gz")
-    described = name.replace("_between_", "").replace("_", "")
-    return scan.mask.parent / f"{scan.case}_space-orig_desc-{described}_probseg.nii.gz"
-
-
 def describe_run(
     predictor: Predictor,
     inputs: Path,
@@ -317,7 +311,8 @@ def describe_run(
     models = []
     for path in predictor.paths:
         stored = {} if path is None else read_json(path / DESCRIPTION)
-        models.append({"path": str(path), "sha256": stored.get("weights", {}).get("sha256")})
+        about = {"path": str(path), "sha256": stored.get("weights", {}).get("sha256")}
+        models.append(about | {"spacing": predictor.recipe.spacing, "orientation": predictor.recipe.orientation})
     return {
         "inputs": inputs.resolve().as_posix(),
         "models": models,
@@ -335,7 +330,9 @@ def describe_run(
 
 
 def _rows_before(folder: Path, scans: Sequence[Scan], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Case -> row of what this run did before it was stopped; raises InputError for outputs of any other run."""
+    """Case -> row of what this run did before it was stopped; raises InputError for outputs of any other run,
+    and for tables that cannot become part of pvs.tsv.
+    """
     table, record = table_paths(folder, settings["part"])
     refuse_output(folder, settings["part"])
     for path in sorted(folder.glob(_RECORDS)):
@@ -354,6 +351,8 @@ def _rows_before(folder: Path, scans: Sequence[Scan], settings: Mapping[str, Any
             found=f"{len(moved)} scans in the tables of two parts: {', '.join(map(repr, moved[:4]))}",
             hint=_ELSEWHERE,
         )
+    if settings.get("tables"):
+        read_tables({scan.case: folder / table_files(scan).regions for scan in scans})
     lost = {s.case for s in scans if not all(os.path.isfile(folder / p) for p in _files_of(s, settings))}
     return {case: row for case, row in _read_table(table).items() if case not in lost}
 

@@ -24,8 +24,8 @@ from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.inference.uncertainty import find_members
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.geometry import grid_warnings, in_mm
-from mednext_jax.io.nifti import grid_of
+from mednext_jax.io.geometry import grid_warnings
+from mednext_jax.io.nifti import grid_of, spacing_warnings
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.io.nifti_names import few
 from mednext_jax.io.voxels import open_voxels
@@ -39,7 +39,6 @@ from mednext_jax.weights.recipe import Recipe
 READERS = 2
 WRITERS = 4
 HEADER_READERS = 8
-FAR_SPACING = 1.5  # times the model's voxel size, or as much below it
 
 
 def predict(
@@ -196,25 +195,10 @@ def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
     try:
         header = open_voxels(file)
         image = header.image(np.broadcast_to(np.uint8(0), header.shape))
-        spacing = grid_of(image, recipe.orientation).spacing
+        grid = grid_of(image, recipe.orientation)
     except InputError:  # told when the voxels are read
         return []
-    problems = grid_warnings(image, file)
-    if recipe.spacing is not None:
-        times = np.array(spacing) / recipe.spacing
-        if max(times.max(), 1 / times.min()) > FAR_SPACING:
-            xyz, wanted = (in_mm(reversed(sizes)) for sizes in (spacing, recipe.spacing))
-            problems.append(
-                Problem(
-                    "The voxel size is far from the model's.",
-                    str(file),
-                    expected=f"{wanted}, or up to {FAR_SPACING:g} times larger or smaller",
-                    found=xyz,
-                    hint="the scan is resampled; check some of the masks by eye",
-                    severity="W",
-                )
-            )
-    return problems
+    return grid_warnings(image, file) + spacing_warnings(grid, recipe.spacing, file)
 
 
 @dataclasses.dataclass(frozen=True)

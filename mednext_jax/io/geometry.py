@@ -126,6 +126,14 @@ def _far_voxels(array: np.ndarray) -> tuple[float, float] | None:
     return (usual, largest) if largest > FAR_INTENSITY * usual > 0 else None
 
 
+def voxel_volume(affine: np.ndarray) -> float:
+    """mm3 of a voxel of an `affine` (4, 4) or its part (3, 3): |det|, on a sheared grid less than the sizes' product.
+
+    Without the determinant's last digits, so that a smallest size of so many voxels is met by so many.
+    """
+    return round(float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))), 9)
+
+
 def in_mm(sizes: Iterable[float]) -> str:
     """Voxel sizes as text, in the order in which they are given: x, y, z, as files and other programs have it."""
     return " x ".join(f"{size:g}" for size in sizes) + " mm"

@@ -31,6 +31,7 @@ COMPRESSION_LEVEL = 1  # of ISA-L; its files are as small as zlib's at nibabel's
 # Beside a larger value float32 holds nothing of the tissue's contrast, and the z-score's squares overflow soon after.
 MAX_INTENSITY = 1e12
 MAX_LABEL = 2**15 - 1
+FAR_SPACING = 1.5  # times the model's voxel size, or as much below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +223,18 @@ def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:
         raise not_3d(image.get_filename(), image.shape)
     x, y, z = (int(size) for size in image.shape)
     return Grid((x, y, z), affine, image.header, orientation)
+
+
+def spacing_warnings(grid: Grid, spacing: Sequence[float] | None, file: object) -> list[Problem]:
+    """A warning if a grid's voxels are far from those, `spacing` (d, h, w) in mm, that a model works on (None: any)."""
+    if spacing is None:
+        return []
+    times = np.array(grid.spacing) / np.array(spacing)
+    if max(times.max(), 1 / times.min()) <= FAR_SPACING:
+        return []
+    xyz, wanted = (in_mm(reversed(sizes)) for sizes in (grid.spacing, spacing))
+    what, hint = "The voxel size is far from the model's.", "the scan is resampled; check some of the masks by eye"
+    return [Problem(what, str(file), f"{wanted}, or up to {FAR_SPACING:g} times larger or smaller", xyz, hint, "W")]
 
 
 def label_volume(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:

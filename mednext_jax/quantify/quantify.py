@@ -35,6 +35,7 @@ from mednext_jax.quantify.tables import (
     dictionaries,
     labels_image,
     read_rows,
+    read_tables,
 )
 from mednext_jax.version import __version__
 
@@ -114,7 +115,7 @@ class _Reading:
         found = None if regions is None else regions(case, mask, scan)
         array, affine = np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64)
         measured = quantify_arrays(array, affine, values, None if found is None else found.brain, counting)
-        return measured if found is None else dataclasses.replace(measured, warnings=found.notes)
+        return measured if found is None else found.told_in(measured)
 
 
 def _quantify_files(
@@ -144,21 +145,26 @@ def _quantify_files(
     if others:
         print(in_groups(others), flush=True)
     _claim(out, settings)
+    targets = {
+        file.case: TableFiles.bids(file.folder, file.case) if file.is_bids else TableFiles.plain(file.case)
+        for file in files
+    }
+    before = read_tables({case: out / names.regions for case, names in targets.items()})
     problems: list[Problem] = []
     done: list[tuple[str, list[dict[str, str]]]] = []
     with locked(out / ".quantify.lock", "Another quantify writes into this folder."):
         with atomic_file(out / RECORD) as record:
             record.write_text(json.dumps(settings, indent=2) + "\n")
         for number, file in enumerate(files, 1):
-            targets = TableFiles.bids(file.folder, file.case) if file.is_bids else TableFiles.plain(file.case)
             try:
-                if not (out / targets.regions).is_file():
+                if file.case not in before:
                     mask, beside = reading.mask(file.mask), maps.get(file.case, file.probability)
                     scan = images.get(file.case)
                     found = reading.measure(file.case, mask, file.mask, beside, scan, source, counting)
-                    write_tables(out, targets, found, mask)
+                    write_tables(out, targets[file.case], found, mask)
                     _tell(number, len(files), file.case, found)
-                done.append((file.case, read_rows(out / targets.regions)))
+                rows = before.get(file.case) or read_rows(out / targets[file.case].regions)
+                done.append((file.case, rows))
             except InputError as error:
                 problems += [dataclasses.replace(p, file=p.file or str(file.mask)) for p in error.problems]
         if done:

@@ -45,19 +45,18 @@ class ScanTables:
         members: Members | None = None,
     ) -> tuple[Quantified, list[Problem]]:
         """The measures of a mask (with `with_members`); without regions, and with the reason, if none fit."""
-        brain, problems = None, list[Problem]()
-        notes: tuple[str, ...] = ()
+        found, problems = None, list[Problem]()
         if self.regions is not None:
             try:
                 found = self.regions(case, mask, scan)
-                brain, notes = found.brain, found.notes
             except InputError as error:
                 problems = error.problems
         array, affine = np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64)
+        brain = None if found is None else found.brain
         measured = quantify_arrays(array, affine, probability, brain, self.counting)
         if members is not None:
             measured = with_members(measured, members, affine, brain, self.counting)
-        return dataclasses.replace(measured, warnings=notes), problems
+        return measured if found is None else found.told_in(measured), problems
 
 
 def table_texts(files: TableFiles, found: Quantified, sources: tuple[str, ...] = ()) -> dict[Path, str]:
