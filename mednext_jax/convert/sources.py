@@ -32,8 +32,6 @@ _CHECKPOINTS = tuple(
     + [f"model_{which}.model" for which in ("final_checkpoint", "best", "latest")]
 )
 _PLANS_LIMIT = 64 * MIB
-# Names of folders that hold one network of several: nnU-Net's, and those of our ensembles.
-FOLD = re.compile(r"fold_(\d+|all)|all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +64,27 @@ def find_networks(path: str | os.PathLike) -> dict[str, Path]:
     Raises InputError if nothing is found, or a fold is missing.
     """
     path = of_workdir(Path(path))
+    found = networks_in(path)
+    if not found:
+        raise InputError(
+            "The folder holds no weights.",
+            file=path,
+            expected=f"{DESCRIPTION}, {_CHECKPOINTS[0]}, {_CHECKPOINTS[3]}, or folders fold_0, fold_1, ...",
+            found=", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing",
+            hint=f"name the file itself, such as {file}" if (file := _some_checkpoint(path)) else None,
+        )
+    return found
+
+
+def networks_in(path: Path) -> dict[str, Path]:
+    """What `find_networks` finds, {} for a folder without weights. Raises InputError if a fold is missing."""
     if not path.is_dir() or is_named(path / DESCRIPTION):
         return {"": path}
     checkpoint = _checkpoint_in(path)
     if checkpoint is not None:
         return {"": checkpoint}
     found: dict[str, Path] = {}
-    for fold in sorted(p for p in path.iterdir() if FOLD.fullmatch(p.name)):
+    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name)):
         if is_dangling(fold):
             refuse_no_folder(fold, "A fold is missing.", expected="a folder with a checkpoint")
         checkpoint = _checkpoint_in(fold)
@@ -82,14 +94,6 @@ def find_networks(path: str | os.PathLike) -> dict[str, Path]:
             found[fold.name] = checkpoint
     if found:
         refuse_incomplete(path, [path / fold for fold in found])
-    else:
-        raise InputError(
-            "The folder holds no weights.",
-            file=path,
-            expected=f"{DESCRIPTION}, {_CHECKPOINTS[0]}, {_CHECKPOINTS[3]}, or folders fold_0, fold_1, ...",
-            found=", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing",
-            hint=f"name the file itself, such as {file}" if (file := _some_checkpoint(path)) else None,
-        )
     return found
 
 
