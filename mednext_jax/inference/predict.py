@@ -23,6 +23,7 @@ from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, r
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.inference.uncertainty import find_members
+from mednext_jax.inference.unlike_model import unlike_model
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.geometry import grid_warnings, in_mm
 from mednext_jax.io.nifti import grid_of
@@ -188,7 +189,7 @@ def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
     """Print what is odd about the headers of the scans, those of one kind together."""
     with ThreadPoolExecutor(HEADER_READERS) as pool:
         found = list(pool.map(lambda file: _header_warnings(file, recipe), (f for scan in scans for f in scan.files)))
-    if problems := list(itertools.chain.from_iterable(found)):
+    if problems := [*itertools.chain.from_iterable(found), *unlike_model(scans, recipe)]:
         print(in_groups(problems), flush=True)
 
 
