@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mednext_jax
-from mednext_jax.errors import InputError, WorkError, shown
+from mednext_jax.errors import InputError, NothingDone, WorkError, shown
 from mednext_jax.evaluate.command_line import add_evaluate
 
-EXIT_STATUS = "exit status: 0 done, 1 the work failed, 2 the input or the call is wrong, 130 Ctrl-C, 143 SIGTERM"
+EXIT_STATUS = (
+    "exit status: 0 done, 1 the work failed, or some scans of several, 2 the input or the call is wrong, "
+    "3 every scan failed, 130 Ctrl-C, 143 SIGTERM"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except WorkError as error:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, NothingDone) else 1
     except OSError as error:  # no space, no permission, a path that vanished: the system's words are the clearest
         print(f"mednext-jax {options.command}: {shown(error)}", file=sys.stderr)
         return 1

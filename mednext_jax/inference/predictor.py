@@ -95,7 +95,8 @@ class Predictor:
     background: "auto": voxels that are 0 in every channel and connected to the border are background, and tiles that
     hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
     "compute": the network's answer stands everywhere, as nnU-Net's does.
-    Attributes: paths (of the models; None for one in memory), recipe, threshold, window, skip_background, background.
+    Attributes: paths (of the models; None for one in memory), given (the texts that they were opened from), recipe,
+    threshold, window, skip_background, background.
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -114,7 +115,8 @@ class Predictor:
         if not isinstance(models, Model | str | os.PathLike | Iterable):
             raise InputError("A model is a directory or a Model.", found=f"an object of type {type(models).__name__}")
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
-        loaded = [m for item in listed for m in ([item] if isinstance(item, Model) else open_models(item))]
+        opened = [(item, m) for item in listed for m in ([item] if isinstance(item, Model) else open_models(item))]
+        loaded = [model for _, model in opened]
         if not loaded:
             raise InputError("No model was named.", expected="at least one model directory")
         if not (_is_real(step) and 0 < step <= 1):
@@ -129,6 +131,7 @@ class Predictor:
             )
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
+        self.given = [None if isinstance(item, Model) else str(item) for item, _ in opened]
         self.recipe = loaded[0].recipe
         packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold
