@@ -162,6 +162,7 @@ def test_the_commit_is_git_s_or_none(tmp_path):
     code = "import version; print(version.commit())"
     if (ROOT / ".git").exists():
         said = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+        commit.cache_clear()
         assert commit() == said
     # beside another project's .git, which is not ours
     (tmp_path / ".git").mkdir()

@@ -19,6 +19,7 @@ from mednext_jax.version import commit
 from mednext_jax.weights.directory import DESCRIPTION
 
 DONE, SOME_FAILED, NONE_DONE, STOPPED = "done", "some scans failed", "no scan done", "stopped"
+_BYTES = 200_000  # of warnings, and of failures: the record is read again at the next start, up to 1 MiB
 _OF_SOURCE = ("source", "source_sha256", "source_kind")
 
 
@@ -77,11 +78,25 @@ class RunReport(logging.Handler):
             "commit": commit(),
             "models": self._models,
             "done": len(self._rows),
-            "failed": dict(self.failed),
-            "warnings": self.warnings,
+            "failed": dict(_within(list(self.failed.items()), ("", "{} more, in scans.json"))),
+            "warnings": _within(self.warnings, "{} more"),
         }
         with contextlib.suppress(OSError), atomic_file(self._record) as written:
             written.write_text(json.dumps({**self._settings, "run": run}, indent=2, allow_nan=False) + "\n")
+
+
+def _within(items: list[Any], more: Any) -> list[Any]:
+    """The first of `items` whose JSON takes less than `_BYTES`, and `more`, with the number of the others."""
+    total = 0
+    for number, item in enumerate(items):
+        total += len(json.dumps(item))
+        if total > _BYTES:
+            rest = str(len(items) - number)
+            return [
+                *items[:number],
+                more.format(rest) if isinstance(more, str) else tuple(t.format(rest) for t in more),
+            ]
+    return items
 
 
 def _source(path: Path | None) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
     values = np.asarray(image.dataobj, np.float32)
     values[3, 4, 5] = np.nan
     nib.save(nib.Nifti1Image(values, image.affine), folder / "case1_0000.nii.gz")
-    with pytest.raises(InputError, match=r"case1_0000\.nii\.gz"):
+    with pytest.raises(WorkError, match=r"case1_0000\.nii\.gz"):
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
     assert not list((tmp_path / "out").glob("case1*"))

@@ -10,6 +10,7 @@ import pytest
 from mednext_jax import main as command_line
 from mednext_jax.convert.convert import convert
 from mednext_jax.inference.run_report import RunReport
+from mednext_jax.io.json_file import read_json
 from tests.convert.torch_archive import DATA
 
 CALL = ("--no-tta", "--no-tables")
@@ -75,3 +76,34 @@ def test_warnings_are_still_printed(capsys, monkeypatch):
     assert told.warnings == ["odd scan"] and capsys.readouterr().err == "odd scan\n"
     logging.getLogger("mednext_jax.inference.predictor").warning("after")
     assert told.warnings == ["odd scan"]
+
+
+def test_a_cohort_of_failures_leaves_a_record_that_can_be_read_again(tmp_path):
+    record = tmp_path / "prediction.json"
+    record.write_text("{}")
+
+    class NoModels:
+        given, paths = (), ()
+
+    with RunReport() as told:
+        told.begin(record, {"step": 0.5}, NoModels())
+        told.end([], {f"case{i}": "bad " * 100 for i in range(10_000)})
+        told.warnings += ["odd \ud800" * 50] * 10_000
+    about = read_json(record)
+    assert about["step"] == 0.5 and about["run"]["state"] == "no scan done"
+    shown_ = len(about["run"]["failed"]) - 1
+    assert shown_ > 100 and about["run"]["failed"][""] == f"{10_000 - shown_} more, in scans.json"
+    assert about["run"]["warnings"][-1] == f"{10_001 - len(about['run']['warnings'])} more"
+
+
+def test_a_run_that_is_stopped_says_so(tmp_path):
+    record = tmp_path / "prediction.json"
+    record.write_text("{}")
+
+    class NoModels:
+        given, paths = (), ()
+
+    with pytest.raises(KeyboardInterrupt), RunReport() as told:
+        told.begin(record, {}, NoModels())
+        raise KeyboardInterrupt
+    assert read_json(record)["run"]["state"] == "stopped"
