@@ -4,6 +4,6 @@ Tests of files that have none of their own name:
 `archive`: tests/hub/test_fetched.py
 `web`: tests/hub/test_fetched.py
 `find`: tests/hub/test_open_model.py
-`kept`: tests/hub/test_open_model.py
+`cache`: tests/hub/test_open_model.py
 `known`: tests/hub/test_list_models.py
 """

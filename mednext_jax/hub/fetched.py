@@ -12,8 +12,8 @@ from typing import Any
 from mednext_jax.errors import InputError, shown
 from mednext_jax.hub.address import Address, parse_address
 from mednext_jax.hub.archive import unpack
+from mednext_jax.hub.cache import FETCHED, entries, kept, making, unwritable
 from mednext_jax.hub.hugging_face import fetch_repository
-from mednext_jax.hub.kept import FETCHED, entries, kept, making, unwritable
 from mednext_jax.hub.web import fetch_file
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.json_file import MIB, read_json

@@ -11,8 +11,8 @@ from mednext_jax.convert.sources import networks_in
 from mednext_jax.errors import InputError
 from mednext_jax.hub.address import is_address
 from mednext_jax.hub.archive import unpack
+from mednext_jax.hub.cache import UNPACKED, kept, making, unwritable
 from mednext_jax.hub.fetched import fetch
-from mednext_jax.hub.kept import UNPACKED, kept, making, unwritable
 from mednext_jax.hub.known import BRIDGES, DOI, known_folder, known_name
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.nifti_names import few

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mednext_jax.convert.architecture import describe
 from mednext_jax.errors import InputError, shown
+from mednext_jax.hub.cache import CONVERTED, FETCHED, UNPACKED, entries, kept
 from mednext_jax.hub.fetched import Fetched, all_fetched
-from mednext_jax.hub.kept import CONVERTED, FETCHED, UNPACKED, entries, kept
 from mednext_jax.hub.known import BRIDGES, DOI, KNOWN
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mednext_jax.convert.sources import WeightSource, is_lowres, networks_in, plan_files, read_source
 from mednext_jax.errors import InputError, shown
+from mednext_jax.hub.cache import CONVERTED, kept, making, unwritable
 from mednext_jax.hub.find import find_source
-from mednext_jax.hub.kept import CONVERTED, kept, making, unwritable
 from mednext_jax.hub.known import known_folder
 from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.contrast import contrast_in
@@ -28,7 +28,7 @@ def open_models(given: str | os.PathLike) -> list[Model]:
     """The model, or all of an ensemble in the order of their names, that `given` stands for (`find_source`).
 
     A model directory is loaded as it is. Other weights are converted; the model directory stays in the cache
-    (`hub.kept`), under a hash of the weights, the plans beside them and the code that converts, so that a file that
+    (`hub.cache`), under a hash of the weights, the plans beside them and the code that converts, so that a file that
     has changed is converted again. Raises InputError as `find_source`, `load_models` and `convert` do.
     """
     source = find_source(given)

@@ -24,13 +24,13 @@ def test_what_failed_is_told_by_codes():
     assert codes[1] == "the work failed, or some scans of several" and codes[143] == "SIGTERM"
 
 
-def test_boutiques_takes_it(capsys):
+def test_boutiques_takes_it():
     validator = pytest.importorskip("boutiques.validator")
-    validator.validate_descriptor(str(FILE))  # raises
+    validator.validate_descriptor(descriptor())  # raises
 
 
 def test_a_command_line_of_boutiques_is_one_of_ours(tmp_path, monkeypatch):
-    execution = pytest.importorskip("boutiques.localExec")
+    boutiques = pytest.importorskip("boutiques")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scans").mkdir()
     call = {
@@ -43,8 +43,8 @@ def test_a_command_line_of_boutiques_is_one_of_ours(tmp_path, monkeypatch):
         "background": "compute",
     }
     (tmp_path / "call.json").write_text(json.dumps(call))
-    executor = execution.LocalExecutor(str(FILE), str(tmp_path / "call.json"), {"forcePathType": True, "debug": False})
-    options = build_parser().parse_args(shlex.split(executor.cmd_line[0])[1:])
+    made = boutiques.bosh(["exec", "simulate", "-i", "call.json", str(FILE)])
+    options = build_parser().parse_args(shlex.split(made.shell_command)[1:])
     assert (options.input.name, options.output, options.model) == ("scans", Path("out"), call["model"])
     assert (options.tta, options.min_voxels, options.step, options.background) == (False, 3, 0.25, "compute")
     assert options.threshold is None and options.tables and not options.uncertainty
