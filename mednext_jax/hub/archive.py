@@ -26,6 +26,13 @@ def unpack(archive: Path, folder: Path, *, named: object = None) -> None:
             with zipfile.ZipFile(archive) as packed:
                 _refuse_large(sum(member.file_size for member in packed.infolist()), folder, file)
                 packed.extractall(folder)  # leaves out "..", drive letters and roots; makes no links
+        elif not hasattr(tarfile, "data_filter"):
+            raise InputError(
+                "This Python cannot unpack a tar archive from a stranger.",
+                file=file,
+                expected="Python 3.11.4 or newer",
+                hint="unpack it yourself, and name the folder",
+            )
         else:
             with tarfile.open(archive) as packed:
                 _refuse_large(sum(member.size for member in packed.getmembers()), folder, file)

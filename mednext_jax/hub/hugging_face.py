@@ -11,7 +11,7 @@ from typing import Any
 
 from mednext_jax.errors import InputError
 from mednext_jax.hub.address import Address
-from mednext_jax.hub.web import no_network, no_package
+from mednext_jax.hub.web import TIMEOUT, no_network, no_package
 from mednext_jax.weights.directory import sha256
 
 # What models are read from; a repository may hold other things.
@@ -37,7 +37,7 @@ def fetch_repository(address: Address, folder: Path) -> str:
     repository = str(address.repository)
     try:
         api = huggingface_hub.HfApi(endpoint=endpoint)
-        info = api.model_info(repository, revision=address.revision, files_metadata=True)
+        info = api.model_info(repository, revision=address.revision, files_metadata=True, timeout=TIMEOUT)
         listed = [one for one in info.siblings or [] if any(fnmatch.fnmatch(one.rfilename, w) for w in _WANTED)]
         for one in listed:
             _refuse_outside(one.rfilename, address)

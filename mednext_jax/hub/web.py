@@ -11,7 +11,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.hub.address import Address, is_safe
 
 OFFLINE = "a model that was fetched once needs no network: fetch it where there is one, or name a copy on this machine"
-_TIMEOUT = 30.0  # seconds without a byte
+TIMEOUT = 30.0  # seconds without a byte
 
 
 def fetch_file(address: Address, folder: Path) -> Path:
@@ -31,7 +31,7 @@ def fetch_file(address: Address, folder: Path) -> Path:
             raise requests.exceptions.InvalidURL(f"sent on to {response.url}, which can be changed on its way")
 
     pooch.get_logger().setLevel(logging.WARNING)
-    load = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT, hooks={"response": refuse_detour})
+    load = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT, hooks={"response": refuse_detour})
     pin = None if address.sha256 is None else f"sha256:{address.sha256}"
     try:
         return Path(pooch.retrieve(address.text, known_hash=pin, fname=address.file_name, path=folder, downloader=load))

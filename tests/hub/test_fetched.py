@@ -6,7 +6,12 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -77,6 +82,33 @@ def test_an_answer_that_breaks_off_keeps_nothing(site, cache):
     assert is_empty(cache)
 
 
+def test_several_at_once_fetch_once(site):
+    address = site.put("/m.pth", V2)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(fetch, [address] * 4))
+    assert len(set(paths)) == len(site.asked) == 1
+
+
+def test_a_process_that_was_killed_leaves_nothing_behind(site, cache):
+    address, answer = f"{site.address}/m.pth", threading.Event()
+
+    def waits(_):
+        answer.wait(60)
+        return 200, {}, V2
+
+    site.pages["/m.pth"] = waits
+    code = f"from mednext_jax.hub.fetched import fetch; fetch({address!r})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not site.asked and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    answer.set()
+    path = fetch(address)
+    assert path.read_bytes() == V2
+    assert [entry.name for entry in (cache / "fetched").iterdir()] == [path.parents[1].name]
+
+
 def test_a_file_that_was_cut_on_the_disk_is_fetched_again(site):
     address = site.put("/m.pth", V2)
     path = fetch(address)
@@ -118,6 +150,23 @@ def test_an_archive_that_writes_outside_is_refused(site, tmp_path, cache):
     assert is_empty(cache) and not list(tmp_path.rglob("escaped"))
 
 
+def test_a_python_without_safe_tar_says_so(tmp_path, monkeypatch, cache):
+    (tmp_path / "model.tar").write_bytes(tar(**{"model.json": b"{}"}))
+    monkeypatch.delattr(archive.tarfile, "data_filter")
+    with pytest.raises(InputError, match="name the folder"):
+        find_source(tmp_path / "model.tar")
+    assert is_empty(cache)
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.9])
+def test_a_damaged_archive_is_refused(tmp_path, cache, cut):
+    whole = tar(**{"model.json": b"{}", "model.safetensors": bytes(range(256)) * 400})
+    (tmp_path / "model.tar.gz").write_bytes(whole[: int(len(whole) * cut)])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        find_source(tmp_path / "model.tar.gz")
+    assert is_empty(cache)
+
+
 def test_an_archive_larger_than_the_disk_is_refused(tmp_path, cache, monkeypatch):
     (tmp_path / "large.zip").write_bytes(zipped([("model.json", b"x" * 1000)]))
     usage = shutil.disk_usage(tmp_path)._replace(free=999)
@@ -128,8 +177,8 @@ def test_an_archive_larger_than_the_disk_is_refused(tmp_path, cache, monkeypatch
 
 
 def test_without_the_extra_the_install_line_is_told(monkeypatch, cache):
-    monkeypatch.setitem(__import__("sys").modules, "pooch", None)
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for address in ("https://example.org/m.pth", "hf://lab/pvs"):
         with pytest.raises(InputError, match=r"mednext-jax\[hub\]"):
             fetch(address)
