@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import hashlib
 import os
@@ -20,13 +21,15 @@ _WANTED = (
     *("*model.json", "*plans.pkl", "*plans.json", "*dataset.json"),
 )
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
+
 
 def fetch_repository(address: Address, folder: Path) -> str:
     """Write a repository's files of models into `folder`; returns the commit that they are of.
 
     HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are obeyed as by huggingface_hub. Raises InputError if that is not
     installed, nobody answers, the repository or revision does not exist or is not open to you, or a file is not what
-    the hub says.
+    the hub says; OSError as the disk says.
     """
     try:
         import huggingface_hub
@@ -63,8 +66,8 @@ def fetch_repository(address: Address, folder: Path) -> str:
     except InputError:
         raise
     except Exception as error:  # each release has its own set for a server that does not answer
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise  # the disk's
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise
         raise no_network(address, error) from None
     if not listed:
         found = ", ".join(one.rfilename for one in (info.siblings or [])[:8]) or "no file"

@@ -75,6 +75,17 @@ def test_no_network(site, cache, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_full_disk_keeps_nothing(site, cache, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    address = site.put("/m.pth", V2)
+    monkeypatch.setattr("pooch.retrieve", full)
+    with pytest.raises(InputError, match="cache of models cannot be written") as caught:
+        fetch(address)
+    assert "No space left" in str(caught.value) and is_empty(cache)
+
+
 def test_an_answer_that_breaks_off_keeps_nothing(site, cache):
     site.pages["/m.pth"] = (200, {"Content-Length": str(len(V2))}, V2[:1000])
     with pytest.raises(InputError, match="could not be fetched"):

@@ -112,6 +112,18 @@ def test_no_network(hub, files, cache):
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
+def test_a_full_disk_is_no_lack_of_network(hub, files, cache, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    hub.put(files)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(InputError, match="cache of models cannot be written") as caught:
+        fetch("hf://lab/pvs")
+    assert "No space left" in str(caught.value)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
 def test_a_name_that_leads_outside_is_refused(hub, tmp_path):
     hub.put({"../../model.json": b"{}"})
     with pytest.raises(InputError, match="outside of itself"):
