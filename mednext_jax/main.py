@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mednext_jax
-from mednext_jax.errors import InputError, WorkError, shown
+from mednext_jax.errors import InputError, NothingDone, WorkError, shown
 from mednext_jax.evaluate.command_line import add_evaluate
 
-EXIT_STATUS = "exit status: 0 done, 1 the work failed, 2 the input or the call is wrong, 130 Ctrl-C, 143 SIGTERM"
+EXIT_STATUS = (
+    "exit status: 0 done, 1 the work failed, or some scans of several, 2 the input or the call is wrong, "
+    "3 every scan failed, 130 Ctrl-C, 143 SIGTERM"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except WorkError as error:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, NothingDone) else 1
     except OSError as error:  # no space, no permission, a path that vanished: the system's words are the clearest
         print(f"mednext-jax {options.command}: {shown(error)}", file=sys.stderr)
         return 1
@@ -74,6 +77,21 @@ class _Parser(argparse.ArgumentParser):
         super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
 
 
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        import jax
+
+        commit = mednext_jax.version.commit()
+        print(f"mednext-jax {mednext_jax.__version__}" + (f" (commit {commit[:12]})" if commit else ""))
+        try:
+            devices = jax.devices()
+            said = f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
+        except RuntimeError as error:
+            said = f"no device: {shown(error)}"
+        print(f"jax {jax.__version__}, {said}")
+        sys.exit(0)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command, in the order of a project's life."""
     parser = _Parser(
@@ -81,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
         epilog=EXIT_STATUS,
     )
-    parser.add_argument("--version", action="version", version=f"mednext-jax {mednext_jax.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="version, commit (where known), JAX and device")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], summary: str):
@@ -141,10 +159,10 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "-m",
         "--model",
-        type=Path,
         action="append",
         required=True,
-        help="a model directory, or the workdir of a training; repeat for an ensemble",
+        help="a model directory, a training's workdir, a PyTorch file, an nnU-Net folder, an archive of them, "
+        "hf://ORG/NAME[@REV] or https://...[#sha256=HEX]; repeat for an ensemble",
     )
     predict.add_argument(
         "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
@@ -216,15 +234,18 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(command("evaluate", _evaluate, "compare masks of one or several tools with references and raters"))
 
     convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
-    convert.add_argument("source", type=Path, metavar="SOURCE")
-    convert.add_argument("target", type=Path, metavar="TARGET")
+    convert.add_argument("source", metavar="SOURCE", help="what `predict -m` takes")
+    convert.add_argument("target", type=Path, metavar="TARGET", help="a new file or folder")
     convert.add_argument(
         "--to", choices=("mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"), default="mednext-jax"
     )
     convert.add_argument("--upkern", type=int, default=None, metavar="K", help="resample the kernels to size K")
 
     info = command("info", _info, "say what a model directory or a checkpoint file holds")
-    info.add_argument("model", type=Path, metavar="MODEL")
+    info.add_argument("model", metavar="MODEL", help="what `predict -m` takes")
+    info.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+    command("models", _models, "list the published models and those in the cache")
 
     command("check-device", _check_device, "check the GPU kernels on this machine, as a table to paste into an issue")
     return parser
@@ -429,14 +450,25 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from mednext_jax.convert.convert import convert
+    from mednext_jax.hub.find import find_source
+    from mednext_jax.io.atomic import refuse_existing
 
-    convert(options.source, options.target, to=options.to, upkern=options.upkern)
+    refuse_existing(options.target)  # before anything is fetched
+    convert(find_source(options.source), options.target, to=options.to, upkern=options.upkern)
 
 
 def _info(options: argparse.Namespace) -> None:
-    from mednext_jax.convert.convert import info
+    from mednext_jax.convert.convert import info, info_json
+    from mednext_jax.hub.find import find_source
 
-    print(info(options.model))
+    source = find_source(options.model)
+    print(info_json(source) if options.json else info(source))
+
+
+def _models(_: argparse.Namespace) -> None:
+    from mednext_jax.hub.list_models import list_models
+
+    print(list_models())
 
 
 def _check_device(options: argparse.Namespace) -> None:

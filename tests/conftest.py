@@ -31,10 +31,10 @@ QUICK = (
 # What may be skipped (a pattern of the reason that pytest gives), and why; anything else that is skipped fails.
 MAY_BE_SKIPPED = {
     r"could not import '(torch|monai|skimage|sklearn|pingouin|pandas|statsmodels)\b": "peers, as in the next line",
-    r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK|pylatexenc)\b": (
+    r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK|pylatexenc|pooch|huggingface_hub)\b": (
         "peers and extras: the test extra brings them, the reduced suite on the newest Python goes without"
     ),
-    r"could not import '(jsonschema|yaml)'|shellcheck is not installed": "the same, for the launch files",
+    r"could not import '(jsonschema|yaml|boutiques\b.*)'|shellcheck is not installed": "the same, for the launch files",
     r"could not import '(playwright\b.*|statsmodels\b.*)'": "the same, for the report's pages",
     r"there is no (Chromium|TeX) on this machine": "a browser and TeX are the machine's own, not packages of Python",
     r"could not import '(triton|jax_triton)'": "Triton's wheels exist for Linux alone",

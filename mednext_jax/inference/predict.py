@@ -17,12 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from mednext_jax.errors import InputError, Problem, WorkError, in_groups, shown
+from mednext_jax.errors import InputError, NothingDone, Problem, WorkError, in_groups, shown
 from mednext_jax.inference.on_device import LoadedScan
-from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
+from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output, table_paths
 from mednext_jax.inference.predictor import Predictor, Segmentation
+from mednext_jax.inference.run_report import RunReport
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.inference.uncertainty import find_members
+from mednext_jax.inference.unlike_model import unlike_model
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.geometry import grid_warnings
 from mednext_jax.io.nifti import grid_of, spacing_warnings
@@ -69,7 +71,8 @@ def predict(
 
     Each scan gives CASE_mask.nii.gz (uint8) and CASE_probability.nii.gz (float32) on its own grid; a BIDS data set
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
-    volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software) and scans.json
+    volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software, and at the end
+    what the run did: `RunReport`) and scans.json
     (each scan's files, and what failed).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
@@ -89,7 +92,8 @@ def predict(
     those of them that have changed since are named.
     A scan that fails (a channel or a brain mask that is missing, its header, voxels, memory, a file that cannot be
     written, a result that is not finite) is left out, the others are done, and the failures are raised together at the
-    end: InputError if all of them are the input's fault, else WorkError. If no scan is left, nothing is written.
+    end: WorkError if others are done, NothingDone if none is; InputError if none is and the input is at fault. If no
+    scan is left, nothing is written.
     KeyboardInterrupt leaves at once; the table tells what is done.
     """
     initialise()
@@ -98,6 +102,7 @@ def predict(
     inputs, output = Path(inputs), Path(output)
     k, n = part
     with contextlib.ExitStack() as claim:
+        told = claim.enter_context(RunReport())
         with checked_together():
             if not 1 <= k <= n:
                 raise InputError(
@@ -131,12 +136,12 @@ def predict(
                 measured.about["uncertainty"] = True
             settings = describe_run(predictor, inputs, part, brain_masks, measured)
             outputs = claim.enter_context(open_outputs(output, scans, settings, measured))
+            told.begin(table_paths(output, part)[1], settings, predictor)
 
-        if k == 1 and (others := images_left_out(inputs)):
-            print(in_groups(others), flush=True)
+        told.warn(images_left_out(inputs) if k == 1 else [])
         todo = [scan for scan in scans if not outputs.has(scan)]
-        _warn_of_changed([scan for scan in scans if outputs.has(scan) and outputs.is_older(scan)])
-        _warn(todo, predictor.recipe)
+        told.warn(_changed([scan for scan in scans if outputs.has(scan) and outputs.is_older(scan)]))
+        told.warn(_unusual(todo, predictor.recipe))
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
         log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}", bad)
         with leaving_at_once():
@@ -145,12 +150,13 @@ def predict(
                     log.take(scan, outcome)
             outputs.list_scans(log.problems)
             log.bad = [*log.bad, *outputs.without_regions]
+            told.end(outputs.rows, log.problems)
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
     try:
         if after is not None and outputs.rows:  # all is written now
             after(output, [row["scan"] for row in outputs.rows])
     finally:
-        log.finish()
+        log.finish(nothing=not outputs.rows)
     return outputs.rows
 
 
@@ -176,19 +182,17 @@ def _brain_masks(
     return found, without
 
 
-def _warn_of_changed(scans: Sequence[Scan]) -> None:
-    """Print which scans have changed since they were segmented: their numbers are of what they were."""
+def _changed(scans: Sequence[Scan]) -> list[Problem]:
+    """Warnings that name the scans that have changed since they were segmented: their numbers are of what they were."""
     what, hint = "A scan has changed since it was segmented.", "it is not done again; remove its mask to have it done"
-    if scans:
-        print(in_groups(Problem(what, str(s.files[0]), hint=hint, severity="W") for s in scans), flush=True)
+    return [Problem(what, str(scan.files[0]), hint=hint, severity="W") for scan in scans]
 
 
-def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
-    """Print what is odd about the headers of the scans, those of one kind together."""
+def _unusual(scans: Sequence[Scan], recipe: Recipe) -> list[Problem]:
+    """What is odd about the names and headers of the scans."""
     with ThreadPoolExecutor(HEADER_READERS) as pool:
         found = list(pool.map(lambda file: _header_warnings(file, recipe), (f for scan in scans for f in scan.files)))
-    if problems := list(itertools.chain.from_iterable(found)):
-        print(in_groups(problems), flush=True)
+    return [*itertools.chain.from_iterable(found), *unlike_model(scans, recipe)]
 
 
 def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
@@ -353,8 +357,8 @@ class _Log:
         pace = (now - self.first) / (self.done - self.done_by_first)
         return f", ETA {pace * (self.count - self.done):.0f} s"
 
-    def finish(self) -> None:
-        """Say the speed; raise what failed."""
+    def finish(self, *, nothing: bool) -> None:
+        """Say the speed; raise what failed. nothing: whether no scan at all is done."""
         seconds = time.perf_counter() - self.start
         speed = f"{3600 * self.written / seconds:.0f} scans an hour, device idle {max(0, 1 - self.busy / seconds):.0%}"
         if self.written or self.failures:
@@ -362,7 +366,7 @@ class _Log:
             print(f"{done} of {self.count} scans in {seconds:.1f} s: {speed}", flush=True)
         problems = [problem for _, problem in self.bad]
         problems += [problem for failure in self.failures for problem in failure.problems]
-        if problems and all(failure.by_input for failure in self.failures):
+        if problems and nothing and all(failure.by_input for failure in self.failures):
             raise InputError.of(problems)
         if problems:
-            raise WorkError("\n".join(map(str, problems)))
+            raise (NothingDone if nothing else WorkError)(in_groups(problems))

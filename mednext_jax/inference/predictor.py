@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError, Problem, is_out_of_memory
+from mednext_jax.hub.open_model import open_models
 from mednext_jax.inference.on_device import (
     BACKGROUNDS,
     LoadedScan,
@@ -40,7 +41,7 @@ from mednext_jax.preprocess.crop import Region, find_region
 from mednext_jax.preprocess.normalise import find_scaling
 from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.preprocess.trip import Properties, place_scan
-from mednext_jax.weights.directory import Model, load_models
+from mednext_jax.weights.directory import Model
 from mednext_jax.weights.recipe import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Segmentation:
 
 
 class Predictor:
-    """Segments scans with a model or an ensemble of models (directories, or `Model`s in memory).
+    """Segments scans with a model or an ensemble of models: what `open_models` opens, or `Model`s in memory.
 
     step: distance of tiles as a fraction of the patch. tta: average over mirrors (the recipe's `mirror_axes`).
     threshold: a voxel is foreground if its foreground probability is above; None takes the recipe's (0.5 equals the
@@ -94,7 +95,8 @@ class Predictor:
     background: "auto": voxels that are 0 in every channel and connected to the border are background, and tiles that
     hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
     "compute": the network's answer stands everywhere, as nnU-Net's does.
-    Attributes: paths (of the models; None for one in memory), recipe, threshold, window, skip_background, background.
+    Attributes: paths (of the models; None for one in memory), given (the texts that they were opened from), recipe,
+    threshold, window, skip_background, background.
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -113,7 +115,8 @@ class Predictor:
         if not isinstance(models, Model | str | os.PathLike | Iterable):
             raise InputError("A model is a directory or a Model.", found=f"an object of type {type(models).__name__}")
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
-        loaded = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
+        opened = [(item, m) for item in listed for m in ([item] if isinstance(item, Model) else open_models(item))]
+        loaded = [model for _, model in opened]
         if not loaded:
             raise InputError("No model was named.", expected="at least one model directory")
         if not (_is_real(step) and 0 < step <= 1):
@@ -128,6 +131,7 @@ class Predictor:
             )
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
+        self.given = [None if isinstance(item, Model) else str(item) for item, _ in opened]
         self.recipe = loaded[0].recipe
         packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold

@@ -158,7 +158,7 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
     values = np.asarray(image.dataobj, np.float32)
     values[3, 4, 5] = np.nan
     nib.save(nib.Nifti1Image(values, image.affine), folder / "case1_0000.nii.gz")
-    with pytest.raises(InputError, match=r"case1_0000\.nii\.gz"):
+    with pytest.raises(WorkError, match=r"case1_0000\.nii\.gz"):
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
     assert not list((tmp_path / "out").glob("case1*"))
@@ -177,7 +177,7 @@ def test_what_comes_after_finds_all_outputs_whole_and_hides_no_failure(models, s
     def after(out, cases):
         seen.extend([cases, sorted(p.name for p in out.glob("*.*") if "case" not in p.name)])
 
-    with pytest.raises(InputError, match="case1"):
+    with pytest.raises(WorkError, match="case1"):
         predict(folder, tmp_path / "out", models[0], tta=False, after=after)
     tables = ["clusters.json", "prediction.json", "pvs.json", "pvs.tsv", "scans.json", "volumes.tsv"]
     assert seen == [["case0", "case2"], tables]
@@ -253,7 +253,7 @@ def test_files_that_cannot_be_scans_do_not_stop_the_others(models, scans, tmp_pa
     (folder / "empty_0000.nii.gz").write_bytes(b"")
     (folder / "lost_0001.nii.gz").symlink_to(tmp_path / "nowhere")
     (folder / "other.mgz").write_bytes(b"x")
-    with pytest.raises(InputError) as error:
+    with pytest.raises(WorkError) as error:
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case1", "case2"]
     assert "empty_0000.nii.gz" in str(error.value) and "lost_0001.nii.gz" in str(error.value)
