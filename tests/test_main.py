@@ -29,7 +29,7 @@ def run(capsys, *arguments):
 
 
 COMMANDS = (
-    *("demo", "simulate", "prepare", "train", "predict", "quantify", "report", "evaluate", "convert", "info"),
+    *("demo", "simulate", "prepare", "train", "predict", "gather", "quantify", "report", "evaluate", "convert", "info"),
     "check-device",
 )
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.inference.outputs import open_outputs
+from mednext_jax.inference.claim import open_outputs
 from mednext_jax.inference.scans import Scan
 from mednext_jax.quantify.one_scan import Counting
 from mednext_jax.quantify.scan_tables import ScanTables

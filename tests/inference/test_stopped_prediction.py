@@ -34,7 +34,7 @@ def slowly(self):
     time.sleep(2)
     close(self)
 Outputs.close = slowly
-def slow(self, loaded):
+def slow(self, loaded, tiles=None):
     if next(numbers) == stuck:
         print("stuck", flush=True)
         time.sleep(600)
