@@ -102,7 +102,7 @@ def done_before(folder: Path, scans: Sequence[Scan], settings: dict[str, Any]) -
 
 
 def changed_since(folder: Path, scans: Sequence[Scan]) -> list[Scan]:
-    """Those of the scans that were done with other files than those of today."""
+    """The scans that were done with other files than those of today."""
     records = [(scan, _read(folder, scan.case)) for scan in scans]
     return [s for s, record in records if record is not None and not record.fits(s.inputs, record.made_with)]
 

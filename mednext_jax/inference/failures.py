@@ -12,7 +12,7 @@ from mednext_jax.errors import InputError, Problem, WorkError, is_out_of_memory
 from mednext_jax.inference.scans import Scan
 
 # find: names, channels and headers of the cohort; regions: the scan is segmented, its tables lack the regions.
-Stage = Literal["find", "brain", "read", "segment", "write", "regions"]
+FailedStage = Literal["find", "brain", "read", "segment", "write", "regions"]
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -21,12 +21,12 @@ class Failure:
     """One scan that failed. by_input: whether its files, or the call, are at fault."""
 
     case: str
-    stage: Stage
+    stage: FailedStage
     problems: tuple[Problem, ...]
     by_input: bool
 
     @classmethod
-    def of(cls, scan: Scan, stage: Stage, error: Exception) -> Failure:
+    def of(cls, scan: Scan, stage: FailedStage, error: Exception) -> Failure:
         """Without the error itself, whose traceback would keep the scan in memory."""
         file = str(scan.files[0])
         if isinstance(error, InputError):

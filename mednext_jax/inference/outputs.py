@@ -75,7 +75,7 @@ class Outputs:
 
     @property
     def log(self) -> Path:
-        """The file with one line a scan."""
+        """The file with a line for each scan."""
         return self._path(LOG)
 
     def has(self, scan: Scan) -> bool:

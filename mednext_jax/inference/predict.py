@@ -18,7 +18,7 @@ from mednext_jax.inference.failures import Failure
 from mednext_jax.inference.flags import flagged
 from mednext_jax.inference.headers import warnings_of
 from mednext_jax.inference.predictor import Predictor
-from mednext_jax.inference.progress import QUIET, USUAL, VERBOSE, Progress
+from mednext_jax.inference.progress import QUIET, USUAL, VERBOSE, CohortProgress
 from mednext_jax.inference.run_record import describe_run, refuse_output
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.inference.stream import Work, stream
@@ -140,7 +140,7 @@ def predict(
 
         level = QUIET if quiet else VERBOSE if verbose else USUAL
         todo = [scan for scan in scans if not outputs.has(scan)]
-        log = Progress(len(scans), len(scans) - len(todo), log=outputs.log, level=level)
+        log = CohortProgress(len(scans), len(scans) - len(todo), log=outputs.log, level=level)
         log.warn(images_left_out(inputs) if k == 1 else [])
         log.warn(_changed(changed_since(output, todo)))
         log.warn(warnings_of(todo, predictor.recipe))

@@ -25,7 +25,7 @@ from mednext_jax.io.nifti_names import few
 QUIET, USUAL, VERBOSE = range(3)
 
 
-class Progress:
+class CohortProgress:
     """Says what happens to `count` scans, of which `before` are done already.
 
     log: the file that gets a line for each scan; None for none. level: `QUIET`, nothing on the standard output;

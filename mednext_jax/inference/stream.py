@@ -13,7 +13,7 @@ from typing import Any
 
 import nibabel as nib
 
-from mednext_jax.inference.failures import Failure, Stage
+from mednext_jax.inference.failures import FailedStage, Failure
 from mednext_jax.inference.flags import scan_flags
 from mednext_jax.inference.on_device import LoadedScan
 from mednext_jax.inference.outputs import Outputs
@@ -66,7 +66,7 @@ class _About:
 
 
 class _AtStage(Exception):
-    def __init__(self, stage: Stage, cause: Exception):
+    def __init__(self, stage: FailedStage, cause: Exception):
         super().__init__(str(cause))
         self.stage, self.cause = stage, cause
 
@@ -162,7 +162,7 @@ def _read(work: Work, scan: Scan) -> tuple[LoadedScan, _About]:
 
 
 @contextlib.contextmanager
-def _stage(stage: Stage) -> Iterator[None]:
+def _stage(stage: FailedStage) -> Iterator[None]:
     try:
         yield
     except Exception as error:
