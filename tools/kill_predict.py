@@ -4,8 +4,8 @@
 
 Small random scans and a tiny network on the CPU. A run is killed (SIGKILL) at a moment drawn from the time that an
 undisturbed one takes from its first word to its end, or every other time from its first scan to its end, and the same
-command is started again; a run that has ended begins anew in another folder. In the end each folder is compared with the undisturbed one, byte for byte but for times
-(seconds, times of change), and must hold no hidden file.
+command is started again; a run that has ended begins anew in another folder. In the end each folder is compared with
+the undisturbed one, byte for byte but for times (seconds, times of change), and must hold no hidden file.
 """
 
 from __future__ import annotations
