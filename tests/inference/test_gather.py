@@ -64,7 +64,7 @@ def test_the_command_names_parts_that_are_missing_or_at_work(models, scans, tmp_
     said = capsys.readouterr().out
     assert "2 scans, 0 failures" in said and "not begun: 2" in said and "at work still: 1" in said
     assert [s["case"] for s in json.loads((out / "scans.json").read_text())["scans"]] == ["case0", "case2"]
-    assert not [path for path in out.rglob(".*")]
+    assert not list(out.rglob(".*"))
 
 
 def test_a_folder_without_parts_is_refused_and_stays_as_it_is(tmp_path):
