@@ -104,6 +104,8 @@ def predict(
             if output.name.lower().endswith(NIFTI_ENDINGS):
                 raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
             refuse_output(output, part, force=force)
+            if named_tool(brain_extraction) is not None and brain_masks is not None:
+                raise InputError("The brain is extracted by a tool or by masks.", found="both", hint="leave one out")
             if brain_masks is not None and Path(brain_masks).resolve() in (output.resolve(), *output.resolve().parents):
                 hint = "name a folder outside of it"
                 raise InputError("The output lies in the folder of the brain masks.", file=output, hint=hint)
@@ -114,8 +116,6 @@ def predict(
                 )
             if not tables and (regions, region_names) != (None, None):
                 raise InputError("Regions are for tables, and there are to be none.", hint="leave --no-tables out")
-            if named_tool(brain_extraction) is not None and brain_masks is not None:
-                raise InputError("The brain is extracted by a tool or by masks.", found="both", hint="leave one out")
             predictor = Predictor(
                 [models] if isinstance(models, str | Path) else list(models),
                 threshold=threshold,
