@@ -71,6 +71,8 @@ def _interrupted_once() -> Iterator[None]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; a name that begins with a dash is written ./-name"
         super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -34,6 +35,12 @@ class Failure:
             return cls(scan.case, stage, tuple(problems), by_input=True)
         found, hint = _in_words(error)
         return cls(scan.case, stage, (Problem("The scan could not be segmented.", file, None, found, hint),), False)
+
+    @classmethod
+    def of_tables(cls, folder: Path, error: OSError) -> Failure:
+        """The tables of a cohort that could not be written; the scans are."""
+        found, hint = _in_words(error)
+        return cls("", "write", (Problem("The tables could not be written.", str(folder), None, found, hint),), False)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))

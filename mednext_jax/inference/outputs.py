@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from mednext_jax.errors import WorkError, shown
+from mednext_jax.errors import WorkError
 from mednext_jax.inference import derivative
 from mednext_jax.inference.cohort_tables import FAILED, VOLUMES, failed_text, volumes_text
 from mednext_jax.inference.failures import Failure
@@ -39,6 +39,15 @@ from mednext_jax.quantify.tables import COHORT, cohort_text, dictionaries, label
 
 LOG = "predict.log"
 _OF_BIDS = (derivative.DESCRIPTION, derivative.IGNORES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What became of a scan: its row of volumes.tsv, what its tables lack, and what else is to be said of it."""
+
+    row: dict[str, Any]
+    lacks: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Outputs:
@@ -74,6 +83,11 @@ class Outputs:
         return with_cohort_flags(rows)
 
     @property
+    def failures(self) -> list[Failure]:
+        """What failed, in the order of the cases."""
+        return list(self._failures)
+
+    @property
     def log(self) -> Path:
         """The file with a line for each scan."""
         return self._path(LOG)
@@ -91,8 +105,8 @@ class Outputs:
         inputs: Sequence[FileState] = (),
         flags: Sequence[str] = (),
         brain: tuple[nib.Nifti1Image, str] | None = None,
-    ) -> tuple[dict[str, Any], list[Failure]]:
-        """Write all files of one scan, its record and its row, all or none; returns the row, and what it lacks.
+    ) -> Written:
+        """Write all files of one scan, its record and its row, all or none.
 
         members: what the models and mirrors find one by one, for tables with intervals and maps. inputs: what the files
         of the scan held. flags: what asks for a look. brain: the mask that a tool made, and the tool's name.
@@ -115,14 +129,14 @@ class Outputs:
         images = {scan.probability: result.probability, scan.mask: result.mask}  # where the mask is, all else is
         texts: dict[Path, str] = {}
         lacks: list[Failure] = []
+        notes: tuple[str, ...] = ()
         maps = {} if members is None else members.maps
         if self._tables is not None:
             voxels = np.asarray(result.probability.dataobj)
             found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0], members)
             if problems:
                 lacks = [Failure(scan.case, "regions", tuple(problems), by_input=True)]
-            for note in found.warnings:
-                print(shown(note), flush=True)
+            notes = found.warnings
             targets = derivative.table_files(scan)
             of_maps = {derivative.map_path(scan, n): image_like(v, result.mask, np.float32) for n, v in maps.items()}
             images = {targets.labels: labels_image(found, result.mask)} | of_maps | images
@@ -151,15 +165,16 @@ class Outputs:
         finally:
             for path in files.values():
                 path.unlink(missing_ok=True)
-        return row, lacks
+        return Written(row, tuple(lacks), notes)
 
     def take(self, failures: Iterable[Failure]) -> None:
-        """Add to failed.tsv."""
+        """Add to failed.tsv, if that can be written: a full disk is told at the end, and stops no scan."""
         with self._placing:
             self._failures += failures
             self._failures.sort(key=lambda failure: failure.case)
-            if not self._closed:
-                self._replace(FAILED, failed_text(self._failures))
+            if not self._closed and self._failures:
+                with contextlib.suppress(OSError):
+                    self._replace(FAILED, failed_text(self._failures))
 
     def describe(self) -> None:
         """Write prediction.json."""
@@ -185,17 +200,19 @@ class Outputs:
         os.replace(written, self._path(LISTED))
 
     def close(self) -> None:
-        """Write nothing more but the tables of the cohort, and leave nothing behind but what is whole."""
+        """Write nothing more but the tables of the cohort, and leave nothing behind but what is whole.
+
+        What cannot be written is among the failures.
+        """
         with self._placing:
             self._closed = True
             nothing = not self._rows and (not self._failures or len(self._scans) == self._part[1] == 1)
             useless = self._new and nothing and bool(self._scans or self._part[1] == 1)
-            if self._rows:
-                self._replace(VOLUMES, volumes_text(self.rows))
-                if self._tables is not None:
-                    self._gather()
-            if not self._failures:
-                write_failed(self._path(FAILED), None)
+            try:
+                if not useless:
+                    self._write_tables()
+            except OSError as error:
+                self._failures.append(Failure.of_tables(self._folder, error))
         for _ in range(2):  # a thread may just have made a file there
             shutil.rmtree(self._hidden, ignore_errors=True)
         if useless:
@@ -204,6 +221,16 @@ class Outputs:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             (self._folder / FOLDER).rmdir()
+
+    def _write_tables(self) -> None:
+        self.list_scans()
+        self._replace(VOLUMES, volumes_text(self.rows))
+        if self._tables is not None and self._rows:
+            self._gather()
+        if self._failures:
+            self._replace(FAILED, failed_text(self._failures))
+        else:
+            write_failed(self._path(FAILED), None)
 
     def _path(self, name: str) -> Path:
         return self._folder / part_name(name, self._part)

@@ -152,11 +152,8 @@ def predict(
         with leaving_at_once(), contextlib.closing(log):
             with contextlib.closing(stream(work, todo)) as outcomes:
                 for scan, outcome in outcomes:
-                    failed = [outcome] if isinstance(outcome, Failure) else list(outcome.lacks)
-                    outputs.take(failed)
-                    failures += failed
+                    outputs.take([outcome] if isinstance(outcome, Failure) else outcome.written.lacks)
                     log.take(scan, outcome)
-            outputs.list_scans()
             log.end()
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
     try:
@@ -164,7 +161,7 @@ def predict(
             after(output, [row["scan"] for row in outputs.rows])
     finally:
         log.warn(flagged(outputs.rows))
-        _raise(failures, nothing=not outputs.rows)
+        _raise(outputs.failures, nothing=not outputs.rows)
     return outputs.rows
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mednext_jax.errors import Problem, in_groups, shown
 from mednext_jax.inference.failures import Failure
@@ -46,6 +47,7 @@ class CohortProgress:
         self._start = time.perf_counter()
         self._first: float | None = None  # when the first scan was done, which waited for the compiler
         self._bars = level != QUIET and (sys.stderr.isatty() if bars is None else bars)
+        self._around = contextlib.ExitStack()
         self._scans: Any = None
         self._tiles: Any = None
 
@@ -60,6 +62,7 @@ class CohortProgress:
         if left_out:
             self.say(f"left out, for reasons that come at the end: {shown(few(left_out))}")
         if self._bars and before < count:
+            self._around.enter_context(logging_redirect_tqdm())  # warnings stand above the bars
             # smoothing 0: the mean pace since `initial`, not that of the last scans
             self._scans = tqdm(total=count, initial=before, unit="scan", desc="scans", smoothing=0, position=0)
 
@@ -72,9 +75,9 @@ class CohortProgress:
         else:
             self._written += 1
             self._busy += outcome.seconds.get("device", 0.0)
-            text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.row)
-            if outcome.row["flags"]:
-                text += f", look at it: {outcome.row['flags']}"
+            text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.written.row)
+            if flags := outcome.written.row["flags"]:
+                text += f", look at it: {flags}"
         line = f"[{self._done}/{self._count}] {shown(scan.case)}: {text}"
         details = ""
         if self._level == VERBOSE and isinstance(outcome, Done):
@@ -83,6 +86,9 @@ class CohortProgress:
         rest = self._rest()
         self._print(line + details + rest)
         self._write(line + details)
+        if isinstance(outcome, Done):
+            for note in outcome.written.notes:
+                self._print(shown(note))
         if self._scans is not None:
             self._scans.update()
             if self._written == 1 and isinstance(outcome, Done):  # the pace is that of the scans after the first
@@ -129,6 +135,7 @@ class CohortProgress:
     def close(self) -> None:
         """Leave the terminal as a line of its own."""
         self._end_tiles()
+        self._around.close()
         if self._scans is not None:
             self._scans.close()
             self._scans = None

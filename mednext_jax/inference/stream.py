@@ -9,14 +9,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import nibabel as nib
 
 from mednext_jax.inference.failures import FailedStage, Failure
 from mednext_jax.inference.flags import scan_flags
 from mednext_jax.inference.on_device import LoadedScan
-from mednext_jax.inference.outputs import Outputs
+from mednext_jax.inference.outputs import Outputs, Written
 from mednext_jax.inference.predictor import Predictor, Segmentation
 from mednext_jax.inference.scan_record import FileState
 from mednext_jax.inference.scans import Scan
@@ -30,12 +29,11 @@ WRITERS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A scan that is written. seconds: of each stage. lacks: what its tables are without."""
+    """A scan that is written. seconds: of each stage."""
 
-    row: dict[str, Any]
+    written: Written
     seconds: dict[str, float]
     tiles: int
-    lacks: tuple[Failure, ...] = ()
 
 
 Outcome = tuple[Scan, Done | Failure]
@@ -110,10 +108,8 @@ def _segment_all(work: Work, scans: Sequence[Scan], tell: Callable[[Outcome], No
                 result = predictor.finish(computed)
             flags = scan_flags(predictor.recipe, scan.files, result.properties.spacing, result.brain_extracted)
             with _stage("write"):
-                row, lacks = work.outputs.write(
-                    scan, result, members, inputs=about.inputs, flags=flags, brain=about.brain
-                )
-            tell((scan, Done(row, dict(result.seconds), about.tiles, tuple(lacks))))
+                written = work.outputs.write(scan, result, members, inputs=about.inputs, flags=flags, brain=about.brain)
+            tell((scan, Done(written, dict(result.seconds), about.tiles)))
         except Exception as error:
             tell((scan, _failure(scan, error)))
         finally:

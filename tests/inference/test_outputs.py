@@ -41,8 +41,7 @@ def scans_of(*cases):
 
 
 def write(outputs, scan, found):
-    row, _ = outputs.write(scan, found, inputs=[FileState.of(scan.files[0])])
-    return row
+    return outputs.write(scan, found, inputs=[FileState.of(scan.files[0])]).row
 
 
 def result(shape=(6, 7, 8), value=0.75, noise=False):
@@ -129,7 +128,7 @@ def test_a_scan_without_its_region_map_has_tables_without_regions(tmp_path):
     (tmp_path / "maps").mkdir()
     tables = scan_tables(tmp_path / "maps")
     with open_outputs(tmp_path / "out", [a], SETTINGS | {"tables": tables.about}, tables) as outputs:
-        _, (lacks,) = outputs.write(a, result(), inputs=[FileState.of(SOURCE)])
+        (lacks,) = outputs.write(a, result(), inputs=[FileState.of(SOURCE)]).lacks
     assert (lacks.case, lacks.stage) == ("a", "regions") and "no region map" in lacks.problems[0].what
     with open_outputs(tmp_path / "out", [a], SETTINGS | {"tables": tables.about}, tables) as outputs:
         assert not outputs.has(a)  # the next start tries again

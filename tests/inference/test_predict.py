@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shutil
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError, WorkError
+from mednext_jax.inference.outputs import Outputs
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.scan_list import read_scan_list
@@ -193,6 +193,26 @@ def test_a_second_run_tries_only_what_failed(models, scans, tmp_path, monkeypatc
     assert len(listed) == 3 and not any(scan.problem for scan in listed)
 
 
+def test_a_disk_that_fills_in_the_middle_loses_nothing_that_is_done(models, scans, tmp_path, monkeypatch):
+    out, replace, full = tmp_path / "out", Outputs._replace, [False]
+
+    def fills(self, name, text):
+        full[0] |= (out / "records" / "case0.json").exists() and name == "volumes.tsv" and "case0" in text
+        if full[0] and "case1" in text:
+            raise OSError(28, "No space left on device")
+        replace(self, name, text)
+
+    monkeypatch.setattr(Outputs, "_replace", fills)
+    with pytest.raises(WorkError, match="No space left on device") as caught:
+        predict(scans, out, models[0], tta=False)
+    assert "make room" in str(caught.value) and "case1_0000.nii.gz" in str(caught.value)
+    assert sorted(p.name for p in (out / "records").iterdir()) == ["case0.json", "case2.json"]
+    assert not list(out.glob("case1*")) and not list(out.rglob(".*"))
+    monkeypatch.undo()
+    rows = predict(scans, out, models[0], tta=False)
+    assert [row["scan"] for row in rows] == ["case0", "case1", "case2"] and not (out / "failed.tsv").exists()
+
+
 def test_force_makes_all_again_with_other_settings(models, scans, tmp_path):
     out = tmp_path / "out"
     predict(scans, out, models[0], tta=False)
@@ -214,25 +234,6 @@ def test_force_makes_all_again_with_other_settings(models, scans, tmp_path):
     (tmp_path / "other" / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="not overwritten"):  # predict did not write it
         predict(scans, tmp_path / "other", models[0], tta=False, force=True)
-
-
-def test_a_dry_run_tells_and_writes_nothing(models, scans, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
-    predict(scans / "case0_0000.nii.gz", out, models[0], tta=False)
-    monkeypatch.setattr(Predictor, "load", None)  # nothing is read or computed
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    capsys.readouterr()
-    (planned,) = predict(scans / "case0_0000.nii.gz", out, models[0], tta=False, dry_run=True)
-    assert planned["state"] == "done" and planned["tiles"] == 0
-    planned = predict(scans, tmp_path / "new", models[0], tta=False, dry_run=True)
-    assert [(row["case"], row["tiles"]) for row in planned] == [("case0", 8), ("case1", 12), ("case2", 12)]
-    printed = capsys.readouterr().out
-    sha256 = json.loads((models[0] / "model.json").read_text())["weights"]["sha256"]
-    assert "case1: at most 12 tiles" in printed and sha256 in printed and "32 at most" in printed
-    assert re.search(r"time +about \d+ s", printed) and re.search(r"memory +about [\d.]+ GiB", printed)
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")} and not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match="not overwritten"):
-        predict(scans, out, models[0], dry_run=True)
 
 
 def test_an_output_inside_the_input_is_not_taken_for_scans(models, scans, tmp_path):

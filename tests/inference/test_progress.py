@@ -11,6 +11,7 @@ import pytest
 from mednext_jax.errors import Problem
 from mednext_jax.inference import progress
 from mednext_jax.inference.failures import Failure
+from mednext_jax.inference.outputs import Written
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.inference.progress import QUIET, VERBOSE, CohortProgress
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.core
 
 SCAN = Scan("a", (), Path("m"), Path("p"))
 ROW = {"scan": "a", "count": 1, "volume_mm3": 1.0, "seconds": 1.0, "flags": ""}
-DONE = Done(ROW, {"read": 0.25, "device": 1.0}, 7)
+DONE = Done(Written(ROW), {"read": 0.25, "device": 1.0}, 7)
 FAILED = Failure("a", "segment", (Problem("No."),), by_input=True)
 
 
