@@ -74,6 +74,8 @@ def _interrupted_once() -> Iterator[None]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; a name that begins with a dash is written ./-name"
         super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
 
 
@@ -191,7 +193,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
+    predict.add_argument(
+        "--force", action="store_true", help="make everything in OUT again, whatever its settings were"
+    )
+    predict.add_argument(
+        "--brain-extraction", default=None, metavar="TOOL", help="make each scan's brain mask: deepbet (extra `brain`)"
+    )
+    predict.add_argument(
+        "--dry-run", action="store_true", help="list scans, tiles, time and memory (estimates), and compute nothing"
+    )
+    loudness = predict.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="say only what is wrong, at the end")
+    loudness.add_argument("--verbose", action="store_true", help="say the time of each stage of each scan, too")
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
+
+    gather = command("gather", _gather, "merge the tables of the parts of a cohort")
+    gather.add_argument("output", type=Path, metavar="OUT", help="the folder that `predict --part K/N` wrote into")
 
     report = command("report", _report, "a page for each scan of a prediction, and one for all of them")
     report.add_argument("output", type=Path, metavar="OUT", help="a folder that predict wrote")
@@ -375,8 +392,20 @@ def _predict(options: argparse.Namespace) -> None:
             after=(lambda folder, cases: report(folder, cases=cases)) if options.report else None,
             tables=options.tables,
             uncertainty=options.uncertainty,
+            force=options.force,
+            brain_extraction=options.brain_extraction,
+            dry_run=options.dry_run,
+            quiet=options.quiet,
+            verbose=options.verbose,
             **_counting(options),
         )
+
+
+def _gather(options: argparse.Namespace) -> None:
+    from mednext_jax.inference.gather import gather, summary
+
+    for line in summary(gather(options.output)):
+        print(line)
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -37,6 +37,7 @@ MAY_BE_SKIPPED = {
     r"could not import '(jsonschema|yaml|boutiques\b.*)'|shellcheck is not installed": "the same, for the launch files",
     r"could not import '(playwright\b.*|statsmodels\b.*)'": "the same, for the report's pages",
     r"there is no (Chromium|TeX) on this machine": "a browser and TeX are the machine's own, not packages of Python",
+    r"could not import 'deepbet'": "the extra `brain` is PyTorch's, for a test of minutes",
     r"could not import '(triton|jax_triton)'": "Triton's wheels exist for Linux alone",
     r"could not import 'jax_cuda12_plugin'": "JAX's CUDA plugin is half a gigabyte: an environment of its own has it",
     r"could not import '(nnunetv2|nnunet_mednext\b.*)'": "nnU-Net itself, in the extra `peers` or beside this package",

@@ -31,7 +31,7 @@ def run(capsys, *arguments):
 
 
 COMMANDS = (
-    *("demo", "simulate", "prepare", "train", "predict", "quantify", "report", "evaluate", "convert", "info"),
+    *("demo", "simulate", "prepare", "train", "predict", "gather", "quantify", "report", "evaluate", "convert", "info"),
     *("models", "check-device"),
 )
 

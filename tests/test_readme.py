@@ -77,8 +77,10 @@ def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, caps
     assert nib.load("segmented/sub-01_T2w_mask.nii.gz").get_data_dtype() == np.uint8
     for command in starting("mednext-jax quantify"):
         assert " PVS, " in run(command, capsys)
-    for command in commands((ROOT / "docs" / "report.md").read_text()):
-        run(command, capsys)
+    for page in ("report.md", "cohorts.md"):
+        for command in commands((ROOT / "docs" / page).read_text()):
+            run(command, capsys)
+    assert Path("parts/volumes.tsv").is_file()
     assert "sub-01_T2w_report.html" in Path("segmented/report.html").read_text()
     assert Path("segmented/sub-01_T2w_report.html").is_file()
     (python,) = blocks("python")[:1]

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError, Problem, is_out_of_memory
 from mednext_jax.hub.open_model import open_models
+from mednext_jax.inference.flags import expects_extracted
 from mednext_jax.inference.on_device import (
     BACKGROUNDS,
     LoadedScan,
@@ -63,6 +64,7 @@ class Segmentation:
     foreground: np.ndarray | None
     grid: Grid
     seconds: dict[str, float]
+    brain_extracted: bool = False
 
     @property
     def mask(self) -> nib.Nifti1Image:
@@ -73,6 +75,16 @@ class Segmentation:
     def probability(self) -> nib.Nifti1Image:
         """The foreground probability of each voxel."""
         return self._images[1]
+
+    @property
+    def inside(self) -> np.ndarray | None:
+        """What belongs to the extracted brain, boolean on the grid of the input file; None if that is not known."""
+        if self.foreground is None:
+            return None
+        placed = self.properties
+        whole = np.zeros(placed.shape, bool)
+        whole[tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))] = self.foreground
+        return from_volume(whole, self.grid)
 
     @functools.cached_property
     def _images(self) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
@@ -95,8 +107,8 @@ class Predictor:
     background: "auto": voxels that are 0 in every channel and connected to the border are background, and tiles that
     hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
     "compute": the network's answer stands everywhere, as nnU-Net's does.
-    Attributes: paths (of the models; None for one in memory), given (the texts that they were opened from), recipe,
-    threshold, window, skip_background, background.
+    Attributes: paths (of the models; None for one in memory), given (the texts that they were opened from), configs (as
+    they are computed here), recipe, threshold, window, skip_background, background.
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -148,10 +160,10 @@ class Predictor:
         )
         self.skip_background, self.background = skip_background, background
         place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
-        configs = [_for_device(m.config) for m in loaded]
+        self.configs = [_for_device(m.config) for m in loaded]
         self._networks = [
             Network(network_of(config), jax.device_put(products_in(config.dtype, m.params), place))
-            for config, m in zip(configs, loaded, strict=True)
+            for config, m in zip(self.configs, loaded, strict=True)
         ]
 
     @property
@@ -202,13 +214,17 @@ class Predictor:
         seconds = {"read": read - start, "prepare": time.perf_counter() - read}
         return dataclasses.replace(loaded, grid=grid, seconds=seconds)
 
-    def infer(self, loaded: LoadedScan) -> Segmentation:
-        """The device's part: evidence, and what it decides; it has computed when this returns."""
+    def infer(self, loaded: LoadedScan, tiles: Callable[[int, int], None] | None = None) -> Segmentation:
+        """The device's part: evidence, and what it decides; it has computed when this returns.
+
+        tiles: is called with (done, all) after each round of tiles.
+        """
         start = time.perf_counter()
-        decided = jax.block_until_ready(self.decide(loaded, self.evidence(loaded)))
+        decided = jax.block_until_ready(self.decide(loaded, self.evidence(loaded, tiles)))
         assert loaded.grid is not None  # `load` read it from a file
         seconds = {**loaded.seconds, "device": time.perf_counter() - start}
-        return Segmentation(decided, loaded.origin, loaded.properties, loaded.foreground, loaded.grid, seconds)
+        about = loaded.origin, loaded.properties, loaded.foreground, loaded.grid, seconds, loaded.brain_extracted
+        return Segmentation(decided, *about)
 
     def finish(self, segmentation: Segmentation) -> Segmentation:
         """The host's last part: from the device, and from the box to the scan's grid, as images."""
@@ -217,11 +233,11 @@ class Predictor:
         segmentation.seconds["finish"] = time.perf_counter() - start
         return segmentation
 
-    def evidence(self, loaded: LoadedScan) -> jax.Array:
+    def evidence(self, loaded: LoadedScan, tiles: Callable[[int, int], None] | None = None) -> jax.Array:
         """`compute_evidence` with as many tiles at once as the device's memory turns out to hold."""
         while True:
             try:
-                return jax.block_until_ready(compute_evidence(loaded, self._networks, self.window))
+                return jax.block_until_ready(compute_evidence(loaded, self._networks, self.window, tiles))
             except jax.errors.JaxRuntimeError as error:
                 if self.window.tile_batch == 1 or not is_out_of_memory(error):
                     raise
@@ -256,13 +272,8 @@ class Predictor:
 
 
 def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> Problem | None:
-    """The warning that a scan's brain was extracted and the training scans' was not, or the other way round.
-
-    A recipe that does not say so, but normalises inside the non-zero mask, is taken to be of extracted brains.
-    """
-    expected = recipe.brain_extracted
-    if expected is None and recipe.needs_filled_mask:
-        expected = True
+    """The warning that a scan's brain was extracted and the training scans' was not, or the other way round."""
+    expected = expects_extracted(recipe)
     if expected is None or expected == region.brain_extracted:
         return None
     words = {True: "zeros around an extracted brain", False: "a whole head"}

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mednext_jax.errors import InputError, Problem, in_groups
+from mednext_jax.errors import InputError, Problem
+from mednext_jax.inference.failures import Failure
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.json_file import read_json
@@ -34,7 +35,7 @@ class RunReport(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.warnings: list[str] = []
-        self.failed: Mapping[str, str] = {}
+        self.failed: dict[str, str] = {}
         self._record: Path | None = None
         self._rows: Sequence[Mapping[str, Any]] = ()
         self._start, self._started = time.perf_counter(), datetime.datetime.now().astimezone()
@@ -46,15 +47,16 @@ class RunReport(logging.Handler):
             {"given": given, **_source(path)} for given, path in zip(predictor.given, predictor.paths, strict=True)
         ]
 
-    def warn(self, problems: Sequence[Problem]) -> None:
-        """Print warnings, those of one kind together, and keep them."""
-        if problems:
-            print(in_groups(problems), flush=True)
-            self.warnings += map(str, problems)
+    def keep(self, warnings: Sequence[Problem]) -> None:
+        """Take warnings that were printed."""
+        self.warnings += map(str, warnings)
 
-    def end(self, rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> None:
+    def end(self, rows: Sequence[Mapping[str, Any]], failures: Sequence[Failure]) -> None:
         """The scans that are done, and why others are not."""
-        self._rows, self.failed = rows, failed
+        self._rows = rows
+        for failure in failures:
+            before = self.failed.get(failure.case)
+            self.failed[failure.case] = str(failure) if before is None else f"{before}\n{failure}"
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a warning of the package, and print it as without this handler."""

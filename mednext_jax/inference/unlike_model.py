@@ -27,7 +27,7 @@ def unlike_model(scans: Iterable[Scan], recipe: Recipe) -> list[Problem]:
 def _other_contrasts(scans: Sequence[Scan], recipe: Recipe) -> list[Problem]:
     wanted = [contrast_in(name) for name in recipe.channel_names]
     pairs = ((file, channel) for scan in scans for file, channel in zip(scan.files, wanted, strict=True))
-    return [problem for file, channel in pairs if channel and (problem := _contradiction(file, channel)) is not None]
+    return [problem for file, channel in pairs if (problem := contradiction(file, channel)) is not None]
 
 
 def _more_channels(scans: Sequence[Scan], recipe: Recipe) -> list[Problem]:
@@ -42,7 +42,10 @@ def _more_channels(scans: Sequence[Scan], recipe: Recipe) -> list[Problem]:
     return found
 
 
-def _contradiction(file: Path, channel: str) -> Problem | None:
+def contradiction(file: Path, channel: str | None) -> Problem | None:
+    """A warning if the name of a file, or its header, tells another contrast than `channel`; None fits everything."""
+    if channel is None:
+        return None
     named = contrast_in(stem(file))
     if named is not None:
         found = f"{named}, by the file's name" if named != channel else None

@@ -18,7 +18,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.atomic import atomic_file
-from mednext_jax.io.geometry import grid_problems, in_mm
+from mednext_jax.io.geometry import FAR_SPACING, grid_problems, in_mm, is_far
 from mednext_jax.io.memory import refuse_beyond_memory
 from mednext_jax.io.slabs import copy_slabs
 from mednext_jax.io.voxels import Source, Voxels, not_3d, open_voxels, placed_like
@@ -31,7 +31,6 @@ COMPRESSION_LEVEL = 1  # of ISA-L; its files are as small as zlib's at nibabel's
 # Beside a larger value float32 holds nothing of the tissue's contrast, and the z-score's squares overflow soon after.
 MAX_INTENSITY = 1e12
 MAX_LABEL = 2**15 - 1
-FAR_SPACING = 1.5  # times the model's voxel size, or as much below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,10 +226,7 @@ def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:
 
 def spacing_warnings(grid: Grid, spacing: Sequence[float] | None, file: object) -> list[Problem]:
     """A warning if a grid's voxels are far from those, `spacing` (d, h, w) in mm, that a model works on (None: any)."""
-    if spacing is None:
-        return []
-    times = np.array(grid.spacing) / np.array(spacing)
-    if max(times.max(), 1 / times.min()) <= FAR_SPACING:
+    if spacing is None or not is_far(grid.spacing, spacing):
         return []
     xyz, wanted = (in_mm(reversed(sizes)) for sizes in (grid.spacing, spacing))
     what, hint = "The voxel size is far from the model's.", "the scan is resampled; check some of the masks by eye"
