@@ -168,7 +168,7 @@ def _scatter(
     space = [2 * extent for extent in extents]
     fine, moments = launch(
         strided.scatter_kernel,
-        (coarse, kernel, jnp.zeros(c) if bias is None else bias, coarse if extra is None else extra),
+        (coarse, kernel, jnp.zeros(c) if bias is None else bias, kernel if extra is None else extra),
         (ShapeDtypeStruct((n, c, *space), coarse.dtype), _floats(n, c, programs, 3)),
         (programs, c, n),
         **_strided_constants(c, kernel.shape[0], extents, offset, tiles),

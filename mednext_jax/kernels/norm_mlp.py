@@ -53,7 +53,7 @@ def forward(
         (
             *(u, norm.scale, norm.shift, expand, weights.expand_bias, compress, weights.compress_bias),
             u if residual is None else residual,
-            compress if project is None else project.astype(u.dtype),
+            weights.compress_bias if project is None else project.astype(u.dtype),
             weights.compress_bias if bias is None else bias,
             u if skip is None else skip,
         ),
