@@ -9,6 +9,8 @@ import pytest
 
 from mednext_jax import main as command_line
 from mednext_jax.convert.convert import convert
+from mednext_jax.errors import Problem
+from mednext_jax.inference.failures import Failure
 from mednext_jax.inference.run_report import RunReport
 from mednext_jax.io.json_file import read_json
 from tests.convert.torch_archive import DATA
@@ -87,7 +89,8 @@ def test_a_cohort_of_failures_leaves_a_record_that_can_be_read_again(tmp_path):
 
     with RunReport() as told:
         told.begin(record, {"step": 0.5}, NoModels())
-        told.end([], {f"case{i}": "bad " * 100 for i in range(10_000)})
+        bad = (Problem("bad " * 100),)
+        told.end([], [Failure(f"case{i}", "read", bad, by_input=True) for i in range(10_000)])
         told.warnings += ["odd \ud800" * 50] * 10_000
     about = read_json(record)
     assert about["step"] == 0.5 and about["run"]["state"] == "no scan done"
