@@ -16,7 +16,7 @@ from mednext_jax.io.geometry import scan_warnings
 from mednext_jax.io.nifti import grid_of, read_labels, read_scan, spacing_warnings
 from mednext_jax.quantify.region_source import USUAL_OVERLAP
 from mednext_jax.quantify.tables import TableFiles
-from mednext_jax.report.measured import NARROW, REMARKS, Measured, number, numbers, remarks
+from mednext_jax.report.measured import NARROW, REMARKS, Measured, TableRow, number, numbers, remarks
 from mednext_jax.report.on_grid import read_probability, read_uncertainty, same_grid
 from mednext_jax.report.predicted import PredictedScan
 from mednext_jax.report.view_volume import MAP_TOPS
@@ -147,6 +147,7 @@ def findings(files: ScanFiles, measured: Measured) -> list[Problem]:
     likely = numbers(measured.counted, "probability_mean")
     if likely and float(np.median(likely)) < 0.6:
         found.append(_warning("The model is unsure of half of the PVS: their mean probability is below 0.6."))
+    found += _outside_of_members(measured.whole)
     if measured.counted_here:
         hint = "run mednext-jax quantify to measure clusters by region"
         found.append(_warning("There were no tables beside the mask; this report counted the clusters.", hint=hint))
@@ -163,6 +164,18 @@ def _below_resolution(measured: Measured) -> list[Problem]:
         "grid's, and others as thin are missed or break into pieces."
     )
     return [_warning(what, hint=hint)]
+
+
+def _outside_of_members(whole: TableRow) -> list[Problem]:
+    """A warning if the count is not within what models and mirrors find one by one: their mean is near the threshold."""
+    count, low, high = (number(whole, f"count{end}") for end in ("", "_low", "_high"))
+    if count is None or low is None or high is None or low <= count <= high:
+        return []
+    what = (
+        "The count is not within the interval of what models and mirrors find one by one: they mark different places."
+    )
+    hint = "look at the map of their standard deviation, and use the count with care"
+    return [_warning(what, f"{low:.1f} to {high:.1f}", f"{count:g}", hint)]
 
 
 def _places(files: ScanFiles, labels: np.ndarray, count: int) -> list[Problem]:

@@ -70,7 +70,12 @@ def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str 
     figures = [("PVS", short(whole, "count") or str(len(measured.counted)), _counted(whole))]
     if whole.get("count_all", "") not in ("", whole.get("count")):
         figures.append(("Clusters of any size", short(whole, "count_all"), ""))
-    figures.append(("Volume", short(whole, "volume_mm3"), f"mm³{_interval(whole, 'volume', '_mm3')}"))
+    figures.append(("Volume", short(whole, "volume_mm3"), "mm³"))
+    for name, quantity, end, of in (("Expected PVS", "count", "", ""), ("Expected volume", "volume", "_mm3", "mm³, ")):
+        if number(whole, f"{quantity}_low{end}") is not None:
+            low, high = (short(whole, f"{quantity}_{side}{end}") for side in ("low", "high"))
+            said = f"{of}95 % interval {low} to {high} over models and mirrors"
+            figures.append((name, short(whole, f"{quantity}_expected{end}"), said))
     if volumes:
         figures.append(("Median size", compact(float(np.median(volumes))), "mm³"))
         figures.append(("Largest", compact(max(volumes)), "mm³"))
@@ -87,19 +92,12 @@ def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str 
 
 
 def _counted(whole: TableRow) -> str:
-    """Which clusters are counted, and the interval of the count if there is one."""
+    """Which clusters are counted."""
     least = number(whole, "min_voxels")
     sizes = "clusters" if least is None else f"clusters of at least {least:.0f} voxel{'s' * (least != 1)}"
     if (mm3 := number(whole, "min_mm3")) is not None and mm3 > 0:
         sizes += f" and {compact(mm3)} mm³"
-    return sizes + _interval(whole, "count", "")
-
-
-def _interval(row: TableRow, quantity: str, end: str) -> str:
-    low, high = (f"{quantity}_{side}{end}" for side in ("low", "high"))
-    if number(row, low) is None or number(row, high) is None:
-        return ""
-    return f" (95 % interval {short(row, low)} to {short(row, high)})"
+    return sizes
 
 
 def _warnings(problems: Sequence[Problem]) -> str:

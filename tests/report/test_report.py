@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 
@@ -240,6 +241,25 @@ def test_a_page_warns_of_voxels_that_do_not_show_what_is_counted(write_predictio
     assert "The voxel size is far from the model" in page and "0.8 x 0.8 x 0.8 mm, or up to 1.5 times" in page
     assert "The voxels are larger than many PVS are wide" in page and "1 × 1 × 2 mm" in page
     assert "2 of 2 PVS are narrower than 1.5 voxels: the voxels do not resolve them." in page  # the third is too small
+
+
+@pytest.mark.parametrize(("low", "high", "warned"), [("1.5", "3.25", False), ("3.5", "9.0", True)])
+def test_a_page_shows_what_models_and_mirrors_find_one_by_one(write_prediction, low, high, warned):
+    out = write_prediction(["sub-01"])
+    head, *rows = (out / "sub-01_regions.tsv").read_text().splitlines()
+    names = [
+        f"{name}_{end}{unit}"
+        for name, unit in (("count", ""), ("volume", "_mm3"))
+        for end in ("expected", "low", "high")
+    ]
+    values = ["6.25", low, high, "17.5", "11.25", "21.5"]
+    lines = ["\t".join([head, *names]), *("\t".join([row, *values]) for row in rows)]
+    (out / "sub-01_regions.tsv").write_text("\n".join(lines) + "\n")
+    report(out)
+    page = (out / "sub-01_report.html").read_text()
+    said = re.sub(r"<[^>]+>", " ", page)
+    assert re.search(r"Expected PVS\s+6\.25\s+95 % interval", said) and "mm³, 95 % interval 11.2 to 21.5" in said
+    assert ("The count is not within the interval" in page) == warned
 
 
 @pytest.mark.parametrize(("overlap", "warned"), [("0.8312", True), ("0.9312", False), ("n/a", False)])
