@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -107,7 +107,8 @@ class Predictor:
     hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
     "compute": the network's answer stands everywhere, as nnU-Net's does.
     Attributes: paths (of the models; None for one in memory), configs (as they are computed here), recipe, threshold,
-    window, skip_background, background.
+    window, skip_background, background, training_ranges (counts and volumes of the training's labels, of models that
+    tell them).
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -142,6 +143,8 @@ class Predictor:
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
         self.recipe = loaded[0].recipe
+        told = [model.provenance.get("training_range") for model in loaded]
+        self.training_ranges = [one for one in told if isinstance(one, Mapping)]
         packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold
         devices = jax.local_devices() if devices is None else devices
