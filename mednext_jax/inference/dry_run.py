@@ -88,11 +88,13 @@ def macs_of_tile(config: MedNeXtConfig, patch: Sequence[int]) -> int:
     """Multiplications of the network's blocks on one tile of `patch` (d, h, w) voxels; stem and heads are little."""
     total = 0
     for kind, level, count in config.blocks():
-        # A block that goes down computes its wide part on the lower level's voxels, one that goes up on the upper's.
-        after = level + {"block": 0, "down": 1, "up": -1}[kind.block]
+        # A block that goes down computes on the lower level's voxels; one that goes up widens on the upper's, but its
+        # convolution multiplies each voxel of the lower.
+        convolved, widened = (level + change for change in {"block": (0, 0), "down": (1, 1), "up": (0, -1)}[kind.block])
         depthwise = kind.channels * kind.kernel_size**3
         products = kind.channels * kind.hidden + kind.hidden * kind.out_channels
-        total += count * math.prod(patch) // 8**after * (depthwise + products)
+        voxels = math.prod(patch)
+        total += count * (voxels // 8**convolved * depthwise + voxels // 8**widened * products)
     return total
 
 

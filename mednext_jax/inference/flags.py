@@ -5,6 +5,8 @@ Of one scan:
     contrast          the file's name or header tells another contrast than the model's channel
     skull, no skull   a whole head for a model of extracted brains, or the other way round
     edge              more than a fifth of the clusters lie within two voxels of an extracted brain's edge
+    count unlike training, volume unlike training
+                      less than half of the least, or more than twice the most, that a training scan's label holds
 Of a cohort, where at least `COHORT` scans are done:
     few PVS, many PVS, small volume, large volume
                       outside of median +- 5 robust standard deviations (1.4826 MAD) of log(1 + value)
@@ -27,6 +29,7 @@ from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.weights.recipe import Recipe
 
 EDGE_SHARE, EDGE_VOXELS, EDGE_CLUSTERS = 0.2, 2, 5
+FAR_FROM_TRAINING = 2.0
 COHORT, DEVIATIONS = 10, 5.0
 SEPARATOR = "; "
 VOXEL_SIZE, CONTRAST, EDGE = "voxel size", "contrast", "edge"
@@ -75,6 +78,24 @@ def edge_flag(labels: np.ndarray, inside: np.ndarray) -> str | None:
         touching |= within & ~inside[tuple(np.where(within[:, np.newaxis], there, 0).T)]
     share = len(np.unique(labels[tuple(where[touching].T)])) / count
     return EDGE if share > EDGE_SHARE else None
+
+
+def training_flags(row: Mapping[str, Any], ranges: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The flags of a row of volumes.tsv whose values no training scan was near; `ranges`: column -> (least, most)."""
+    found = []
+    for column, name in (("count", "count"), ("volume_mm3", "volume")):
+        limits = [limit for one in ranges if (limit := _range(one.get(column))) is not None]
+        if limits:
+            low, high = min(limits)[0], max(high for _, high in limits)
+            if not low / FAR_FROM_TRAINING <= row[column] <= high * FAR_FROM_TRAINING:
+                found.append(f"{name} unlike training")
+    return found
+
+
+def _range(value: Any) -> tuple[float, float] | None:
+    """The least and the most that a model's file tells; None for anything else that stands there."""
+    told = isinstance(value, list) and len(value) == 2 and all(type(v) in (int, float) and v >= 0 for v in value)
+    return (value[0], value[1]) if told else None
 
 
 def with_cohort_flags(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from mednext_jax.errors import WorkError
 from mednext_jax.inference import derivative
 from mednext_jax.inference.cohort_tables import FAILED, VOLUMES, failed_text, volumes_text
 from mednext_jax.inference.failures import Failure
-from mednext_jax.inference.flags import EDGE, SEPARATOR, edge_flag, with_cohort_flags
+from mednext_jax.inference.flags import EDGE, SEPARATOR, edge_flag, training_flags, with_cohort_flags
 from mednext_jax.inference.gather import write_failed
 from mednext_jax.inference.predictor import Segmentation
 from mednext_jax.inference.run_record import RECORD, of_a_scan, part_name, record_path
@@ -104,12 +104,14 @@ class Outputs:
         *,
         inputs: Sequence[FileState] = (),
         flags: Sequence[str] = (),
+        training: Sequence[Mapping[str, Any]] = (),
         brain: tuple[nib.Nifti1Image, str] | None = None,
     ) -> Written:
         """Write all files of one scan, its record and its row, all or none.
 
         members: what the models and mirrors find one by one, for tables with intervals and maps. inputs: what the files
-        of the scan held. flags: what asks for a look. brain: the mask that a tool made, and the tool's name.
+        of the scan held. flags: what asks for a look. training: as `training_flags`. brain: the mask that a tool made,
+        and the tool's name.
 
         The row: scan, count of 26-connected clusters, their volume in mm3, the seconds spent on the scan, and flags.
         A scan whose regions are not there or do not fit has tables without them and no record: the next start does it
@@ -119,13 +121,13 @@ class Outputs:
         labels, count = label_clusters(mask)
         inside = result.inside
         edge = inside is not None and edge_flag(labels, inside) is not None
-        row = {
+        row: dict[str, Any] = {
             "scan": scan.case,
             "count": count,
             "volume_mm3": round(float(mask.sum()) * voxel_volume(result.mask.affine), 3),
             "seconds": round(sum(result.seconds.values()), 3),
-            "flags": SEPARATOR.join([*flags, *([EDGE] if edge else [])]),
         }
+        row["flags"] = SEPARATOR.join([*flags, *([EDGE] if edge else []), *training_flags(row, training)])
         images = {scan.probability: result.probability, scan.mask: result.mask}  # where the mask is, all else is
         texts: dict[Path, str] = {}
         lacks: list[Failure] = []

@@ -130,9 +130,11 @@ def predict(
             )
             scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
             scans, without = _with_brains(scans, brain_masks, brain_extraction, predictor)
-            scans = scans[k - 1 :: n]
             failures = [Failure(case, "find", (problem,), by_input=True) for case, problem in [*bad, *without]]
-            failures = failures if k == 1 else []  # told once, by the first part
+            # A scan that fails counts too: mended, it moves no other into another part.
+            mine = set(sorted({s.case for s in scans} | {f.case for f in failures})[k - 1 :: n])
+            scans = [scan for scan in scans if scan.case in mine]
+            failures = [failure for failure in failures if failure.case in mine]
             measured = ScanTables.open(regions, region_names, counting, single=len(scans) == n == 1) if tables else None
             if measured is not None and uncertainty:
                 measured.about["uncertainty"] = True

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -108,7 +108,8 @@ class Predictor:
     hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
     "compute": the network's answer stands everywhere, as nnU-Net's does.
     Attributes: paths (of the models; None for one in memory), given (the texts that they were opened from), configs (as
-    they are computed here), recipe, threshold, window, skip_background, background.
+    they are computed here), recipe, threshold, window, skip_background, background, training_ranges (counts and volumes
+    of the training's labels, of models that tell them).
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -145,6 +146,8 @@ class Predictor:
         self.paths = [model.path for model in loaded]
         self.given = [None if isinstance(item, Model) else str(item) for item, _ in opened]
         self.recipe = loaded[0].recipe
+        told = [model.provenance.get("training_range") for model in loaded]
+        self.training_ranges = [one for one in told if isinstance(one, Mapping)]
         packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold
         devices = jax.local_devices() if devices is None else devices

@@ -108,7 +108,15 @@ def _segment_all(work: Work, scans: Sequence[Scan], tell: Callable[[Outcome], No
                 result = predictor.finish(computed)
             flags = scan_flags(predictor.recipe, scan.files, result.properties.spacing, result.brain_extracted)
             with _stage("write"):
-                written = work.outputs.write(scan, result, members, inputs=about.inputs, flags=flags, brain=about.brain)
+                written = work.outputs.write(
+                    scan,
+                    result,
+                    members,
+                    inputs=about.inputs,
+                    flags=flags,
+                    training=predictor.training_ranges,
+                    brain=about.brain,
+                )
             tell((scan, Done(written, dict(result.seconds), about.tiles)))
         except Exception as error:
             tell((scan, _failure(scan, error)))

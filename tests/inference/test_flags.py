@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mednext_jax.inference.flags import edge_flag, flagged, scan_flags, with_cohort_flags
+from mednext_jax.inference.flags import edge_flag, flagged, scan_flags, training_flags, with_cohort_flags
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.unlike_model import contradiction
 from mednext_jax.io.contrast import contrast_in
@@ -63,6 +63,14 @@ def test_clusters_at_the_brain_s_edge():
     assert edge_flag(labels((8, 20, 20), *middle[1:8], *rim[:2]), inside) is None
     assert edge_flag(labels(*rim), inside) is None  # too few to judge by
     assert edge_flag(labels(*middle), np.ones_like(inside)) is None  # the scan's own border is no brain's
+
+
+def test_counts_and_volumes_that_training_did_not_show():
+    row = {"count": 9, "volume_mm3": 401.0}
+    ranges = [{"count": [30, 60], "volume_mm3": [100.0, 150.0]}, {"count": [20, 50], "volume_mm3": [120.0, 200.0]}]
+    assert training_flags(row, ranges) == ["count unlike training", "volume unlike training"]
+    assert training_flags({"count": 10, "volume_mm3": 400.0}, ranges) == []
+    assert training_flags(row, []) == training_flags(row, [{"count": "many", "volume_mm3": [1]}, {}]) == []
 
 
 def rows_of(counts, volumes=None):

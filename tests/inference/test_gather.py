@@ -55,6 +55,24 @@ def test_the_last_part_merges_what_an_undivided_run_writes(models, scans, tmp_pa
     assert (failed["scan"], failed["stage"]) == ("case1", "read") and failed["file"].endswith("case1.nii.gz")
 
 
+def test_a_scan_that_is_mended_moves_no_other_into_another_part(models, save_scan, tmp_path):
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    for i in range(4):
+        save_scan(folder / f"case{i}.nii.gz", seed=i)
+    whole = (folder / "case1.nii.gz").read_bytes()
+    (folder / "case1.nii.gz").write_bytes(b"")
+    predict(folder, out, models[0], tta=False, part=(1, 2))
+    with pytest.raises(WorkError, match="is empty"):  # told by its own part
+        predict(folder, out, models[0], tta=False, part=(2, 2))
+    assert [row["scan"] for row in read_failed(out / "failed.tsv")] == ["case1"]
+    (folder / "case1.nii.gz").write_bytes(whole)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    for k in (1, 2):
+        predict(folder, out, models[0], tta=False, part=(k, 2))
+    assert [row["scan"] for row in read_volumes(out / "volumes.tsv").values()] == [f"case{i}" for i in range(4)]
+    assert before == {path: path.stat().st_mtime_ns for path in before} and not (out / "failed.tsv").exists()
+
+
 def test_the_command_names_parts_that_are_missing_or_at_work(models, scans, tmp_path, capsys):
     out = tmp_path / "out"
     predict(scans, out, models[0], tta=False, part=(1, 2))

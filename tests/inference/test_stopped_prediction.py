@@ -17,6 +17,7 @@ import pytest
 
 from mednext_jax.errors import InputError
 from mednext_jax.inference.predict import predict
+from tools.kill_predict import differences
 
 pytestmark = pytest.mark.core
 
@@ -149,3 +150,5 @@ def test_a_killed_run_continues_and_its_remains_go(models, scans, tmp_path):
     assert files(out) == sorted([*(f"case{i}_{kind}" for i in range(4) for kind in KINDS), *COHORT])
     first, third = ((out / f"case{i}_mask.nii.gz").read_bytes() for i in (0, 2))
     assert first != third
+    predict(scans, tmp_path / "whole", models[0], tta=False)
+    assert differences(tmp_path / "whole", out) == []
