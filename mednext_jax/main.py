@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import os
 import re
@@ -205,10 +206,38 @@ def build_parser() -> argparse.ArgumentParser:
     loudness = predict.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="say only what is wrong, at the end")
     loudness.add_argument("--verbose", action="store_true", help="say the time of each stage of each scan, too")
+    predict.add_argument(
+        "--series", action="append", default=[], metavar="N|UID", help="of a DICOM folder; repeat for more channels"
+    )
+    predict.add_argument(
+        "--dicom-seg",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="SERIES",
+        help="write DICOM SEG and SR on the input's series, or on that in the folder SERIES",
+    )
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
 
     gather = command("gather", _gather, "merge the tables of the parts of a cohort")
     gather.add_argument("output", type=Path, metavar="OUT", help="the folder that `predict --part K/N` wrote into")
+
+    bids = command("bids", _bids, "BIDS App: a data set in, a derivative out; the options are those of predict")
+    bids.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
+    bids.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the derivative, such as BIDS_DIR/derivatives/pvs")
+    bids.add_argument("level", choices=("participant", "group"), help="segment participants, or merge their tables")
+    bids.add_argument(
+        *("--participant-label", "--participant_label"), nargs="+", default=[], metavar="LABEL", help="only these"
+    )
+    bids.add_argument("--session-id", "--session-label", nargs="+", default=[], metavar="LABEL", help="only these")
+    bids.add_argument(
+        "--bids-filter-file", type=Path, default=None, metavar="FILE", help="entities of the scans, as fMRIPrep has it"
+    )
+    for action in predict._actions:
+        if action.dest not in ("help", "input", "output", "part", "report", "series", "dicom_seg"):
+            own = copy.copy(action)
+            own.required = False  # the model is for the level participant alone
+            bids._add_action(own)
 
     report = command("report", _report, "a page for each scan of a prediction, and one for all of them")
     report.add_argument("output", type=Path, metavar="OUT", help="a folder that predict wrote")
@@ -374,11 +403,15 @@ def _predict(options: argparse.Namespace) -> None:
     use_compilation_cache()
     initialise()  # before the handler: JAX sets its own for SIGTERM
     threading.Thread(target=_wake_devices, name="devices").start()
+    from mednext_jax.dicom.around_predict import dicom_scan, write_objects
     from mednext_jax.inference.predict import predict
 
-    with _stopping_at_once():
-        predict(
-            options.input,
+    with (
+        _stopping_at_once(),
+        dicom_scan(options.input, options.output, options.series, options.dicom_seg) as scan,
+    ):
+        rows = predict(
+            scan.path,
             options.output,
             options.model,
             threshold=options.threshold,
@@ -386,6 +419,7 @@ def _predict(options: argparse.Namespace) -> None:
             step=options.step,
             part=options.part,
             suffix=options.suffix,
+            chosen=getattr(options, "chosen", None),
             skip_background=options.skip_background,
             background=options.background,
             brain_masks=options.brain_masks,
@@ -399,6 +433,41 @@ def _predict(options: argparse.Namespace) -> None:
             verbose=options.verbose,
             **_counting(options),
         )
+        if scan.series is not None:
+            for row in rows:
+                write_objects(row["scan"], options.output, scan.series, _counting(options))
+
+
+def _bids(options: argparse.Namespace) -> None:
+    from mednext_jax.bids.app import run_bids_app
+    from mednext_jax.io.bids_selection import BidsSelection
+
+    if options.level == "participant" and not options.model:
+        raise InputError("Participants are segmented with a model.", hint="name one: --model MODEL")
+
+    def segment(folder: Path, chosen: BidsSelection) -> None:
+        _predict(
+            argparse.Namespace(
+                **vars(options),
+                input=options.bids_dir,
+                output=folder,
+                part=(1, 1),
+                report=True,
+                chosen=chosen,
+                series=[],
+                dicom_seg=False,
+            )
+        )
+
+    shared = ("suffix", "threshold", "tta", "step", "skip_background", "background", "tables", "uncertainty")
+    run_bids_app(
+        options.bids_dir,
+        options.out_dir,
+        options.level,
+        segment,
+        selection=BidsSelection.of(options.participant_label, options.session_id, options.bids_filter_file),
+        settings={name: getattr(options, name) for name in shared} | _counting(options),
+    )
 
 
 def _gather(options: argparse.Namespace) -> None:

@@ -31,8 +31,8 @@ def run(capsys, *arguments):
 
 
 COMMANDS = (
-    *("demo", "simulate", "prepare", "train", "predict", "gather", "quantify", "report", "evaluate", "convert", "info"),
-    *("models", "check-device"),
+    *("demo", "simulate", "prepare", "train", "predict", "bids", "gather", "quantify", "report", "evaluate", "convert"),
+    *("info", "models", "check-device"),
 )
 
 

@@ -24,6 +24,7 @@ from mednext_jax.inference.run_report import RunReport
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
 from mednext_jax.inference.stream import Work, stream
 from mednext_jax.inference.unlike_model import unlike_model
+from mednext_jax.io.bids_selection import BidsSelection
 from mednext_jax.io.brain_masks import BrainMasks
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
@@ -41,6 +42,7 @@ def predict(
     part: tuple[int, int] = (1, 1),
     *,
     suffix: str | None = None,
+    chosen: BidsSelection | None = None,
     brain_masks: str | Path | None = None,
     tile_batch: int | None = None,
     skip_background: bool = False,
@@ -69,6 +71,7 @@ def predict(
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
+    chosen: of a BIDS data set, only these scans.
     brain_masks: a folder (io.brain_masks); all but the brain is set to 0. A model trained with such masks needs them.
     after: is called with the folder and the cases that have outputs there, before failures are raised.
     tables: besides, labelled clusters and tables of clusters and regions of each scan, and pvs.tsv of all of them, as
@@ -128,7 +131,7 @@ def predict(
                 skip_background=skip_background,
                 background=background,
             )
-            scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix)
+            scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix, chosen)
             scans, without = _with_brains(scans, brain_masks, brain_extraction, predictor)
             failures = [Failure(case, "find", (problem,), by_input=True) for case, problem in [*bad, *without]]
             # A scan that fails counts too: mended, it moves no other into another part.

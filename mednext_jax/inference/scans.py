@@ -11,9 +11,10 @@ from pathlib import Path
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io import bids
 from mednext_jax.io.absent import is_named, refuse_no_folder
-from mednext_jax.io.nifti_header import read_declared
-from mednext_jax.io.nifti_names import few, files_in, is_nifti_name, left_out, stem, walk
-from mednext_jax.io.voxels import not_3d
+from mednext_jax.io.bids_selection import BidsSelection
+from mednext_jax.io.nifti_names import few, files_in, is_scan_name, left_out, stem, walk
+from mednext_jax.io.scan_formats import SCAN_ENDINGS
+from mednext_jax.io.voxels import open_voxels
 
 LOOKED_AT = 10_000  # files of folders below, where none of a folder is a scan
 CHANNEL = re.compile(r"(.+)_([0-9]{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
@@ -37,14 +38,17 @@ class Scan:
 
 
 def find_scans(
-    source: str | Path, channel_names: Sequence[str], suffix: str | None = None
+    source: str | Path,
+    channel_names: Sequence[str],
+    suffix: str | None = None,
+    chosen: BidsSelection | None = None,
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     """All scans of `source`, sorted by case, and what keeps others from being segmented, as (case, problem).
 
     A file CASE.nii.gz (or CASE_0000.nii.gz, with its siblings _0001, ... for more channels); a folder of such files; or
     a BIDS data set, where a channel's name (T1w, T2w, FLAIR) chooses the scans, or `suffix` does: "T1w", or "T1w,FLAIR"
-    in the order of the channels. With a model of one channel, names that end in four digits are cases of their own
-    (002_S_0413, subject_0001) unless a file of the folder is called CASE_0000.
+    in the order of the channels; `chosen`: only these. With a model of one channel, names that end in four digits are
+    cases of their own (002_S_0413, subject_0001) unless a file of the folder is called CASE_0000.
     A scan with a missing or surplus channel, or with a wrong header, is among the problems. Raises InputError if there
     is no scan at all, or none without a problem (then with all of them).
     """
@@ -61,9 +65,9 @@ def find_scans(
     elif not source.is_dir():
         refuse_no_folder(source, "The input does not exist.", expected="a scan, a folder or a BIDS data set")
     elif bids.is_bids(source):
-        scans, problems = _bids_scans(source, channel_names, suffix)
+        scans, problems = _bids_scans(source, channel_names, suffix, chosen)
     else:
-        scans, problems = _plain_scans([p for p in files_in(source) if is_nifti_name(p)], source, channel_names)
+        scans, problems = _plain_scans([p for p in files_in(source) if is_scan_name(p)], source, channel_names)
     wrong = {scan.case: found for scan in scans if (found := _header_problems(scan))}
     problems += [(case, problem) for case, found in wrong.items() for problem in found]
     scans = [scan for scan in scans if scan.case not in wrong]
@@ -73,11 +77,13 @@ def find_scans(
 
 
 def images_left_out(source: str | Path) -> list[Problem]:
-    """A warning that names the images of `source` that are not NIfTI and that `find_scans` does not take."""
+    """A warning that names the images of `source` in formats that are not read; a BIDS data set has NIfTI alone."""
     source = Path(source)
     if not source.is_dir():
         return []
-    return left_out(bids.anatomical_files(source) if bids.is_bids(source) else files_in(source), source)
+    if bids.is_bids(source):
+        return left_out(bids.anatomical_files(source), source)
+    return left_out(files_in(source), source, SCAN_ENDINGS)
 
 
 def _siblings(file: Path, channels: int) -> list[Path]:
@@ -93,9 +99,9 @@ def _plain_scans(
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     if not files:
         others = images_left_out(source)
-        found = others[0].found if others else "no NIfTI file"
+        found = others[0].found if others else "no file of a scan"
         hint = others[0].hint if others else None
-        if not others and (below := next(filter(is_nifti_name, itertools.islice(walk(source), LOOKED_AT)), None)):
+        if not others and (below := next(filter(is_scan_name, itertools.islice(walk(source), LOOKED_AT)), None)):
             found = f"none in the folder itself, but below it, such as {below.relative_to(source)}"
             hint = "name the folder that holds them, or the whole of a BIDS data set"
         expected = "CASE.nii.gz or CASE_0000.nii.gz"
@@ -132,7 +138,7 @@ def _plain_scans(
 
 
 def _bids_scans(
-    root: Path, channel_names: Sequence[str], suffix: str | None
+    root: Path, channel_names: Sequence[str], suffix: str | None, chosen: BidsSelection | None
 ) -> tuple[list[Scan], list[tuple[str, Problem]]]:
     suffixes = [_bids_suffix(name) for name in channel_names]
     if suffix is not None:
@@ -145,9 +151,9 @@ def _bids_scans(
                 hint="name one suffix per channel, with commas: T1w,FLAIR",
             )
     if len(suffixes) == 1:
-        channels = [bids.bids_scans(root, suffixes[0])]  # without a contrast in the name: the only one there is
+        channels = [bids.bids_scans(root, suffixes[0], chosen)]  # without a contrast in the name: the only one there is
     else:
-        channels = [bids.bids_scans(root, s or n) for s, n in zip(suffixes, channel_names, strict=True)]
+        channels = [bids.bids_scans(root, s or n, chosen) for s, n in zip(suffixes, channel_names, strict=True)]
     if len({scans[0].suffix for scans in channels}) < len(channels):
         raise InputError(
             "Several channels of the model would be one and the same scan.",
@@ -182,7 +188,7 @@ def _outputs(folder: Path, name: str, mask: str, probability: str) -> tuple[Path
 
 
 def _channel_of(path: Path) -> tuple[str, int] | None:
-    match = CHANNEL.fullmatch(stem(path)) if is_nifti_name(path) else None
+    match = CHANNEL.fullmatch(stem(path)) if is_scan_name(path) else None
     return (match[1], int(match[2])) if match else None
 
 
@@ -191,10 +197,7 @@ def _header_problems(scan: Scan) -> list[Problem]:
     problems: list[Problem] = []
     for path in scan.files:
         try:
-            shape = read_declared(path).shape
+            open_voxels(path)
         except InputError as error:
             problems += error.problems
-            continue
-        if len(shape) != 3:
-            problems += not_3d(path, shape).problems
     return problems

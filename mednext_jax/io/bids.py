@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.absent import dangling_folders, is_named, refuse_no_folder
+from mednext_jax.io.bids_selection import BidsSelection, entities_of
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, left_out, stem
 from mednext_jax.io.raw_dataset import (
@@ -46,21 +47,35 @@ def is_bids(root: str | os.PathLike) -> bool:
     return described or any(root.glob("sub-*/anat")) or any(root.glob("sub-*/ses-*/anat"))
 
 
-def bids_scans(root: str | os.PathLike, suffix: str | None = None) -> tuple[BidsScan, ...]:
+def bids_scans(
+    root: str | os.PathLike, suffix: str | None = None, chosen: BidsSelection | None = None
+) -> tuple[BidsScan, ...]:
     """The scans sub-*/[ses-*/]anat/*_SUFFIX.nii[.gz] of a BIDS data set, sorted by name.
 
-    Without `suffix`, the only one of T1w, T2w and FLAIR that is there. Raises InputError if there is none, if several
-    are there and none is chosen, or if a scan is there twice (.nii and .nii.gz).
+    Without `suffix`, the only one of T1w, T2w and FLAIR that is there; `chosen`: only these. Raises InputError if there
+    is none, if several are there and none is chosen, or if a scan is there twice (.nii and .nii.gz).
     """
     root = Path(root)
     scans: dict[str, list[BidsScan]] = {}
+    not_chosen: list[str] = []
     for path in anatomical_files(root):
         match = re.fullmatch(r"(sub-.+)_([A-Za-z0-9]+)", stem(path)) if is_nifti_name(path) else None
         if match and match[2] in (SUFFIXES if suffix is None else (suffix,)):
+            if chosen is not None and not chosen.takes(path, match[2]):
+                not_chosen.append(path.name)
+                continue
             scan = BidsScan(match[1], path, subject_of(match[1]), match[2])
             scans.setdefault(match[2], []).append(scan)
     if not scans and (absent := absent_subjects(root)):
         raise InputError.of(absent)
+    if not scans and not_chosen:
+        raise InputError(
+            "No scan of the selection is in the BIDS data set.",
+            file=root,
+            expected=f"some of {few(not_chosen)}",
+            found="none that is selected",
+            hint="check --participant-label, --session-id and --bids-filter-file",
+        )
     if len(scans) != 1:
         others = sorted({name for path in anatomical_files(root) if (name := _suffix(path))})
         choices = sorted(scans) or [name for name in others if name not in NO_SCANS]
@@ -161,18 +176,12 @@ def _suffix(path: Path) -> str | None:
     return stem(path).rpartition("_")[2] if is_nifti_name(path) and "_" in path.name else None
 
 
-def _entities(path: Path) -> dict[str, str]:
-    """sub-01_ses-2_T2w.nii.gz -> {"sub": "01", "ses": "2"}."""
-    parts = path.name.split(".")[0].split("_")
-    return dict(part.split("-", 1) for part in parts if "-" in part)
-
-
 def _belongs(path: Path, scan: BidsScan) -> bool:
     """Whether a derivative is a label map of the scan: same subject, and no other session, run, ..."""
     name = stem(path)
     if not re.search(r"_(mask|dseg)$", name) or name.endswith(CLUSTERS_ENDING) or is_brain_mask(path):
         return False
-    ours, theirs = _entities(scan.path), _entities(path)
+    ours, theirs = entities_of(scan.path), entities_of(path)
     return all(theirs.get(name) == ours.get(name) for name in ("sub", *SCAN_ENTITIES))
 
 

@@ -163,20 +163,21 @@ def not_nifti(
     return InputError(
         "The file is not a NIfTI scan.",
         file=path,
-        expected="a .nii or .nii.gz file",
+        expected="a .nii or .nii.gz file (.mgz, .mgh, .nrrd and .mha scans are read too)",
         found=found,
         hint=hint,
     )
 
 
 def damaged(path: object, found: str) -> InputError:
-    """The error for a NIfTI file that cannot be read to its end."""
+    """The error for a file that cannot be read to its end."""
+    of_nifti = str(path).lower().endswith(NIFTI_ENDINGS) or path is None
     return InputError(
-        "The NIfTI file is damaged.",
+        f"The {'NIfTI ' if of_nifti else ''}file is damaged.",
         file=path,
-        expected="a complete .nii or .nii.gz file",
+        expected="a complete .nii or .nii.gz file" if of_nifti else "a complete file",
         found=found,
-        hint="copy or download the file again; `gzip -t` checks a .nii.gz",
+        hint="copy or download the file again" + ("; `gzip -t` checks a .nii.gz" if of_nifti else ""),
     )
 
 
@@ -187,7 +188,7 @@ def is_header_of(kind: type[nib.Nifti1Header], start: bytes) -> bool:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return igzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+    return igzip.open(path, "rb") if path.name.lower().endswith((".gz", ".mgz")) else path.open("rb")
 
 
 def _first_bytes(path: Path) -> tuple[bytes, bool]:

@@ -1,4 +1,4 @@
-"""The NIfTI files of a folder by their names, and what else there looks like an image and is left out."""
+"""The scans and NIfTI files of a folder by their names, and what else there looks like an image and is left out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mednext_jax.errors import Problem
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
+from mednext_jax.io.scan_formats import SCAN_ENDINGS
 
 # Images of other formats, halves of a NIfTI pair and other compressions: people expect them to be read.
 OTHER_IMAGES = (
@@ -25,9 +26,14 @@ def is_nifti_name(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_ENDINGS) and not path.name.startswith(".")
 
 
+def is_scan_name(path: Path) -> bool:
+    """Whether a file is called as a scan of a format that is read: .nii, .nii.gz, .mgz, .mgh, .nrrd, .mha."""
+    return path.name.lower().endswith(SCAN_ENDINGS) and not path.name.startswith(".")
+
+
 def stem(path: Path) -> str:
-    """The name of a file without .nii or .nii.gz."""
-    ending = next((e for e in NIFTI_ENDINGS if path.name.lower().endswith(e)), "")
+    """The name of a file without .nii, .nii.gz or the ending of another format of scans."""
+    ending = next((e for e in SCAN_ENDINGS if path.name.lower().endswith(e)), "")
     return path.name[: len(path.name) - len(ending)]
 
 
@@ -46,9 +52,10 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(walk(folder))
 
 
-def left_out(files: Iterable[Path], where: Path) -> list[Problem]:
-    """A warning that names the images among `files` that are not .nii or .nii.gz and are therefore not read."""
-    others = [p for p in files if p.name.lower().endswith(OTHER_IMAGES) and not p.name.startswith(".")]
+def left_out(files: Iterable[Path], where: Path, read: tuple[str, ...] = NIFTI_ENDINGS) -> list[Problem]:
+    """A warning that names the images among `files` with other endings than those that are `read` here."""
+    unread = tuple(ending for ending in OTHER_IMAGES if ending not in read)
+    others = [p for p in files if p.name.lower().endswith(unread) and not p.name.startswith(".")]
     if not others:
         return []
     return [
@@ -56,7 +63,7 @@ def left_out(files: Iterable[Path], where: Path) -> list[Problem]:
             f"{len(others)} image{'s' * (len(others) > 1)} of another format {'are' if len(others) > 1 else 'is'} "
             "left out.",
             str(where),
-            expected=" or ".join(NIFTI_ENDINGS),
+            expected=" or ".join(read),
             found=few(sorted(p.name for p in others)),
             hint="convert them, for example with mri_convert, or with nibabel's nib-convert for .img/.hdr pairs",
             severity="W",

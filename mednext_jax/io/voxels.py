@@ -22,6 +22,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.nifti_header import (
     HEADERS,
     MAX_VOXELS,
+    NIFTI_ENDINGS,
     PADDING,
     PIECE,
     READ_ERRORS,
@@ -34,6 +35,7 @@ from mednext_jax.io.nifti_header import (
     read_declared,
     refuse_type,
 )
+from mednext_jax.io.scan_formats import read_stored
 
 # The header fields that place the voxel grid in space.
 GEOMETRY_FIELDS = (
@@ -72,7 +74,7 @@ Source = str | os.PathLike | nib.spatialimages.SpatialImage | np.ndarray
 
 
 def open_voxels(source: Source) -> Voxels:
-    """A NIfTI file, an image of nibabel of any kind, or an array, with its header checked.
+    """A file (NIfTI, MGZ, NRRD, MHA), an image of nibabel of any kind, or an array, with its header checked.
 
     An array is taken as (x, y, z) to the right, anterior and superior, with voxels of 1 mm, and a warning says so.
     Raises InputError if it is none of these, not three-dimensional, without affine, or not of single real numbers.
@@ -124,6 +126,9 @@ def placed_like(header: Any, kind: type[nib.Nifti1Header]) -> nib.Nifti1Header:
 
 
 def _of_file(path: Path) -> Voxels:
+    if not path.name.lower().endswith(NIFTI_ENDINGS):
+        stored = read_stored(path)
+        return Voxels(_three(path, stored.shape), stored.affine, stored.header, str(path), stored.pieces)
     declared = read_declared(path)
     shape = _three(path, declared.shape)
     try:

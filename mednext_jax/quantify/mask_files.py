@@ -14,7 +14,16 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import image_like, read_labels, read_scan
-from mednext_jax.io.nifti_names import case_of, few, files_below, files_in, is_nifti_name, left_out, stem
+from mednext_jax.io.nifti_names import (
+    case_of,
+    few,
+    files_below,
+    files_in,
+    is_nifti_name,
+    is_scan_name,
+    left_out,
+    stem,
+)
 from mednext_jax.io.voxels import Source
 
 _CHANNEL = re.compile(r"_(0000|T1w|T2w|FLAIR)$")
@@ -80,7 +89,7 @@ def files_by_case(source: Path, cases: Sequence[str], what: str) -> dict[str, Pa
     if source.is_file():
         return dict.fromkeys(cases, source) if len(cases) == 1 else {case_of(source): source}
     found: dict[str, Path] = {}
-    images = [p for p in files_below(source) if is_nifti_name(p) and not is_brain_mask(p)]
+    images = [p for p in files_below(source) if is_scan_name(p) and not is_brain_mask(p)]
     for path in images:
         found.setdefault(_CHANNEL.sub("", case_of(path)), path)
     found |= {case_of(path): path for path in images}

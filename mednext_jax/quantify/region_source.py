@@ -120,15 +120,7 @@ def _of_folder(
 def _read(
     source: Source, table: Mapping[int, Structure] | None, mask: nib.Nifti1Image, scan: Source | None
 ) -> SubjectRegions:
-    if isinstance(source, Path) and source.suffix.lower() in (".mgz", ".mgh"):
-        try:
-            image = read_labels(nib.load(source))  # type: ignore[arg-type]
-        except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError("The region map cannot be read.", file=source, found=str(error)[:200]) from None
-    else:
-        image = read_labels(source)
+    image = read_labels(source)
     file = str(source) if isinstance(source, str | Path) else image.get_filename() or "the region map"
     values = np.asanyarray(image.dataobj)
     standard = is_freesurfer(values)

@@ -11,7 +11,7 @@ from typing import Any
 from mednext_jax.errors import InputError
 from mednext_jax.io.bids import SUFFIXES
 from mednext_jax.io.json_file import read_json
-from mednext_jax.io.nifti_names import few, files_below, is_nifti_name, stem
+from mednext_jax.io.nifti_names import few, files_below, is_scan_name, stem
 from mednext_jax.io.scan_list import ListedScan, read_scan_list
 from mednext_jax.io.table_cell import unquoted
 
@@ -145,7 +145,7 @@ class _Images:
             self._files = {}
             if str(self._source) not in ("", ".") and self._source.exists():
                 below = files_below(self._source) if self._source.is_dir() else [self._source]
-                for path in filter(is_nifti_name, below):
+                for path in filter(is_scan_name, below):
                     self._files.setdefault(stem(path), []).append(path)
         names = [case, f"{case}{CHANNEL_ENDING}", *(f"{case}_{suffix}" for suffix in SUFFIXES)]
         return next((found for name in names if (found := self._files.get(name))), [])

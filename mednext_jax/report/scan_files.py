@@ -167,7 +167,7 @@ def _below_resolution(measured: Measured) -> list[Problem]:
 
 
 def _outside_of_members(whole: TableRow) -> list[Problem]:
-    """A warning if the count is not within what models and mirrors find one by one: their mean is near the threshold."""
+    """A warning if the count is not within what models and mirrors find one by one."""
     count, low, high = (number(whole, f"count{end}") for end in ("", "_low", "_high"))
     if count is None or low is None or high is None or low <= count <= high:
         return []

@@ -339,7 +339,7 @@ def test_files_that_cannot_be_scans_do_not_stop_the_others(models, scans, tmp_pa
     folder = shutil.copytree(scans, tmp_path / "scans")
     (folder / "empty_0000.nii.gz").write_bytes(b"")
     (folder / "lost_0001.nii.gz").symlink_to(tmp_path / "nowhere")
-    (folder / "other.mgz").write_bytes(b"x")
+    (folder / "other.mnc").write_bytes(b"x")
     with pytest.raises(WorkError) as error:
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case1", "case2"]
@@ -347,7 +347,19 @@ def test_files_that_cannot_be_scans_do_not_stop_the_others(models, scans, tmp_pa
     assert stages == {"empty": "find", "lost": "find"}
     assert "empty_0000.nii.gz" in str(error.value) and "lost_0001.nii.gz" in str(error.value)
     said = capsys.readouterr().out
-    assert "other.mgz" in said and "come at the end: empty, lost" in said
+    assert "other.mnc" in said and "come at the end: empty, lost" in said
+
+
+def test_scans_of_other_formats_give_nifti_files(models, scans, tmp_path):
+    source = nib.load(scans / "case0_0000.nii.gz")
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    shutil.copy(scans / "case0_0000.nii.gz", folder / "a.nii.gz")
+    nib.save(nib.MGHImage(np.asarray(source.dataobj, np.float32), source.affine), folder / "b.mgz")
+    predict(folder, tmp_path / "out", models[0], tta=False)
+    a, b = (nib.load(tmp_path / "out" / f"{case}_probability.nii.gz") for case in "ab")
+    np.testing.assert_allclose(b.affine, source.affine, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(b.dataobj), np.asarray(a.dataobj), atol=1e-5)  # the affine is rounded
 
 
 def test_nothing_is_written_for_a_single_bad_scan(models, save_scan, tmp_path):

@@ -73,12 +73,12 @@ def test_endings_in_any_letters(tmp_path):
 
 def test_images_of_other_formats_are_named(tmp_path):
     touch(tmp_path, "a.nii.gz")
-    for name in ("d.mgz", "e.img", "e.hdr", "f.NRRD", "table.csv", "._g.mgz"):
+    for name in ("d.mnc", "e.img", "e.hdr", "f.NHDR", "table.csv", "._g.mgz"):
         (tmp_path / name).write_bytes(b"x")
     (warning,) = images_left_out(tmp_path)
-    assert warning.severity == "W" and warning.found == "d.mgz, e.hdr, e.img, f.NRRD" and "4 images" in warning.what
+    assert warning.severity == "W" and warning.found == "d.mnc, e.hdr, e.img, f.NHDR" and "4 images" in warning.what
     (tmp_path / "a.nii.gz").unlink()
-    with pytest.raises(InputError, match=r"no scans[\s\S]*d\.mgz[\s\S]*mri_convert"):
+    with pytest.raises(InputError, match=r"no scans[\s\S]*d\.mnc[\s\S]*mri_convert"):
         find_scans(tmp_path, ["T2w"])
     touch(tmp_path / "bids", "sub-1/anat/sub-1_T2w.nii.gz")
     (tmp_path / "bids/sub-1/anat/sub-1_T1w.mgz").write_bytes(b"x")

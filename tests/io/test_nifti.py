@@ -154,7 +154,7 @@ BAD = {
     "text": ("a.nii", lambda p: p.write_text("patient report " * 100), "not a NIfTI"),
     "no bytes": ("a.nii.gz", lambda p: p.write_bytes(b""), "an empty file"),
     "cut header": ("a.nii", lambda p: p.write_bytes(b"\x5c\x01\0\0" + bytes(90)), "not a NIfTI"),
-    "another ending": ("a.mgz", lambda p: p.write_bytes(b"x"), "not a NIfTI"),
+    "another ending": ("a.img", lambda p: p.write_bytes(b"x"), "not a NIfTI"),
     "plain named gz": ("a.nii.gz", lambda p: (save(p.with_name("b.nii")), p.with_name("b.nii").rename(p)), "not gzip"),
     "gz named plain": (
         "a.nii",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mednext_jax.io.nifti_names import case_of, files_below, is_nifti_name, left_out, stem
+from mednext_jax.io.nifti_names import case_of, files_below, is_nifti_name, is_scan_name, left_out, stem
+from mednext_jax.io.scan_formats import SCAN_ENDINGS
 
 pytestmark = pytest.mark.core
 
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.core
         ("c.Nii", True, "c"),
         ("sub.01.nii", True, "sub.01"),
         ("._a.nii.gz", False, "._a"),
-        ("a.mgz", False, "a.mgz"),
+        ("a.mgz", False, "a"),
+        ("a.mnc", False, "a.mnc"),
         ("nii.gz", False, "nii.gz"),
     ],
 )
@@ -64,3 +66,10 @@ def test_many_images_of_other_formats_are_one_warning(tmp_path):
     assert warning.what == "7 images of another format are left out."
     assert warning.found == "0.IMG, 1.IMG, 2.IMG, 3.IMG, 4.IMG and 2 more"
     assert left_out([tmp_path / "a.nii.gz"], tmp_path) == []
+
+
+def test_other_formats_of_scans_are_left_out_only_where_they_are_not_read(tmp_path):
+    files = [tmp_path / name for name in ("a.MGZ", "b.nrrd", "c.mha", "d.mgh", "e.mhd", "f.nhdr")]
+    assert [is_scan_name(path) for path in files] == [True] * 4 + [False] * 2
+    assert left_out(files, tmp_path)[0].found.startswith("a.MGZ, b.nrrd")
+    assert left_out(files, tmp_path, SCAN_ENDINGS)[0].found == "e.mhd, f.nhdr"

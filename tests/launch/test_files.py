@@ -225,7 +225,7 @@ def commands() -> list[str]:
     found = []
     for file in ("README.md", "slurm.sbatch", "tpu_vm.sh"):
         text = re.sub(r"\\\n# +", "", (LAUNCH / file).read_text())  # continued comment lines
-        found += re.findall(r"\b((?:train --config|predict -i) .*)$", text, re.MULTILINE)
+        found += re.findall(r"\b((?:train --config|predict -i|bids \S+) .*)$", text, re.MULTILINE)
     for document in DOCUMENTS.values():
         _, container = job(document)
         call = shlex.join(container["command"] + container["args"])
@@ -238,11 +238,11 @@ def commands() -> list[str]:
 
 def test_every_kind_of_call_is_found():
     assert len(commands()) >= 6
-    assert {call.split()[0] for call in commands()} == {"train", "predict"}
+    assert {call.split()[0] for call in commands()} == {"train", "predict", "bids"}
 
 
 @pytest.mark.parametrize("call", commands())
 def test_the_command_line_understands(call):
     options, overrides = build_parser().parse_known_args(shlex.split(call.replace("%a", "3")))
     assert all(re.fullmatch(r"--config\.[\w.]+=.+", override) for override in overrides)
-    assert options.command == "predict" or options.workdir and options.config
+    assert options.command in ("predict", "bids") or options.workdir and options.config
