@@ -172,7 +172,7 @@ def _cohort_rows(folder: PredictionFolder) -> list[TableRow]:
     cases = {scan.case for scan in folder.scans}
     rows = []
     for row in iterate_table(path) if path.is_file() else ():
-        if missing := [name for name in ("scan", "region", "hemisphere", *MEASURES) if name not in row]:
+        if missing := [name for name in ("scan", "region", *MEASURES) if name not in row]:
             hint = "make it again: mednext-jax quantify, or predict into a new folder"
             what = "The table of all scans lacks columns."
             raise InputError(what, file=path, expected=", ".join(missing), found=", ".join(row)[:200], hint=hint)

@@ -171,9 +171,7 @@ def _outside_of_members(whole: TableRow) -> list[Problem]:
     count, low, high = (number(whole, f"count{end}") for end in ("", "_low", "_high"))
     if count is None or low is None or high is None or low <= count <= high:
         return []
-    what = (
-        "The count is not within the interval of what models and mirrors find one by one: they mark different places."
-    )
+    what = "The count is not within the interval of what models and mirrors find one by one: they differ in where."
     hint = "look at the map of their standard deviation, and use the count with care"
     return [_warning(what, f"{low:.1f} to {high:.1f}", f"{count:g}", hint)]
 

@@ -141,7 +141,7 @@ def test_failures_are_told_in_the_order_of_the_scans_whichever_ended_first(write
     assert (out / "sub-02_report.html").is_file()
 
 
-@pytest.mark.parametrize("column", ["scan", "count", "hemisphere"])
+@pytest.mark.parametrize("column", ["scan", "count", "region"])
 def test_a_cohort_with_a_column_less_is_told_and_its_page_stays(write_prediction, column):
     out = write_prediction()
     report(out)
