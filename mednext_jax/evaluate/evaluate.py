@@ -26,7 +26,7 @@ from mednext_jax.evaluate.thresholds.sweep import CRITERIA
 from mednext_jax.evaluate.thresholds.tool_sweep import ToolSweep
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.geometry import voxel_volume
-from mednext_jax.io.nifti import MAX_LABEL
+from mednext_jax.io.nifti import refuse_labels
 from mednext_jax.io.nifti_names import case_of, few
 from mednext_jax.io.nnunet_raw import read_ignore_label
 from mednext_jax.measure.regions import WHOLE, RegionMaps
@@ -84,9 +84,7 @@ def evaluate(
     Returns the content of summary.json. Raises InputError with all problems of all cases; then nothing is written.
     """
     refuse_existing(out)
-    if ignore_label is not None and not 0 < ignore_label <= MAX_LABEL:
-        what = "The ignore label is none that a reference can have besides the background."
-        raise InputError(what, expected=f"1 to {MAX_LABEL}", found=ignore_label)
+    refuse_labels(() if ignore_label is None else (ignore_label,), "The ignore label")
     tools, several = _tools(predictions)
     _check_call(tools, references, raters, sweep, write_threshold)
     if write_threshold is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import nibabel as nib
 import numpy as np
@@ -127,6 +127,14 @@ def read_scan(source: Source) -> nib.Nifti1Image:
             hint="correct these voxels or the scl_slope of the header, or export the scan again",
         )
     return _image(voxels, flat)
+
+
+def refuse_labels(values: Iterable[int], what: str = "A label") -> None:
+    """Raise InputError for a value that no label map has besides the background."""
+    for value in values:
+        if not 0 < value <= MAX_LABEL:
+            says = f"{what} is none that a label map can have besides the background."
+            raise InputError(says, expected=f"1 to {MAX_LABEL}", found=value)
 
 
 def read_labels(source: Source) -> nib.Nifti1Image:

@@ -17,7 +17,7 @@ from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
-from mednext_jax.io.nifti import write_image
+from mednext_jax.io.nifti import refuse_labels, write_image
 from mednext_jax.io.voxels import Source
 from mednext_jax.quantify.mask_files import (
     files_by_case,
@@ -74,10 +74,11 @@ def quantify(
     counting = Counting(connectivity, min_voxels, min_mm3, split)
     if threshold is not None and not 0 <= threshold < 1:
         raise InputError("The threshold is not a probability.", expected="from 0 to below 1", found=threshold)
+    refuse_labels(labels or ())
     reading = _Reading(None if labels is None else tuple(labels), threshold)
     of_folder = isinstance(mask, str | os.PathLike) and Path(mask).is_dir()
     if out is None and not of_folder:
-        source = None if regions is None else open_regions(regions, region_names)
+        source = open_regions(regions, region_names)
         return reading.measure("the mask", reading.mask(mask), mask, probability, scans, source, counting)
     if out is None:
         raise InputError("The tables of a folder need an output folder.", file=mask, hint="name one: out=, -o OUT")
@@ -132,7 +133,7 @@ def _quantify_files(
     cases = [file.case for file in files]
     maps = {} if probability is None else _by_case(probability, cases, "probability maps")
     images = {} if scans is None else _by_case(scans, cases, "scans")
-    source = None if regions is None else open_regions(regions, region_names, single=len(files) == 1)
+    source = open_regions(regions, region_names, single=len(files) == 1)
     settings = {
         "masks": masks.resolve().as_posix(),
         "regions": str(regions) if regions is None or regions == ATLAS else Path(str(regions)).resolve().as_posix(),

@@ -57,14 +57,20 @@ class SubjectRegions:
 RegionSource = Callable[[str, nib.Nifti1Image, Source | None], SubjectRegions]
 
 
-def open_regions(source: Source, names: str | Path | None = None, *, single: bool = True) -> RegionSource:
-    """What gives each case its regions.
+def open_regions(source: Source | None, names: str | Path | None = None, *, single: bool = True) -> RegionSource | None:
+    """What gives each case its regions; None for none.
 
-    source: "atlas"; a map (file or image), if there is a `single` case; or a folder with CASE.nii.gz (also _dseg,
+    source: None; "atlas"; a map (file or image), if there is a `single` case; or a folder with CASE.nii.gz (also _dseg,
     _synthseg, .mgz) or CASE/mri/wmparc.mgz, aparc+aseg.mgz, as FreeSurfer leaves them. names: "freesurfer" or a lookup
     table (`read_lookup`); by default regions.json, dseg.tsv or lookup.tsv beside the maps, else FreeSurfer's numbers if
-    the values look like them. Raises InputError if nothing is there.
+    the values look like them. Raises InputError if nothing is there,
+    or for `names` that no map takes.
     """
+    if names is not None and (source is None or (isinstance(source, str) and source == ATLAS)):
+        what, hint = "The names of regions are for region maps.", "give the maps, or leave --region-names out"
+        raise InputError(what, expected="--regions MAPS", found="no maps" if source is None else ATLAS, hint=hint)
+    if source is None:
+        return None
     if isinstance(source, str) and source == ATLAS:
         return _atlas
     if not isinstance(source, str | Path):

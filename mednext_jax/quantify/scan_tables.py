@@ -31,7 +31,7 @@ class ScanTables:
         cls, regions: str | Path | None, region_names: str | Path | None, counting: Counting, *, single: bool
     ) -> ScanTables:
         """With regions as `open_regions` takes them; raises InputError if they are not there."""
-        source = None if regions is None else open_regions(regions, region_names, single=single)
+        source = open_regions(regions, region_names, single=single)
         kept = regions if regions in (None, ATLAS) else Path(regions).resolve().as_posix()
         names = None if region_names is None else str(region_names)
         return cls(source, counting, {"regions": kept, "region_names": names, **dataclasses.asdict(counting)})

@@ -242,3 +242,15 @@ def test_the_commands_of_the_page_run(save, tmp_path, monkeypatch, capsys):
     space: dict = {}
     exec(compile(python, "measures.md", "exec"), space)
     assert space["found"].regions[0]["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": [0]}, "besides the background"),
+        ({"region_names": "freesurfer"}, "names of regions are for region maps"),
+    ],
+)
+def test_options_that_cannot_apply(options, message):
+    with pytest.raises(InputError, match=message):
+        mx.quantify(pvs_mask(), **options)
