@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the second start of a command does not compile again."""
+"""What is kept on disk between starts: its folder, and compiled programs, so that the second start does not compile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def use_compilation_cache() -> None:
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(_root() / "xla" / _processor()))
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla" / _processor()))
 
 
 def cache_folder() -> Path:
@@ -29,10 +29,11 @@ def cache_folder() -> Path:
     An address that is no folder of a disk (gs://...) is for JAX alone.
     """
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    return Path(named) if named and "://" not in named else _root()
+    return Path(named) if named and "://" not in named else cache_home()
 
 
-def _root() -> Path:
+def cache_home() -> Path:
+    """The package's folder in the user's cache: mednext_jax in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mednext_jax"
 
 

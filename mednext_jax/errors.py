@@ -100,6 +100,10 @@ class WorkError(Exception):
         return "\n".join(shown(line) for line in super().__str__().split("\n"))
 
 
+class NothingDone(WorkError):
+    """The input was right, and none of several pieces of work could be done; exits 3."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether `error`, of JAX or of one of its compilers, says that a device's memory is full."""
     return "RESOURCE_EXHAUSTED" in str(error)

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mednext_jax
-from mednext_jax.errors import InputError, WorkError, shown
+from mednext_jax.errors import InputError, NothingDone, WorkError, shown
 from mednext_jax.evaluate.command_line import add_evaluate
 
-EXIT_STATUS = "exit status: 0 done, 1 the work failed, 2 the input or the call is wrong, 130 Ctrl-C, 143 SIGTERM"
+EXIT_STATUS = (
+    "exit status: 0 done, 1 the work failed, or some scans of several, 2 the input or the call is wrong, "
+    "3 every scan failed, 130 Ctrl-C, 143 SIGTERM"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except WorkError as error:
         print(f"mednext-jax {options.command}: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, NothingDone) else 1
     except OSError as error:  # no space, no permission, a path that vanished: the system's words are the clearest
         print(f"mednext-jax {options.command}: {shown(error)}", file=sys.stderr)
         return 1
@@ -72,7 +75,24 @@ def _interrupted_once() -> Iterator[None]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; a name that begins with a dash is written ./-name"
         super().error(shown(message))  # it repeats what was typed, or what a shell's * stood for
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        import jax
+
+        commit = mednext_jax.version.commit()
+        print(f"mednext-jax {mednext_jax.__version__}" + (f" (commit {commit[:12]})" if commit else ""))
+        try:
+            devices = jax.devices()
+            said = f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
+        except RuntimeError as error:
+            said = f"no device: {shown(error)}"
+        print(f"jax {jax.__version__}, {said}")
+        sys.exit(0)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Segment perivascular spaces in brain MRI with MedNeXt in JAX. Not for clinical use.",
         epilog=EXIT_STATUS,
     )
-    parser.add_argument("--version", action="version", version=f"mednext-jax {mednext_jax.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="version, commit (where known), JAX and device")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], summary: str):
@@ -142,10 +162,10 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "-m",
         "--model",
-        type=Path,
         action="append",
         required=True,
-        help="a model directory, or the workdir of a training; repeat for an ensemble",
+        help="a model directory, a training's workdir, a PyTorch file, an nnU-Net folder, an archive of them, "
+        "hf://ORG/NAME[@REV] or https://...[#sha256=HEX]; repeat for an ensemble",
     )
     predict.add_argument(
         "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
@@ -175,6 +195,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_counting(predict)
     predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
     predict.add_argument(
+        "--force", action="store_true", help="make everything in OUT again, whatever its settings were"
+    )
+    predict.add_argument(
+        "--brain-extraction", default=None, metavar="TOOL", help="make each scan's brain mask: deepbet (extra `brain`)"
+    )
+    predict.add_argument(
+        "--dry-run", action="store_true", help="list scans, tiles, time and memory (estimates), and compute nothing"
+    )
+    loudness = predict.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="say only what is wrong, at the end")
+    loudness.add_argument("--verbose", action="store_true", help="say the time of each stage of each scan, too")
+    predict.add_argument(
         "--series", action="append", default=[], metavar="N|UID", help="of a DICOM folder; repeat for more channels"
     )
     predict.add_argument(
@@ -186,6 +218,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="write DICOM SEG and SR on the input's series, or on that in the folder SERIES",
     )
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
+
+    gather = command("gather", _gather, "merge the tables of the parts of a cohort")
+    gather.add_argument("output", type=Path, metavar="OUT", help="the folder that `predict --part K/N` wrote into")
 
     bids = command("bids", _bids, "BIDS App: a data set in, a derivative out; the options are those of predict")
     bids.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
@@ -245,15 +280,18 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(command("evaluate", _evaluate, "compare masks of one or several tools with references and raters"))
 
     convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
-    convert.add_argument("source", type=Path, metavar="SOURCE")
-    convert.add_argument("target", type=Path, metavar="TARGET")
+    convert.add_argument("source", metavar="SOURCE", help="what `predict -m` takes")
+    convert.add_argument("target", type=Path, metavar="TARGET", help="a new file or folder")
     convert.add_argument(
         "--to", choices=("mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"), default="mednext-jax"
     )
     convert.add_argument("--upkern", type=int, default=None, metavar="K", help="resample the kernels to size K")
 
     info = command("info", _info, "say what a model directory or a checkpoint file holds")
-    info.add_argument("model", type=Path, metavar="MODEL")
+    info.add_argument("model", metavar="MODEL", help="what `predict -m` takes")
+    info.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+    command("models", _models, "list the published models and those in the cache")
 
     command("check-device", _check_device, "check the GPU kernels on this machine, as a table to paste into an issue")
     return parser
@@ -388,6 +426,11 @@ def _predict(options: argparse.Namespace) -> None:
             after=(lambda folder, cases: report(folder, cases=cases)) if options.report else None,
             tables=options.tables,
             uncertainty=options.uncertainty,
+            force=options.force,
+            brain_extraction=options.brain_extraction,
+            dry_run=options.dry_run,
+            quiet=options.quiet,
+            verbose=options.verbose,
             **_counting(options),
         )
         if scan.series is not None:
@@ -425,6 +468,13 @@ def _bids(options: argparse.Namespace) -> None:
         selection=BidsSelection.of(options.participant_label, options.session_id, options.bids_filter_file),
         settings={name: getattr(options, name) for name in shared} | _counting(options),
     )
+
+
+def _gather(options: argparse.Namespace) -> None:
+    from mednext_jax.inference.gather import gather, summary
+
+    for line in summary(gather(options.output)):
+        print(line)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -498,14 +548,25 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from mednext_jax.convert.convert import convert
+    from mednext_jax.hub.find import find_source
+    from mednext_jax.io.atomic import refuse_existing
 
-    convert(options.source, options.target, to=options.to, upkern=options.upkern)
+    refuse_existing(options.target)  # before anything is fetched
+    convert(find_source(options.source), options.target, to=options.to, upkern=options.upkern)
 
 
 def _info(options: argparse.Namespace) -> None:
-    from mednext_jax.convert.convert import info
+    from mednext_jax.convert.convert import info, info_json
+    from mednext_jax.hub.find import find_source
 
-    print(info(options.model))
+    source = find_source(options.model)
+    print(info_json(source) if options.json else info(source))
+
+
+def _models(_: argparse.Namespace) -> None:
+    from mednext_jax.hub.list_models import list_models
+
+    print(list_models())
 
 
 def _check_device(options: argparse.Namespace) -> None:

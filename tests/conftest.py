@@ -31,13 +31,17 @@ QUICK = (
 # What may be skipped (a pattern of the reason that pytest gives), and why; anything else that is skipped fails.
 MAY_BE_SKIPPED = {
     r"could not import '(torch|monai|skimage|sklearn|pingouin|pandas|statsmodels)\b": "peers, as in the next line",
-    r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK|pydicom|highdicom|dcm2niix)\b": (
+    r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK|pylatexenc|pooch|huggingface_hub)\b": (
         "peers and extras: the test extra brings them, the reduced suite on the newest Python goes without"
     ),
-    r"could not import '(jsonschema|yaml)'|(shellcheck|hadolint) is not installed": "the same, for the launch files",
+    r"could not import '(pydicom|highdicom|dcm2niix)\b": "the same, for DICOM",
+    r"could not import '(jsonschema|yaml|boutiques\b.*)'|(shellcheck|hadolint) is not installed": (
+        "the same, for the launch files"
+    ),
     r"could not import '(playwright\b.*|statsmodels\b.*)'": "the same, for the report's pages",
     r"the BIDS validator is not installed": "the test extra brings it, as above",
-    r"there is no Chromium on this machine": "a browser is the machine's own, not a package of Python",
+    r"there is no (Chromium|TeX) on this machine": "a browser and TeX are the machine's own, not packages of Python",
+    r"could not import 'deepbet'": "the extra `brain` is PyTorch's, for a test of minutes",
     r"could not import '(triton|jax_triton)'": "Triton's wheels exist for Linux alone",
     r"could not import 'jax_cuda12_plugin'": "JAX's CUDA plugin is half a gigabyte: an environment of its own has it",
     r"could not import '(nnunetv2|nnunet_mednext\b.*)'": "nnU-Net itself, in the extra `peers` or beside this package",

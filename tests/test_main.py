@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mednext_jax import main as command_line
-from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.errors import InputError, NothingDone, Problem, WorkError
+from mednext_jax.version import __version__, commit
 
 pytestmark = pytest.mark.core
 
@@ -29,8 +31,8 @@ def run(capsys, *arguments):
 
 
 COMMANDS = (
-    *("demo", "simulate", "prepare", "train", "predict", "bids", "quantify", "report", "evaluate", "convert", "info"),
-    "check-device",
+    *("demo", "simulate", "prepare", "train", "predict", "bids", "gather", "quantify", "report", "evaluate", "convert"),
+    *("info", "models", "check-device"),
 )
 
 
@@ -111,7 +113,10 @@ def test_a_wrong_call_exits_2_and_says_why(capsys, tmp_path, monkeypatch, argume
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(InputError("bad", file="f.nii"), 2), (WorkError("broke"), 1), (OSError(28, "No space left on device"), 1)],
+    [
+        *((InputError("bad", file="f.nii"), 2), (WorkError("broke"), 1), (OSError(28, "No space left on device"), 1)),
+        (NothingDone("all broke"), 3),
+    ],
 )
 def test_exit_status_follows_the_kind_of_error(capsys, monkeypatch, error, status):
     def fail(options):
@@ -148,6 +153,35 @@ def test_a_second_ctrl_c_does_not_break_off_what_the_first_began():
         process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
     assert rest == "clean\nmednext-jax info: stopped\n" and process.returncode == 130
+
+
+def test_the_version_says_commit_jax_and_device(capsys, monkeypatch):
+    monkeypatch.setattr("mednext_jax.version.commit", lambda: "0123456789abcdef")
+    status, out, _ = run(capsys, "--version")
+    first, second = out.splitlines()
+    assert status == 0 and first == f"mednext-jax {__version__} (commit 0123456789ab)"
+    assert re.fullmatch(r"jax \d+\.\d+\.\d+\S*, \d+ x cpu \(cpu\)", second)
+    monkeypatch.setattr("mednext_jax.version.commit", lambda: None)
+    assert run(capsys, "--version")[1].splitlines()[0] == f"mednext-jax {__version__}"
+
+
+def test_the_commit_is_git_s_or_none(tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(ROOT / "mednext_jax" / "version.py", copy)
+    code = "import version; print(version.commit())"
+    if (ROOT / ".git").exists():
+        said = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+        commit.cache_clear()
+        assert commit() == said
+    # beside another project's .git, which is not ours
+    (tmp_path / ".git").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(copy)!r}); {code}"],
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "None"
 
 
 def test_problems_are_reported_together():

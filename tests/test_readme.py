@@ -77,8 +77,10 @@ def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, caps
     assert nib.load("segmented/sub-01_T2w_mask.nii.gz").get_data_dtype() == np.uint8
     for command in starting("mednext-jax quantify"):
         assert " PVS, " in run(command, capsys)
-    for command in commands((ROOT / "docs" / "report.md").read_text()):
-        run(command, capsys)
+    for page in ("report.md", "cohorts.md"):
+        for command in commands((ROOT / "docs" / page).read_text()):
+            run(command, capsys)
+    assert Path("parts/volumes.tsv").is_file()
     assert "sub-01_T2w_report.html" in Path("segmented/report.html").read_text()
     assert Path("segmented/sub-01_T2w_report.html").is_file()
     (python,) = blocks("python")[:1]
@@ -102,6 +104,30 @@ def test_the_readme_s_conversions(tmp_path, monkeypatch, capsys):
     assert len(load_models("mednet_pvs_t2w")) == 2
 
 
-def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def test_the_commands_with_mednet_pvs_s_weights(tmp_path, monkeypatch, capsys):
+    """On files of the released form, small: the tree of its README, with the plans beside each checkpoint."""
+    page = (ROOT / "docs" / "models.md").read_text()
+    (block,) = blocks("bash", page.split("<!-- mednet-pvs -->")[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for task in ("Task004_3DStratifiedSplits", "Task019_HCP_T2w"):
+        fold = tmp_path / "MedNet-PVS_weights/nnUNet_trained_models/nnUNet/3d_fullres" / task / "fold_0"
+        fold.mkdir(parents=True)
+        for name in ("model_final_checkpoint.model", "model_final_checkpoint.model.pkl"):
+            shutil.copy(ROOT / "tests" / "data" / "torch_files" / name, fold)
+    rng = np.random.default_rng(0)
+    for contrast in ("T1w", "T2w"):
+        scan = nib.Nifti1Image(rng.normal(300, 80, (20, 18, 16)).astype(np.int16), np.eye(4))
+        Path(f"scans_{contrast}").mkdir()
+        nib.save(scan, f"scans_{contrast}/sub-01_{contrast}_0000.nii.gz")
+    for command in commands(f"```bash\n{block}```"):
+        run(command + (" --no-tta" if " predict " in command else ""), capsys)
+        assert "Task0" in command
+    assert Path("segmented_T1w/sub-01_T1w_mask.nii.gz").is_file()
+    assert Path("segmented_T2w/sub-01_T2w_mask.nii.gz").is_file()
+
+
+def test_links_of_pages_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "docs" / "models.md"):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), target

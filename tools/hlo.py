@@ -123,12 +123,17 @@ def flops(program: list[Instruction]) -> int:
     return total
 
 
+def launches(program: list[Instruction]) -> int:
+    """How often a kernel is launched in one run of the program."""
+    return sum(one.times for one in program if _is_kernel(one))
+
+
 def bytes_moved(program: list[Instruction]) -> int:
     """Read and written by all kernels, from and to whatever memory; of a slice, only what it takes or replaces."""
     known, inside = _by_name(program), _by_computation(program)
     total = 0
     for one in program:
-        if one.fused or one.operation in _FREE or one.operation.endswith("-done"):
+        if not _is_kernel(one):
             continue
         kernel = re.search(r"\bcalls=%?([\w.\-]+)", one.arguments)
         body = inside[kernel[1]] if kernel else [one]
@@ -143,6 +148,10 @@ def bytes_moved(program: list[Instruction]) -> int:
             read += taken.get(name, source.bytes if source else 0)
         total += one.times * (read + (sum(replaced) or one.bytes))
     return total
+
+
+def _is_kernel(one: Instruction) -> bool:
+    return not (one.fused or one.operation in _FREE or one.operation.endswith("-done"))
 
 
 def _parameters(body: list[Instruction], count: int) -> list[str]:

@@ -73,7 +73,7 @@ def lower_prediction(config: TrainConfig, devices: np.ndarray, volume: tuple[int
         jax.tree.map(lambda p: array(p.shape, p.dtype, whole), abstract_params(network)),
         array((*shape, network.in_channels), jnp.float32, whole),
         array((capacity, 3), jnp.int32, whole),
-        array((), jnp.int32, whole),
+        array((3,), jnp.int32, whole),
         array((depth, *shape[1:], network.num_classes - 1), jnp.float32, slabs),
         array((depth, *shape[1:], 1), jnp.float32, slabs),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,25 @@ def convert(
 def info(path: str | os.PathLike) -> str:
     """What a checkpoint, model directory or folder of folds holds, as text. Raises InputError as `convert` does."""
     return _describe(read_sources(path))
+
+
+def info_json(path: str | os.PathLike) -> str:
+    """What `info` tells, as JSON: {"networks": [{"fold", "source", "kind", "network", "parameters", ...}, ...]}."""
+    networks = [
+        {
+            "fold": fold or None,
+            "source": str(one.path),
+            "kind": one.kind,
+            "network": one.name,
+            "parameters": count(one.params),
+            "architecture": one.config.to_dict(),
+            "recipe": one.recipe.to_dict(),
+            "provenance": {name: value for name, value in one.provenance.items() if name != "notes"},
+            "notes": list(dict.fromkeys(one.notes)),
+        }
+        for fold, one in read_sources(path).items()
+    ]
+    return json.dumps({"networks": networks}, indent=2)
 
 
 def _describe(found: Mapping[str, WeightSource]) -> str:

@@ -49,32 +49,23 @@ class WeightSource:
 
 
 def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
-    """All networks at `path`, by fold name; a single one has the name "".
+    """All networks at `path` (`find_networks`), by fold name; a single one has the name "".
+
+    Raises InputError if nothing is found or something is wrong with what is.
+    """
+    return {fold: read_source(network) for fold, network in find_networks(path).items()}
+
+
+def find_networks(path: str | os.PathLike) -> dict[str, Path]:
+    """Fold name -> checkpoint file or model directory, of all networks at `path`; a single one has the name "".
 
     `path`: a checkpoint file, a model directory, an ensemble of them, an nnU-Net fold, or an nnU-Net model folder
     with fold_0, fold_1, ..., or a training's workdir, which stands for its model.
-    Raises InputError if nothing is found or something is wrong with what is.
+    Raises InputError if nothing is found, or a fold is missing.
     """
     path = of_workdir(Path(path))
-    if not path.is_dir():
-        return {"": _read_file(path)}
-    if is_named(path / DESCRIPTION):
-        return {"": _read_model(path)}
-    checkpoint = _checkpoint_in(path)
-    if checkpoint is not None:
-        return {"": _read_file(checkpoint)}
-    found: dict[str, WeightSource] = {}
-    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name)):
-        if is_dangling(fold):
-            refuse_no_folder(fold, "A fold is missing.", expected="a folder with a checkpoint")
-        checkpoint = _checkpoint_in(fold)
-        if is_named(fold / DESCRIPTION):
-            found[fold.name] = _read_model(fold)
-        elif checkpoint is not None:
-            found[fold.name] = _read_file(checkpoint)
-    if found:
-        refuse_incomplete(path, [path / fold for fold in found])
-    else:
+    found = networks_in(path)
+    if not found:
         raise InputError(
             "The folder holds no weights.",
             file=path,
@@ -83,6 +74,39 @@ def read_sources(path: str | os.PathLike) -> dict[str, WeightSource]:
             hint=f"name the file itself, such as {file}" if (file := _some_checkpoint(path)) else None,
         )
     return found
+
+
+def networks_in(path: Path) -> dict[str, Path]:
+    """What `find_networks` finds, {} for a folder without weights. Raises InputError if a fold is missing."""
+    if not path.is_dir() or is_named(path / DESCRIPTION):
+        return {"": path}
+    checkpoint = _checkpoint_in(path)
+    if checkpoint is not None:
+        return {"": checkpoint}
+    found: dict[str, Path] = {}
+    for fold in sorted(p for p in path.iterdir() if re.fullmatch(r"fold_(\d+|all)|all", p.name)):
+        if is_dangling(fold):
+            refuse_no_folder(fold, "A fold is missing.", expected="a folder with a checkpoint")
+        checkpoint = _checkpoint_in(fold)
+        if is_named(fold / DESCRIPTION):
+            found[fold.name] = fold
+        elif checkpoint is not None:
+            found[fold.name] = checkpoint
+    if found:
+        refuse_incomplete(path, [path / fold for fold in found])
+    return found
+
+
+def read_source(path: Path) -> WeightSource:
+    """The one network of a checkpoint file or of a model directory. Raises InputError for what is wrong with it."""
+    return _read_model(path) if path.is_dir() else _read_file(path)
+
+
+def plan_files(checkpoint: Path) -> tuple[Path, ...]:
+    """The files around a checkpoint that tell how nnU-Net trained it, and that are there: read with it."""
+    above = checkpoint.absolute().parent.parent
+    beside = (_pickled(checkpoint), *(above / name for name in ("plans.pkl", "plans.json", "dataset.json")))
+    return tuple(path for path in beside if is_named(path))
 
 
 def from_torch(
@@ -181,7 +205,7 @@ def _assumed(recipe: Recipe) -> str:
 
 def _plan(checkpoint: Checkpoint) -> Plan | None:
     path, rest = checkpoint.path, checkpoint.rest
-    pickled = path.with_name(path.name + ".pkl")
+    pickled = _pickled(path)
     if is_named(pickled):
         return plan_of_v1(_read_pickled_plans(pickled), file=pickled)
     if checkpoint.kind == "nnU-Net v1 checkpoint" and (plan := _plan_beside_folds(path)) is not None:
@@ -201,13 +225,18 @@ def _plan(checkpoint: Checkpoint) -> Plan | None:
     return plan_of_v2(plans, dataset, init["configuration"], axes, file=path)
 
 
+def _pickled(checkpoint: Path) -> Path:
+    """The plans that nnU-Net v1 writes beside a checkpoint."""
+    return checkpoint.with_name(checkpoint.name + ".pkl")
+
+
 def _plan_beside_folds(path: Path) -> Plan | None:
     """The plans.pkl of nnU-Net v1's model folder, one above the fold, for a .model whose own .pkl is missing."""
     folder = path.absolute().parent.parent
     pickled = folder / "plans.pkl"
     if not is_named(pickled):
         return None
-    lowest = "3d_lowres" in folder.parts
+    lowest = is_lowres(path)
     info = {"plans": _read_pickled_plans(pickled), "name": folder.name}
     if lowest:
         info["init"] = (None,) * 5 + (0,)
@@ -215,6 +244,11 @@ def _plan_beside_folds(path: Path) -> Plan | None:
     stage = "the first stage (3d_lowres)" if lowest else "the stage of full resolution"
     note = f"{path.name}.pkl is missing: read {pickled.name} one folder up instead, and assumed {stage}"
     return dataclasses.replace(plan, notes=(note, *plan.notes))
+
+
+def is_lowres(checkpoint: Path) -> bool:
+    """Whether the folders of nnU-Net v1 say that a checkpoint is of the first stage."""
+    return "3d_lowres" in checkpoint.absolute().parent.parent.parts
 
 
 def _read_pickled_plans(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,15 +25,16 @@ Scores = dict[str, float]
 def evaluate_case(
     prediction: np.ndarray,
     reference: np.ndarray,
-    spacing: Sequence[float],
+    voxel_mm3: float,
     regions: np.ndarray | None = None,
     names: Mapping[int, str] | None = None,
     ignore_label: int | None = None,
     axes: np.ndarray | None = None,
 ) -> dict[str, Scores]:
-    """Scores of a predicted mask against a reference, both 3D of one shape, foreground > 0; spacing in mm.
+    """Scores of a predicted mask against a reference, both 3D of one shape, foreground > 0.
 
-    Where the reference holds `ignore_label`, neither mask counts: clusters end there, as they do at the scan's border.
+    voxel_mm3: of one voxel (`voxel_volume`). Where the reference holds `ignore_label`, neither mask counts: clusters
+    end there, as they do at the scan's border.
     Returns {"all": scores, region: scores, ...}, regions from the integer map `regions` and its `names`. A region's
     voxel scores are those of the voxels in it; a cluster, its count and its volume belong to the region with most of
     its voxels (`cluster_regions`), and it is matched with clusters of every region, so that a border cuts none in two.
@@ -49,20 +50,19 @@ def evaluate_case(
     predicted, true = (prediction > 0) & counted, (reference > 0) & counted
     masks = [label_clusters(predicted), label_clusters(true)]
     overlaps = Overlaps.of(masks[0][0], masks[1][0])
-    voxel = float(np.prod(spacing))
     every = [np.ones(count, bool) for _, count in masks]
-    scores = {WHOLE: _scores(predicted, true, overlaps, every[0], every[1], voxel)}
-    scores[WHOLE] |= _by_volume(overlaps, voxel)
+    scores = {WHOLE: _scores(predicted, true, overlaps, every[0], every[1], voxel_mm3)}
+    scores[WHOLE] |= _by_volume(overlaps, voxel_mm3)
     if regions is not None:
         places = [cluster_regions(labels, count, regions) for labels, count in masks]
         for value, name in (names or {}).items():
             inside = regions == value
             chosen = [place == value for place in places]
-            scores[name] = _scores(predicted & inside, true & inside, overlaps, chosen[0], chosen[1], voxel)
+            scores[name] = _scores(predicted & inside, true & inside, overlaps, chosen[0], chosen[1], voxel_mm3)
     if axes is not None:
         surfaces = SurfaceDistances.of(predicted, true, axes)
         lines = Centrelines.of(predicted, true)
-        scores[WHOLE] |= challenge_scores(predicted, true, overlaps, lines, spacing)
+        scores[WHOLE] |= challenge_scores(predicted, true, overlaps, lines, voxel_mm3)
         values = {name: value for value, name in (names or {}).items()}
         for name, found in scores.items():
             place = None if name == WHOLE or regions is None else regions == values[name]

@@ -7,7 +7,6 @@ answers in the tests were made with the challenges' own programs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -22,13 +21,13 @@ def challenge_scores(
     reference: np.ndarray,
     overlaps: Overlaps,
     centrelines: Centrelines | None,
-    spacing: Sequence[float],
+    voxel_mm3: float,
 ) -> dict[str, float]:
-    """The four below for boolean masks of one shape, the overlaps of their 26-connected clusters, and spacing in mm."""
+    """The four below for boolean masks of one shape, and the overlaps of their 26-connected clusters."""
     scores = {
         "valdo2021": valdo2021(overlaps),
         "epvs2024": epvs2024(overlaps),
-        "isles2022": isles2022(overlaps, float(np.prod(spacing))),
+        "isles2022": isles2022(overlaps, voxel_mm3),
         "dora2026": dora2026(predicted, reference, centrelines),
     }
     return {f"{challenge}_{name}": value for challenge, found in scores.items() for name, value in found.items()}

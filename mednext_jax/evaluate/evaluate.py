@@ -9,12 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import nibabel as nib
-
 from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.evaluate.case import Scores, evaluate_case
 from mednext_jax.evaluate.cohort import by_region
-from mednext_jax.evaluate.find_masks import CASE, case_of, find_masks
+from mednext_jax.evaluate.find_masks import CASE, find_masks
 from mednext_jax.evaluate.mask_source import REFERENCE, UNNAMED, MaskSource
 from mednext_jax.evaluate.raters.consensus import simple_itk
 from mednext_jax.evaluate.raters.mask_raters import CONSENSUS, check_cases
@@ -27,8 +25,9 @@ from mednext_jax.evaluate.thresholds.calibration import DOUBTFUL
 from mednext_jax.evaluate.thresholds.sweep import CRITERIA
 from mednext_jax.evaluate.thresholds.tool_sweep import ToolSweep
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
-from mednext_jax.io.nifti import MAX_LABEL
-from mednext_jax.io.nifti_names import few
+from mednext_jax.io.geometry import voxel_volume
+from mednext_jax.io.nifti import refuse_labels
+from mednext_jax.io.nifti_names import case_of, few
 from mednext_jax.io.nnunet_raw import read_ignore_label
 from mednext_jax.measure.regions import WHOLE, RegionMaps
 
@@ -85,9 +84,7 @@ def evaluate(
     Returns the content of summary.json. Raises InputError with all problems of all cases; then nothing is written.
     """
     refuse_existing(out)
-    if ignore_label is not None and not 0 < ignore_label <= MAX_LABEL:
-        what = "The ignore label is none that a reference can have besides the background."
-        raise InputError(what, expected=f"1 to {MAX_LABEL}", found=ignore_label)
+    refuse_labels(() if ignore_label is None else (ignore_label,), "The ignore label")
     tools, several = _tools(predictions)
     _check_call(tools, references, raters, sweep, write_threshold)
     if write_threshold is not None:
@@ -229,8 +226,8 @@ def _score(
             if problems:
                 continue  # nothing will be written: only look for what else is wrong
             names = None if maps is None else maps.names
-            spacing = nib.affines.voxel_sizes(image.affine)
-            found = evaluate_case(mask, true, spacing, regions, names, axes=image.affine[:3, :3])
+            voxel = voxel_volume(image.affine)
+            found = evaluate_case(mask, true, voxel, regions, names, axes=image.affine[:3, :3])
             if probability is not None:
                 found[WHOLE]["average_precision"] = sweeps[source.name].add(probability, true, counted)
             scores[source.name][case] = found
@@ -252,7 +249,7 @@ def _rating(
         masks = [opened(name, source) for name, source in raters.items()]
         check_cases(masks, sources)
         simple_itk()
-        return functools.partial(rate_masks, masks, sources)
+        return functools.partial(rate_masks, masks, sources, maps)
     visual = read_visual_scores(raters)
     check_visual(visual, sources, maps)
     return functools.partial(rate_visually, visual, sources, maps)

@@ -9,10 +9,9 @@ from pathlib import Path
 from mednext_jax.errors import InputError, Problem, in_groups
 from mednext_jax.io.absent import dangling_folders, refuse_no_folder
 from mednext_jax.io.brain_masks import is_brain_mask
-from mednext_jax.io.nifti_names import files_below, is_nifti_name, left_out, stem
+from mednext_jax.io.nifti_names import case_of, files_below, is_nifti_name, left_out, stem
 
 CASE = "{case}"  # in a pattern: where the case's name stands
-_MAPS = re.compile(r"_(mask|dseg|probability|probseg|(space|label|seg|desc)-[a-zA-Z0-9]+)(?=_|$)")
 _PROBABILITY = re.compile(r"_(probability|probseg)$")
 
 
@@ -48,11 +47,6 @@ def find_masks(source: str | Path, *, probabilities: bool = False) -> dict[str, 
     if others:
         print(in_groups(others))
     return _one_each([(case_of(path), path) for path in maps])
-
-
-def case_of(path: Path) -> str:
-    """The case of a label map: `sub-1_space-orig_label-PVS_mask.nii.gz`, `sub-1_mask.nii.gz` and `sub-1.nii` agree."""
-    return _MAPS.sub("", stem(path))
 
 
 def _of_pattern(pattern: str) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from mednext_jax.errors import InputError, Problem, shown
 from mednext_jax.evaluate.find_masks import find_masks
 from mednext_jax.io.geometry import grid_problems
-from mednext_jax.io.nifti import read_labels, read_scan
+from mednext_jax.io.nifti import read_labels, read_scan, refuse_labels
 from mednext_jax.measure.clusters import label_clusters
 
 # Names beside those of tools and raters: of the references, and of one tool without a name.
@@ -61,6 +61,7 @@ class MaskSource:
         """
         if threshold is not None and not 0 <= threshold < 1:
             raise InputError("The threshold is not a probability.", expected="from 0 to below 1", found=threshold)
+        refuse_labels(labels or ())
         wanted = probabilities or threshold is not None
         return cls(name, find_masks(source, probabilities=wanted), threshold, labels, resample)
 

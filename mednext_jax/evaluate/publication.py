@@ -71,7 +71,9 @@ def latex_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = (), captio
 
     words: columns of text, to the left; the others are numbers.
     """
-    head, *body = [[_latex(cell) for cell in row] for row in rows]
+    cells = [[_latex(cell) for cell in row] for row in rows]
+    # After the end of a row, [ and * would be read as its options.
+    head, *body = [["{}" * row[0].startswith(("[", "*")) + row[0], *row[1:]] for row in cells]
     lines = [
         r"\begin{table}",
         r"  \centering",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ class LoadedScan:
     are scaled in it only, or None. scaling: (c, 5), rows of `Scaling`. properties: where the box lies in the scan.
     origin: of the box in what is stored; before: in the network's volume. starts: (n, 3), of the tiles.
     foreground: boolean, in the box; what is not set is background whatever the network says. None: no such voxels.
-    grid: of the scan's file. seconds: wall time of each stage so far.
+    brain_extracted: whether zeros lie around it. grid: of the scan's file. seconds: wall time of each stage so far.
     """
 
     volume: np.ndarray
@@ -88,6 +88,7 @@ class LoadedScan:
     resampling: _Resampling
     starts: np.ndarray
     foreground: np.ndarray | None = None
+    brain_extracted: bool = False
     grid: Grid | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -123,6 +124,7 @@ def load_box(
         np.array(scaling, np.float32),
         *(properties, origin, before, resampling, starts),
         foreground=region.mask if known else None,
+        brain_extracted=region.brain_extracted,
     )
 
 
@@ -149,10 +151,15 @@ def on_scan(loaded: LoadedScan, properties: Properties, window: Window) -> Loade
     )
 
 
-def compute_evidence(scan: LoadedScan, networks: Sequence[Network], window: Window) -> jax.Array:
+def compute_evidence(
+    scan: LoadedScan,
+    networks: Sequence[Network],
+    window: Window,
+    tiles: Callable[[int, int], None] | None = None,
+) -> jax.Array:
     """The networks' evidence on the device, (D, H, W, n) in the bucket of the network's volume.
 
-    What no tile covers is background.
+    What no tile covers is background. tiles: as `window_on_device`.
     """
     placed = scan.properties
     ready = _make_ready(
@@ -164,7 +171,7 @@ def compute_evidence(scan: LoadedScan, networks: Sequence[Network], window: Wind
         scan.resampling.there,
         scan.resampling.thick_axis,
     )
-    return window_on_device(window, networks, ready, scan.starts)
+    return window_on_device(window, networks, ready, scan.starts, tiles)
 
 
 def decide_box(scan: LoadedScan, evidence: jax.Array, window: Window, threshold: float | None) -> Slabs:

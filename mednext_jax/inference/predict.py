@@ -1,46 +1,35 @@
-"""Segment many scans: the next is read and the last ones written while the device computes."""
+"""Segment many scans: what is to be done, into which folder, and what is said and raised at the end."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import queue
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from mednext_jax.errors import InputError, Problem, WorkError, in_groups, shown
-from mednext_jax.inference.on_device import LoadedScan
-from mednext_jax.inference.outputs import Outputs, describe_run, open_outputs, refuse_output
-from mednext_jax.inference.predictor import Predictor, Segmentation
+from mednext_jax.errors import InputError, NothingDone, Problem, WorkError, in_groups
+from mednext_jax.inference.brain_extraction import named_tool, open_brain_extraction
+from mednext_jax.inference.claim import changed_since, open_outputs
+from mednext_jax.inference.dry_run import plan
+from mednext_jax.inference.failures import Failure
+from mednext_jax.inference.flags import flagged
+from mednext_jax.inference.headers import warnings_of
+from mednext_jax.inference.predictor import Predictor
+from mednext_jax.inference.progress import QUIET, USUAL, VERBOSE, CohortProgress
+from mednext_jax.inference.run_record import describe_run, record_path, refuse_output
+from mednext_jax.inference.run_report import RunReport
 from mednext_jax.inference.scans import Scan, find_scans, images_left_out
-from mednext_jax.inference.uncertainty import find_members
+from mednext_jax.inference.stream import Work, stream
+from mednext_jax.inference.unlike_model import unlike_model
 from mednext_jax.io.bids_selection import BidsSelection
 from mednext_jax.io.brain_masks import BrainMasks
-from mednext_jax.io.geometry import grid_warnings, in_mm
-from mednext_jax.io.nifti import grid_of
 from mednext_jax.io.nifti_header import NIFTI_ENDINGS
-from mednext_jax.io.nifti_names import few
-from mednext_jax.io.voxels import open_voxels
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
-from mednext_jax.quantify.members import Members
 from mednext_jax.quantify.one_scan import Counting
 from mednext_jax.quantify.scan_tables import ScanTables
-from mednext_jax.weights.recipe import Recipe
-
-# Scans under way beside the one on the device: a GPU may take less time for a scan than a thread to read or to write.
-READERS = 2
-WRITERS = 4
-HEADER_READERS = 8
-FAR_SPACING = 1.5  # times the model's voxel size, or as much below it
 
 
 def predict(
@@ -67,13 +56,18 @@ def predict(
     min_voxels: int = 5,
     min_mm3: float = 0.0,
     split: bool = False,
+    force: bool = False,
+    brain_extraction: str | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
 ) -> list[dict[str, Any]]:
     """Segment a scan, a folder of scans or a BIDS data set (`find_scans`) into the folder `output`.
 
     Each scan gives CASE_mask.nii.gz (uint8) and CASE_probability.nii.gz (float32) on its own grid; a BIDS data set
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
-    volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software) and scans.json
-    (each scan's files, and what failed).
+    volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software, and at the end
+    what the run did: `RunReport`) and scans.json (each scan's files, and what failed).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
@@ -85,15 +79,20 @@ def predict(
     regions are not there or do not fit has tables without regions, and the reason is raised at the end.
     uncertainty: each model and each mirror also by itself (`find_members`): maps of their standard deviations and of
     the entropy, their mean in each cluster, and intervals of counts and volumes. Takes twice as long.
+    force: make everything again, also where a prediction with other settings is. brain_extraction: the tool (of
+    `brain_extraction.TOOLS`) that makes a brain mask of each scan, which is saved too.
+    dry_run: print the scans, the models, the tiles and an estimate of time and memory, and write nothing.
+    quiet: print nothing but what is wrong, at the end. verbose: the time of each stage of each scan, too.
     Other arguments as `Predictor`. Returns the rows of volumes.tsv.
 
     Names, channels and headers of all scans are checked before any is computed, and what is odd about headers is
     printed. An output that exists is refused: InputError, and nothing is written. But a run that was stopped goes on
-    when it is called again with the same settings: scans that have their files and their row are not done again, and
-    those of them that have changed since are named.
+    when it is called again with the same settings: a scan whose record (`scan_record`) fits its input, the models and
+    the settings, and whose outputs are whole, is not done again.
     A scan that fails (a channel or a brain mask that is missing, its header, voxels, memory, a file that cannot be
-    written, a result that is not finite) is left out, the others are done, and the failures are raised together at the
-    end: InputError if all of them are the input's fault, else WorkError. If no scan is left, nothing is written.
+    written, a result that is not finite) is left out and listed in failed.tsv, the others are done, and the failures
+    are raised together at the end: WorkError if others are done, NothingDone if none is; InputError if none is and the
+    input is at fault. Then, with one scan, nothing is written.
     KeyboardInterrupt leaves at once; the table tells what is done.
     """
     initialise()
@@ -102,6 +101,7 @@ def predict(
     inputs, output = Path(inputs), Path(output)
     k, n = part
     with contextlib.ExitStack() as claim:
+        report = claim.enter_context(RunReport())
         with checked_together():
             if not 1 <= k <= n:
                 raise InputError(
@@ -109,7 +109,12 @@ def predict(
                 )
             if output.name.lower().endswith(NIFTI_ENDINGS):
                 raise InputError("The output is a folder, not a file.", file=output, hint="name a new folder")
-            refuse_output(output, part)
+            refuse_output(output, part, force=force)
+            if named_tool(brain_extraction) is not None and brain_masks is not None:
+                raise InputError("The brain is extracted by a tool or by masks.", found="both", hint="leave one out")
+            if brain_masks is not None and Path(brain_masks).resolve() in (output.resolve(), *output.resolve().parents):
+                hint = "name a folder outside of it"
+                raise InputError("The output lies in the folder of the brain masks.", file=output, hint=hint)
             counting = Counting(connectivity, min_voxels, min_mm3, split)
             if not tables and uncertainty:
                 raise InputError(
@@ -127,261 +132,82 @@ def predict(
                 background=background,
             )
             scans, bad = find_scans(inputs, predictor.recipe.channel_names, suffix, chosen)
-            brains, without = _brain_masks(brain_masks, predictor, scans)
-            scans = [scan for scan in scans if scan.case not in dict(without)][k - 1 :: n]
-            bad = [*bad, *without] if k == 1 else []  # told once, by the first part
+            scans, without = _with_brains(scans, brain_masks, brain_extraction, predictor)
+            failures = [Failure(case, "find", (problem,), by_input=True) for case, problem in [*bad, *without]]
+            # A scan that fails counts too: mended, it moves no other into another part.
+            mine = set(sorted({s.case for s in scans} | {f.case for f in failures})[k - 1 :: n])
+            scans = [scan for scan in scans if scan.case in mine]
+            failures = [failure for failure in failures if failure.case in mine]
             measured = ScanTables.open(regions, region_names, counting, single=len(scans) == n == 1) if tables else None
             if measured is not None and uncertainty:
                 measured.about["uncertainty"] = True
-            settings = describe_run(predictor, inputs, part, brain_masks, measured)
-            outputs = claim.enter_context(open_outputs(output, scans, settings, measured))
+            settings = describe_run(predictor, inputs, part, brain_masks, measured, named_tool(brain_extraction))
+            if dry_run:
+                return plan(predictor, scans, output, settings, failures, uncertainty=uncertainty, force=force)
+            outputs = claim.enter_context(open_outputs(output, scans, settings, measured, force=force))
+            report.begin(record_path(output, part), settings, predictor)
 
-        if k == 1 and (others := images_left_out(inputs)):
-            print(in_groups(others), flush=True)
+        level = QUIET if quiet else VERBOSE if verbose else USUAL
         todo = [scan for scan in scans if not outputs.has(scan)]
-        _warn_of_changed([scan for scan in scans if outputs.has(scan) and outputs.is_older(scan)])
-        _warn(todo, predictor.recipe)
+        log = CohortProgress(len(scans), len(scans) - len(todo), log=outputs.log, level=level)
+        others = images_left_out(inputs) if k == 1 else []
+        headers = [*warnings_of(todo, predictor.recipe), *unlike_model(todo, predictor.recipe)]
+        for warnings in (others, _changed(changed_since(output, todo)), headers):
+            log.warn(warnings)
+            report.keep(warnings)
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
-        log = _Log(len(scans), len(scans) - len(todo), f"{models_}, {settings['device']}", bad)
-        with leaving_at_once():
-            with contextlib.closing(_stream(predictor, todo, brains, outputs, uncertainty)) as outcomes:
+        log.begin(f"{models_}, {settings['device']}", sorted({failure.case for failure in failures}))
+        outputs.take(failures)
+        tiles = log.tiles if log.shows_tiles else None
+        work = Work(predictor, outputs, uncertainty, open_brain_extraction(brain_extraction), tiles)
+        with leaving_at_once(), contextlib.closing(log):
+            with contextlib.closing(stream(work, todo)) as outcomes:
                 for scan, outcome in outcomes:
+                    outputs.take([outcome] if isinstance(outcome, Failure) else outcome.written.lacks)
                     log.take(scan, outcome)
-            outputs.list_scans(log.problems)
-            log.bad = [*log.bad, *outputs.without_regions]
+            log.end()
+            report.end(outputs.rows, outputs.failures)
             meet("predicted")  # JAX would end processes that wait at their exit for longer than five minutes
     try:
         if after is not None and outputs.rows:  # all is written now
             after(output, [row["scan"] for row in outputs.rows])
     finally:
-        log.finish()
+        log.warn(flagged(outputs.rows))
+        _raise(outputs.failures, nothing=not outputs.rows)
     return outputs.rows
 
 
-def _brain_masks(
-    folder: str | Path | None, predictor: Predictor, scans: Sequence[Scan]
-) -> tuple[dict[str, Path], list[tuple[str, Problem]]]:
-    """Case -> its brain mask, if there are any, and (case, problem) for scans without one.
+def _with_brains(
+    scans: Sequence[Scan], masks: str | Path | None, tool: str | None, predictor: Predictor
+) -> tuple[list[Scan], list[tuple[str, Problem]]]:
+    """The scans with their brain masks, if there are any, and (case, problem) for scans without one.
 
     Raises InputError if the folder or all masks are missing, or if the model needs them and none were named.
     """
-    needed = "brain" in predictor.recipe.optional_steps
-    if needed and folder is None:
-        raise InputError(
-            "The model was trained on brain-extracted scans and needs a brain mask for each scan.",
-            file=predictor.paths[0],
-            hint="give the folder of the masks: --brain-masks MASKS",
-        )
-    if folder is None:
-        return {}, []
-    found, without = BrainMasks.open(folder).paths([scan.case for scan in scans])
+    if masks is None:
+        if "brain" in predictor.recipe.optional_steps and tool is None:
+            raise InputError(
+                "The model was trained on brain-extracted scans and needs a brain mask for each scan.",
+                file=predictor.paths[0],
+                hint="give the folder of the masks: --brain-masks MASKS, or have them made: --brain-extraction TOOL",
+            )
+        return list(scans), []
+    found, without = BrainMasks.open(masks).paths([scan.case for scan in scans])
     if not found:
         raise InputError.of(problem for _, problem in without)
-    return found, without
+    return [dataclasses.replace(s, brain=found[s.case]) for s in scans if s.case in found], without
 
 
-def _warn_of_changed(scans: Sequence[Scan]) -> None:
-    """Print which scans have changed since they were segmented: their numbers are of what they were."""
-    what, hint = "A scan has changed since it was segmented.", "it is not done again; remove its mask to have it done"
-    if scans:
-        print(in_groups(Problem(what, str(s.files[0]), hint=hint, severity="W") for s in scans), flush=True)
+def _changed(scans: Sequence[Scan]) -> list[Problem]:
+    """Warnings that name the scans that have changed since they were segmented."""
+    what = "A scan has changed since it was segmented, and is done again."
+    return [Problem(what, str(scan.files[0]), severity="W") for scan in scans]
 
 
-def _warn(scans: Sequence[Scan], recipe: Recipe) -> None:
-    """Print what is odd about the headers of the scans, those of one kind together."""
-    with ThreadPoolExecutor(HEADER_READERS) as pool:
-        found = list(pool.map(lambda file: _header_warnings(file, recipe), (f for scan in scans for f in scan.files)))
-    if problems := list(itertools.chain.from_iterable(found)):
-        print(in_groups(problems), flush=True)
-
-
-def _header_warnings(file: Path, recipe: Recipe) -> list[Problem]:
-    try:
-        header = open_voxels(file)
-        image = header.image(np.broadcast_to(np.uint8(0), header.shape))
-        spacing = grid_of(image, recipe.orientation).spacing
-    except InputError:  # told when the voxels are read
-        return []
-    problems = grid_warnings(image, file)
-    if recipe.spacing is not None:
-        times = np.array(spacing) / recipe.spacing
-        if max(times.max(), 1 / times.min()) > FAR_SPACING:
-            xyz, wanted = (in_mm(reversed(sizes)) for sizes in (spacing, recipe.spacing))
-            problems.append(
-                Problem(
-                    "The voxel size is far from the model's.",
-                    str(file),
-                    expected=f"{wanted}, or up to {FAR_SPACING:g} times larger or smaller",
-                    found=xyz,
-                    hint="the scan is resampled; check some of the masks by eye",
-                    severity="W",
-                )
-            )
-    return problems
-
-
-@dataclasses.dataclass(frozen=True)
-class _Done:
-    row: dict[str, Any]
-    device_seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Failed:
-    problems: list[Problem]
-    by_input: bool
-
-    @classmethod
-    def of(cls, scan: Scan, error: Exception) -> _Failed:
-        """Without the error itself, whose traceback would keep the scan in memory."""
-        if isinstance(error, InputError):
-            problems = [dataclasses.replace(p, file=p.file or str(scan.files[0])) for p in error.problems]
-            return cls(problems, by_input=True)
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        if isinstance(error, OSError):
-            said = error.strerror or said  # the file is a temporary one
-        elif not isinstance(error, WorkError | MemoryError | jax.errors.JaxRuntimeError):
-            said = f"{type(error).__name__}: {said}"
-        return cls([Problem("The scan could not be segmented.", str(scan.files[0]), found=said)], by_input=False)
-
-
-Outcome = tuple[Scan, _Done | _Failed]
-
-
-def _stream(
-    predictor: Predictor,
-    scans: Sequence[Scan],
-    brains: Mapping[str, Path],
-    outputs: Outputs,
-    uncertainty: bool,
-) -> Generator[Outcome, None, None]:
-    """Each scan with its outcome, as soon as its files are written or it failed.
-
-    The work is done by other threads, so that a signal is answered at once while a scan is compiled or computed; they
-    end after the scans at work.
-    """
-    outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            _segment_all(predictor, scans, brains, outputs, uncertainty, outcomes.put, stop)
-        except BaseException as error:
-            outcomes.put(error)
-
-    thread = threading.Thread(target=work, name="predict")
-    thread.start()
-    try:
-        for _ in scans:
-            outcome = outcomes.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-        thread.join()
-    finally:
-        stop.set()
-
-
-def _segment_all(
-    predictor: Predictor,
-    scans: Sequence[Scan],
-    brains: Mapping[str, Path],
-    outputs: Outputs,
-    uncertainty: bool,
-    tell: Callable[[Outcome], None],
-    stop: threading.Event,
-) -> None:
-    """One scan is computed while others are read and written; whatever one fails of, the others are done."""
-    room = threading.Semaphore(WRITERS)  # computed scans wait on the device until there is
-
-    def finish(scan: Scan, computed: Segmentation, members: Members | None) -> None:
-        try:
-            result = predictor.finish(computed)
-            tell((scan, _Done(outputs.write(scan, result, members), result.seconds["device"])))
-        except Exception as error:
-            tell((scan, _Failed.of(scan, error)))
-        finally:
-            room.release()
-
-    todo = iter(scans)
-    with ThreadPoolExecutor(READERS) as reader, ThreadPoolExecutor(WRITERS) as writer:
-        loading: deque[tuple[Scan, Future[LoadedScan]]] = deque()
-
-        def read_next() -> None:
-            if (scan := next(todo, None)) is not None:
-                loading.append((scan, reader.submit(predictor.load, scan.files, brains.get(scan.case))))
-
-        for _ in range(READERS):
-            read_next()
-        while loading and not stop.is_set():
-            scan, loaded = loading.popleft()
-            read_next()
-            try:
-                computed = predictor.infer(loaded.result())
-                members = find_members(predictor, loaded.result()) if uncertainty else None
-            except Exception as error:
-                tell((scan, _Failed.of(scan, error)))
-            else:
-                room.acquire()
-                writer.submit(finish, scan, computed, members)
-                del computed, members
-            del loaded
-        reader.shutdown(cancel_futures=True)
-
-
-class _Log:
-    """Says what happens, and keeps the failures."""
-
-    def __init__(self, count: int, before: int, how: str, bad: Sequence[tuple[str, Problem]]):
-        self.count, self.done, self.written, self.busy = count, before, 0, 0.0
-        self.failures: list[_Failed] = []
-        self.bad = bad
-        self.problems = {case: str(problem) for case, problem in bad}  # case -> why it has no outputs
-        self.start = time.perf_counter()
-        self.first: float | None = None  # when the first scan was done, which waited for the compiler
-        print(
-            f"{count} scan{'s' * (count != 1)}, {how}; "
-            + (f"{before} done before; " if before else "")
-            + ("the first scan of a size waits for the compiler" if before < count else "nothing is left to do"),
-            flush=True,
-        )
-        if bad:
-            cases = sorted({case for case, _ in bad})
-            print(f"left out, for reasons that come at the end: {shown(few(cases))}", flush=True)
-
-    def take(self, scan: Scan, outcome: _Done | _Failed) -> None:
-        self.done += 1
-        if isinstance(outcome, _Failed):
-            self.failures.append(outcome)
-            self.problems[scan.case] = "\n".join(map(str, outcome.problems))
-            text = "failed"
-        else:
-            self.written += 1
-            self.busy += outcome.device_seconds
-            text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.row)
-        print(f"[{self.done}/{self.count}] {shown(scan.case)}: {text}{self._rest()}", flush=True)
-
-    def _rest(self) -> str:
-        """How long the rest will take at the pace since the first written scan."""
-        now = time.perf_counter()
-        if not self.written or self.done == self.count:
-            return ""
-        if self.first is None:
-            self.first, self.done_by_first = now, self.done
-            return ""
-        pace = (now - self.first) / (self.done - self.done_by_first)
-        return f", ETA {pace * (self.count - self.done):.0f} s"
-
-    def finish(self) -> None:
-        """Say the speed; raise what failed."""
-        seconds = time.perf_counter() - self.start
-        speed = f"{3600 * self.written / seconds:.0f} scans an hour, device idle {max(0, 1 - self.busy / seconds):.0%}"
-        if self.written or self.failures:
-            done = self.count - len(self.failures)
-            print(f"{done} of {self.count} scans in {seconds:.1f} s: {speed}", flush=True)
-        problems = [problem for _, problem in self.bad]
-        problems += [problem for failure in self.failures for problem in failure.problems]
-        if problems and all(failure.by_input for failure in self.failures):
-            raise InputError.of(problems)
-        if problems:
-            raise WorkError("\n".join(map(str, problems)))
+def _raise(failures: Sequence[Failure], *, nothing: bool) -> None:
+    """Raise what failed, if anything; the input is at fault only if `nothing` is done and no work failed."""
+    problems = [problem for failure in failures for problem in failure.problems]
+    if problems and nothing and all(failure.by_input for failure in failures):
+        raise InputError.of(problems)
+    if problems:
+        raise (NothingDone if nothing else WorkError)(in_groups(problems))

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError, Problem, is_out_of_memory
+from mednext_jax.hub.open_model import open_models
+from mednext_jax.inference.flags import expects_extracted
 from mednext_jax.inference.on_device import (
     BACKGROUNDS,
     LoadedScan,
@@ -40,7 +42,7 @@ from mednext_jax.preprocess.crop import Region, find_region
 from mednext_jax.preprocess.normalise import find_scaling
 from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.preprocess.trip import Properties, place_scan
-from mednext_jax.weights.directory import Model, load_models
+from mednext_jax.weights.directory import Model
 from mednext_jax.weights.recipe import Recipe
 
 _LOG = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class Segmentation:
     foreground: np.ndarray | None
     grid: Grid
     seconds: dict[str, float]
+    brain_extracted: bool = False
 
     @property
     def mask(self) -> nib.Nifti1Image:
@@ -73,6 +76,16 @@ class Segmentation:
         """The foreground probability of each voxel."""
         return self._images[1]
 
+    @property
+    def inside(self) -> np.ndarray | None:
+        """What belongs to the extracted brain, boolean on the grid of the input file; None if that is not known."""
+        if self.foreground is None:
+            return None
+        placed = self.properties
+        whole = np.zeros(placed.shape, bool)
+        whole[tuple(slice(o, o + n) for o, n in zip(placed.box_start, placed.box_shape, strict=True))] = self.foreground
+        return from_volume(whole, self.grid)
+
     @functools.cached_property
     def _images(self) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
         label, probability = to_host(self.decided, self.origin, self.properties, self.foreground)
@@ -82,7 +95,7 @@ class Segmentation:
 
 
 class Predictor:
-    """Segments scans with a model or an ensemble of models (directories, or `Model`s in memory).
+    """Segments scans with a model or an ensemble of models: what `open_models` opens, or `Model`s in memory.
 
     step: distance of tiles as a fraction of the patch. tta: average over mirrors (the recipe's `mirror_axes`).
     threshold: a voxel is foreground if its foreground probability is above; None takes the recipe's (0.5 equals the
@@ -94,7 +107,9 @@ class Predictor:
     background: "auto": voxels that are 0 in every channel and connected to the border are background, and tiles that
     hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
     "compute": the network's answer stands everywhere, as nnU-Net's does.
-    Attributes: paths (of the models; None for one in memory), recipe, threshold, window, skip_background, background.
+    Attributes: paths (of the models; None for one in memory), given (the texts that they were opened from), configs (as
+    they are computed here), recipe, threshold, window, skip_background, background, training_ranges (counts and volumes
+    of the training's labels, of models that tell them).
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -113,7 +128,8 @@ class Predictor:
         if not isinstance(models, Model | str | os.PathLike | Iterable):
             raise InputError("A model is a directory or a Model.", found=f"an object of type {type(models).__name__}")
         listed = [models] if isinstance(models, Model | str | os.PathLike) else list(models)
-        loaded = [m for item in listed for m in ([item] if isinstance(item, Model) else load_models(item))]
+        opened = [(item, m) for item in listed for m in ([item] if isinstance(item, Model) else open_models(item))]
+        loaded = [model for _, model in opened]
         if not loaded:
             raise InputError("No model was named.", expected="at least one model directory")
         if not (_is_real(step) and 0 < step <= 1):
@@ -128,7 +144,10 @@ class Predictor:
             )
         _require_one_recipe(loaded)
         self.paths = [model.path for model in loaded]
+        self.given = [None if isinstance(item, Model) else str(item) for item, _ in opened]
         self.recipe = loaded[0].recipe
+        told = [model.provenance.get("training_range") for model in loaded]
+        self.training_ranges = [one for one in told if isinstance(one, Mapping)]
         packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold
         devices = jax.local_devices() if devices is None else devices
@@ -144,10 +163,10 @@ class Predictor:
         )
         self.skip_background, self.background = skip_background, background
         place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
-        configs = [_for_device(m.config) for m in loaded]
+        self.configs = [_for_device(m.config) for m in loaded]
         self._networks = [
             Network(network_of(config), jax.device_put(products_in(config.dtype, m.params), place))
-            for config, m in zip(configs, loaded, strict=True)
+            for config, m in zip(self.configs, loaded, strict=True)
         ]
 
     @property
@@ -198,13 +217,17 @@ class Predictor:
         seconds = {"read": read - start, "prepare": time.perf_counter() - read}
         return dataclasses.replace(loaded, grid=grid, seconds=seconds)
 
-    def infer(self, loaded: LoadedScan) -> Segmentation:
-        """The device's part: evidence, and what it decides; it has computed when this returns."""
+    def infer(self, loaded: LoadedScan, tiles: Callable[[int, int], None] | None = None) -> Segmentation:
+        """The device's part: evidence, and what it decides; it has computed when this returns.
+
+        tiles: is called with (done, all) after each round of tiles.
+        """
         start = time.perf_counter()
-        decided = jax.block_until_ready(self.decide(loaded, self.evidence(loaded)))
+        decided = jax.block_until_ready(self.decide(loaded, self.evidence(loaded, tiles)))
         assert loaded.grid is not None  # `load` read it from a file
         seconds = {**loaded.seconds, "device": time.perf_counter() - start}
-        return Segmentation(decided, loaded.origin, loaded.properties, loaded.foreground, loaded.grid, seconds)
+        about = loaded.origin, loaded.properties, loaded.foreground, loaded.grid, seconds, loaded.brain_extracted
+        return Segmentation(decided, *about)
 
     def finish(self, segmentation: Segmentation) -> Segmentation:
         """The host's last part: from the device, and from the box to the scan's grid, as images."""
@@ -213,11 +236,11 @@ class Predictor:
         segmentation.seconds["finish"] = time.perf_counter() - start
         return segmentation
 
-    def evidence(self, loaded: LoadedScan) -> jax.Array:
+    def evidence(self, loaded: LoadedScan, tiles: Callable[[int, int], None] | None = None) -> jax.Array:
         """`compute_evidence` with as many tiles at once as the device's memory turns out to hold."""
         while True:
             try:
-                return jax.block_until_ready(compute_evidence(loaded, self._networks, self.window))
+                return jax.block_until_ready(compute_evidence(loaded, self._networks, self.window, tiles))
             except jax.errors.JaxRuntimeError as error:
                 if self.window.tile_batch == 1 or not is_out_of_memory(error):
                     raise
@@ -252,13 +275,8 @@ class Predictor:
 
 
 def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> Problem | None:
-    """The warning that a scan's brain was extracted and the training scans' was not, or the other way round.
-
-    A recipe that does not say so, but normalises inside the non-zero mask, is taken to be of extracted brains.
-    """
-    expected = recipe.brain_extracted
-    if expected is None and recipe.needs_filled_mask:
-        expected = True
+    """The warning that a scan's brain was extracted and the training scans' was not, or the other way round."""
+    expected = expects_extracted(recipe)
     if expected is None or expected == region.brain_extracted:
         return None
     words = {True: "zeros around an extracted brain", False: "a whole head"}

@@ -29,6 +29,12 @@ class Scan:
     mask: Path
     probability: Path
     bids_sources: tuple[str, ...] = ()  # paths in the BIDS data set
+    brain: Path | None = None  # its brain mask
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files that the outputs are made from."""
+        return self.files if self.brain is None else (*self.files, self.brain)
 
 
 def find_scans(

@@ -72,10 +72,18 @@ class Window:
         return self.average if self.regions is None else "sigmoid"
 
 
-def window_on_device(window: Window, networks: Sequence[Network], volume: jax.Array, starts: np.ndarray) -> jax.Array:
+def window_on_device(
+    window: Window,
+    networks: Sequence[Network],
+    volume: jax.Array,
+    starts: np.ndarray,
+    progress: Callable[[int, int], None] | None = None,
+) -> jax.Array:
     """Evidence (D, H, W, num_classes - 1) for a `volume` (D, H, W, c) that lies on the device in its bucket.
 
-    starts: (n, 3) int32, the tiles inside the true volume. The result outside them is background.
+    starts: (n, 3) int32, the tiles inside the true volume. The result outside them is background. progress: is called
+    with (tiles computed, all tiles of all networks) after each round, for which the host then waits; the sums are the
+    same.
     """
     shape = volume.shape[:3]
     capacity = len(tiles.tile_starts(shape, window.patch_size, window.step))  # the same for the whole bucket
@@ -83,8 +91,15 @@ def window_on_device(window: Window, networks: Sequence[Network], volume: jax.Ar
     table = np.zeros((capacity, 3), np.int32)
     table[: len(starts)] = starts
     total, weight = _accumulators(window, *networks[0], volume)
-    for apply, params in networks:
-        total, weight = _add_tiles(window, apply, params, volume, table, np.int32(len(starts)), total, weight)
+    count, at_once = len(starts), window.tiles_at_once
+    rounds = -(-count // at_once)
+    for i, (apply, params) in enumerate(networks):
+        for first, last in [(0, rounds)] if progress is None else [(r, r + 1) for r in range(rounds)]:
+            limits = np.array([first, last, count], np.int32)
+            total, weight = _add_tiles(window, apply, params, volume, table, limits, total, weight)
+            if progress is not None:
+                jax.block_until_ready(total)
+                progress(i * count + min(last * at_once, count), len(networks) * count)
     return _average(window, total, weight, shape[0])
 
 
@@ -159,17 +174,20 @@ def _accumulators(window: Window, apply: Callable, params: Params, volume: jax.A
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(6, 7))
-def _add_tiles(window, apply, params, volume, table, count, total, weight):
-    """Add Gaussian-weighted evidence of the first `count` tiles of `table` (n, 3) to `total`, and the weights."""
+def _add_tiles(window, apply, params, volume, table, limits, total, weight):
+    """Add Gaussian-weighted evidence of tiles of `table` (n, 3) to `total`, and the weights.
+
+    limits: (3,) int32, the first round of tiles, the one after the last, and how many tiles of the table there are.
+    """
     add = functools.partial(_add_tiles_here, window, apply)
     if window.mesh is not None:
         part, whole = PartitionSpec(window.mesh.axis_names[0]), PartitionSpec()
         in_specs = (whole, whole, whole, whole, part, part)
         add = jax.shard_map(add, mesh=window.mesh, in_specs=in_specs, out_specs=part, check_vma=False)
-    return add(params, volume, table, count, total, weight)
+    return add(params, volume, table, limits, total, weight)
 
 
-def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
+def _add_tiles_here(window, apply, params, volume, table, limits, total, weight):
     """One device's work: its share of the tiles, and of every tile the planes that lie in its slab of depth.
 
     Tiles are added in the order of the table on any number of devices, so that the sums are the same.
@@ -192,7 +210,7 @@ def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
             total, weight = sums
             index = i * at_once + b
             d, h, w = table[index]
-            tile_weight = gaussian * (index < count)  # the table's unused rows count nothing
+            tile_weight = gaussian * (index < limits[2])  # the table's unused rows count nothing
             tile = evidence[b] * tile_weight
             if axis is not None:
                 d, tile, tile_weight = _in_slab(d - here * planes, planes, tile, tile_weight)
@@ -202,7 +220,7 @@ def _add_tiles_here(window, apply, params, volume, table, count, total, weight):
         return lax.fori_loop(0, at_once, add_one, sums)
 
     # The trip count is a value, not a shape: volumes of one bucket differ in tiles and share the program.
-    return lax.fori_loop(0, (count + at_once - 1) // at_once, one_round, (total, weight))
+    return lax.fori_loop(limits[0], limits[1], one_round, (total, weight))
 
 
 def _in_slab(start, planes, *tiles):

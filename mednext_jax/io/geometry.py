@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +18,7 @@ THICK_SLICES = 3.0
 FEW_VOXELS = 32
 # Vessels and eyes are up to ten times as bright as the brain.
 FAR_INTENSITY = 100.0
+FAR_SPACING = 1.5  # times the model's voxel size, or as much below it
 MILLIMETRES = 2
 UNITS = {1: "metre", 3: "micrometre"}
 
@@ -124,6 +125,22 @@ def _far_voxels(array: np.ndarray) -> tuple[float, float] | None:
     usual = float(np.percentile(part[part > 0], 99)) if part.any() else 0.0
     largest = max(float(array.max()), -float(array.min()))
     return (usual, largest) if largest > FAR_INTENSITY * usual > 0 else None
+
+
+def voxel_volume(affine: np.ndarray) -> float:
+    """mm3 of a voxel of an `affine` (4, 4) or its part (3, 3): |det|, on a sheared grid less than the sizes' product.
+
+    Without the determinant's last digits, so that a smallest size of so many voxels is met by so many.
+    """
+    return round(float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))), 9)
+
+
+def is_far(spacing: Sequence[float], wanted: Sequence[float] | None) -> bool:
+    """Whether voxels of `spacing` mm are far from those of `wanted` mm that a model works on (None: never)."""
+    if wanted is None:
+        return False
+    times = np.array(spacing) / np.array(wanted)
+    return bool(max(times.max(), 1 / times.min()) > FAR_SPACING)
 
 
 def in_mm(sizes: Iterable[float]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +18,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.atomic import atomic_file
-from mednext_jax.io.geometry import grid_problems, in_mm
+from mednext_jax.io.geometry import FAR_SPACING, grid_problems, in_mm, is_far
 from mednext_jax.io.memory import refuse_beyond_memory
 from mednext_jax.io.slabs import copy_slabs
 from mednext_jax.io.voxels import Source, Voxels, not_3d, open_voxels, placed_like
@@ -129,6 +129,14 @@ def read_scan(source: Source) -> nib.Nifti1Image:
     return _image(voxels, flat)
 
 
+def refuse_labels(values: Iterable[int], what: str = "A label") -> None:
+    """Raise InputError for a value that no label map has besides the background."""
+    for value in values:
+        if not 0 < value <= MAX_LABEL:
+            says = f"{what} is none that a label map can have besides the background."
+            raise InputError(says, expected=f"1 to {MAX_LABEL}", found=value)
+
+
 def read_labels(source: Source) -> nib.Nifti1Image:
     """Read a 3-D label map or mask into memory as int16, with its own affine and header.
 
@@ -222,6 +230,15 @@ def grid_of(image: nib.Nifti1Image, orientation: str | None = "RAS") -> Grid:
         raise not_3d(image.get_filename(), image.shape)
     x, y, z = (int(size) for size in image.shape)
     return Grid((x, y, z), affine, image.header, orientation)
+
+
+def spacing_warnings(grid: Grid, spacing: Sequence[float] | None, file: object) -> list[Problem]:
+    """A warning if a grid's voxels are far from those, `spacing` (d, h, w) in mm, that a model works on (None: any)."""
+    if spacing is None or not is_far(grid.spacing, spacing):
+        return []
+    xyz, wanted = (in_mm(reversed(sizes)) for sizes in (grid.spacing, spacing))
+    what, hint = "The voxel size is far from the model's.", "the scan is resampled; check some of the masks by eye"
+    return [Problem(what, str(file), f"{wanted}, or up to {FAR_SPACING:g} times larger or smaller", xyz, hint, "W")]
 
 
 def label_volume(image: nib.Nifti1Image, grid: Grid) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ OTHER_IMAGES = (
     *(".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".dcm", ".ima", ".img", ".hdr"),
     *(".img.gz", ".hdr.gz", ".nii.bz2", ".nii.zst", ".nii.xz", ".nii.zip"),
 )
+# What a map is, in its name.
+_WHAT = re.compile(r"_(mask|dseg|probability|probseg|(space|label|seg|desc)-[a-zA-Z0-9]+)(?=_|$)")
 NAMED = 5  # files that a message names
 
 
@@ -32,6 +35,11 @@ def stem(path: Path) -> str:
     """The name of a file without .nii, .nii.gz or the ending of another format of scans."""
     ending = next((e for e in SCAN_ENDINGS if path.name.lower().endswith(e)), "")
     return path.name[: len(path.name) - len(ending)]
+
+
+def case_of(path: Path) -> str:
+    """The case of a map: `sub-1_space-orig_label-PVS_mask.nii.gz`, `sub-1_mask.nii.gz` and `sub-1.nii` agree."""
+    return _WHAT.sub("", stem(path))
 
 
 def files_in(folder: Path) -> list[Path]:

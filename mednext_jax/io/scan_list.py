@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import read_json
 
+LISTED = "scans.json"
 LIST_LIMIT = 2**28  # bytes; 10,000 scans take some MiB
 
 

@@ -115,9 +115,9 @@ def down(x: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
     return _gather("gather", x, kernel, bias, 0)
 
 
-def down_input_gradient(du: Array, kernel: Array) -> Array:
-    """Gradient of `down`'s x."""
-    return _scatter("scatter_back", du, kernel, None, 0)[0]
+def down_input_gradient(du: Array, kernel: Array, residual: Array | None) -> Array:
+    """Gradient of `down`'s x, plus `residual`, the one (n, c, d, h, w) that reaches its even voxels another way."""
+    return _scatter("scatter_back", du, kernel, None, 0, residual)[0]
 
 
 def down_kernel_gradient(x: Array, du: Array, k: int) -> Array:
@@ -159,18 +159,21 @@ def _gather(name: str, fine: Array, kernel: Array, bias: Array | None, offset: i
     return coarse, moments
 
 
-def _scatter(name: str, coarse: Array, kernel: Array, bias: Array | None, offset: int) -> tuple[Array, Array]:
+def _scatter(
+    name: str, coarse: Array, kernel: Array, bias: Array | None, offset: int, extra: Array | None = None
+) -> tuple[Array, Array]:
     n, c, *extents = coarse.shape
     tiles = depthwise_tiles(name, kernel.shape[0], extents)
     programs = _programs(extents, tiles)
     space = [2 * extent for extent in extents]
     fine, moments = launch(
         strided.scatter_kernel,
-        (coarse, kernel, jnp.zeros(c) if bias is None else bias),
+        (coarse, kernel, jnp.zeros(c) if bias is None else bias, kernel if extra is None else extra),
         (ShapeDtypeStruct((n, c, *space), coarse.dtype), _floats(n, c, programs, 3)),
         (programs, c, n),
         **_strided_constants(c, kernel.shape[0], extents, offset, tiles),
         FORWARD=int(bias is not None),
+        ADD=int(extra is not None),
     )
     return fine, moments
 

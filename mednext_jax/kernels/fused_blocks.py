@@ -6,7 +6,6 @@ computed anew inside the kernels.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -68,23 +67,20 @@ def down_block(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None
 def _down_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> tuple[Array, Any]:
     u, partial = convolve.down(x, *conv1)
     u, norm = _named(u, norms.fold(partial, weights.norm_scale, weights.norm_bias, WHOLE))
-    beside = None
-    if res_conv is not None:
-        kernel, bias = res_conv
-        beside = (_pointwise(_even(x), kernel) + bias[:, None, None, None]).astype(x.dtype)
-    return norm_mlp.forward(u, norm, weights, beside, False), (x, u, norm, conv1, weights, res_conv)
+    beside, project, res_bias = (None, None, None) if res_conv is None else (x, *res_conv)
+    y = norm_mlp.forward(u, norm, weights, beside, False, project=project, bias=res_bias)
+    return y, (x, u, norm, conv1, weights, res_conv)
 
 
 def _down_backward(saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None]:
     x, u, norm, (kernel, bias), weights, res_conv = saved
     du, gradients = _mlp_backward(u, norm, weights, g, False)
-    dx = convolve.down_input_gradient(du, kernel)
     dkernel = convolve.down_kernel_gradient(x, du, kernel.shape[0])
-    dres = None
+    beside, dres = None, None
     if res_conv is not None:
         beside = _pointwise(g, res_conv[0].T).astype(x.dtype)
-        dx = dx + lax.pad(beside, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 1, 1)))
-        dres = (_outer(_even(x), g), gradients.compress_bias)
+        dres = (_outer(x[:, :, ::2, ::2, ::2], g), gradients.compress_bias)
+    dx = convolve.down_input_gradient(du, kernel, beside)
     return dx, (dkernel, jnp.zeros_like(bias)), gradients, dres
 
 
@@ -100,12 +96,11 @@ def up_block(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, 
 def _up_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Array) -> tuple[Array, Any]:
     u, partial = convolve.up(x, *conv1)
     u, norm = _named(u, norms.fold(partial, weights.norm_scale, weights.norm_bias, WHOLE))
-    beside, whole = None, weights
+    beside, res_bias = None, None
     if res_conv is not None:
-        # The residual's bias lands on every voxel, as the MLP's own does.
-        beside = _pointwise(x, res_conv[0]).astype(x.dtype)
-        whole = dataclasses.replace(weights, compress_bias=weights.compress_bias + res_conv[1])
-    return norm_mlp.forward(u, norm, whole, beside, True, skip), (x, u, norm, conv1, weights, res_conv)
+        beside, res_bias = _pointwise(x, res_conv[0]).astype(x.dtype), res_conv[1]
+    y = norm_mlp.forward(u, norm, weights, beside, True, skip, bias=res_bias)
+    return y, (x, u, norm, conv1, weights, res_conv)
 
 
 def _up_backward(saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None, Array]:
@@ -158,10 +153,6 @@ def _inner(x: Array, extents: tuple[int, ...]) -> Array:
     """The inner voxels of x, which are without its halo."""
     before = [(n - m) // 2 for n, m in zip(x.shape[2:], extents, strict=True)]
     return lax.slice(x, (0, 0, *before), (*x.shape[:2], *(b + m for b, m in zip(before, extents, strict=True))))
-
-
-def _even(x: Array) -> Array:
-    return x[:, :, ::2, ::2, ::2]
 
 
 def _pointwise(x: Array, kernel: Array) -> Array:

@@ -13,6 +13,9 @@ the norm's backward needs (`norms.backward`), so no other reduction over voxels 
 With UPSAMPLED the grid is an up block's fine one, V = D H W. The first plane of each axis is padding: u is 0 there, the
 output too, and the gradient that arrives there counts nowhere. The residual (the transposed 1x1x1 convolution) lands
 on odd voxels. `skip` (the encoder's activation) is added everywhere.
+
+With PROJECTED the grid is a down block's coarse one, and the residual the strided 1x1x1 convolution of the block's
+input: each voxel's even one in the finer grid times a matrix.
 """
 
 import triton
@@ -89,7 +92,9 @@ def forward_kernel(
     b1,  # (R,) float32
     w2,  # (R, CO)
     b2,  # (CO,) float32
-    residual,  # (n, CO, V), with UPSAMPLED (n, CO, V / 8); read if RESIDUAL
+    residual,  # (n, CO, V), UPSAMPLED (n, CO, V / 8), PROJECTED (n, CI, 8 V); read if RESIDUAL
+    project,  # (CI, CO), read if PROJECTED
+    bias,  # (CO,) float32, of the residual; read if BIASED
     skip,  # (n, CO, V), read if SKIP
     out,  # (n, CO, V)
     V: tl.constexpr,
@@ -102,6 +107,8 @@ def forward_kernel(
     BK: tl.constexpr,
     UPSAMPLED: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    PROJECTED: tl.constexpr,
+    BIASED: tl.constexpr,
     SKIP: tl.constexpr,
 ):
     """Grid (ceil(V / BV), n)."""
@@ -114,12 +121,22 @@ def forward_kernel(
     uv = load_voxels(u + (n * CI + ci)[None, :] * V + v[:, None], v, V, BV)
     t = (uv.to(tl.float32) * scale + shift).to(uv.dtype)
     acc = tl.zeros((BV, CO), tl.float32)
+    if PROJECTED:
+        BC: tl.constexpr = BK if BK < CI else CI
+        d, h, w = coordinates(v, H, W)
+        even = residual + n * CI * 8 * V + ((d * 2 * H + h) * 2 * W + w) * 2
+        for i in range(CI // BC):
+            k = i * BC + tl.arange(0, BC)
+            beside = load_voxels(even[:, None] + k[None, :] * (8 * V), v, V, BV)
+            acc = tl.dot(beside, tl.load(project + k[:, None] * CO + co[None, :]), acc)
     for i in range(R // BK):
         k = i * BK + tl.arange(0, BK)
         z = tl.dot(t, tl.load(w1 + ci[:, None] * R + k[None, :])) + tl.load(b1 + k)[None, :]
         hidden = (z * normal_cdf(z)).to(uv.dtype)
         acc = tl.dot(hidden, tl.load(w2 + k[:, None] * CO + co[None, :]), acc)
     acc += tl.load(b2 + co)[None, :]
+    if BIASED:
+        acc += tl.load(bias + co)[None, :]
     at = (n * CO + co)[None, :] * V + v[:, None]
     if UPSAMPLED:
         d, h, w = coordinates(v, H, W)
@@ -129,7 +146,7 @@ def forward_kernel(
             beside = residual + (n * CO + co)[None, :] * (V // 8) + coarse[:, None]
             acc += tl.load(beside, mask=odd[:, None], other=0.0).to(tl.float32)
         acc = tl.where(((d > 0) & (h > 0) & (w > 0))[:, None], acc, 0.0)
-    elif RESIDUAL:
+    elif RESIDUAL and not PROJECTED:
         acc += load_voxels(residual + at, v, V, BV).to(tl.float32)
     if SKIP:
         acc += load_voxels(skip + at, v, V, BV).to(tl.float32)

@@ -6,6 +6,7 @@ memory: at 512 channels, and 256 in the backward pass, these are as fast.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -19,10 +20,19 @@ from mednext_jax.ops.mlp import MLPWeights
 
 
 def forward(
-    u: Array, norm: Norm, weights: MLPWeights, residual: Array | None, upsampled: bool, skip: Array | None = None
+    u: Array,
+    norm: Norm,
+    weights: MLPWeights,
+    residual: Array | None,
+    upsampled: bool,
+    skip: Array | None = None,
+    project: Array | None = None,
+    bias: Array | None = None,
 ) -> Array:
     """The block's second half: u (n, c, d, h, w) -> (n, e, d, h, w), plus `residual` of that shape.
 
+    `project` (c, e): `residual` is a down block's input (n, c, 2d, 2h, 2w), and its even voxels times this are added.
+    `bias` (e,) is the residual's, for every voxel but the front padding.
     `upsampled`: u is an up block's fine grid, whose front padding (the first plane of each axis) comes out as 0;
     `residual` is coarse (n, e, d/2, h/2, w/2) and lands on odd voxels; `skip` (n, e, d, h, w) is added to all.
     """
@@ -30,6 +40,11 @@ def forward(
     r, e = weights.compress_kernel.shape
     tiles = mlp_tiles("mlp", c, e, r)
     if tiles is None:
+        if residual is not None and project is not None:
+            even = residual[:, :, ::2, ::2, ::2]
+            residual = _product("ce,nc...->ne...", project.astype(u.dtype), even).astype(u.dtype)
+        if bias is not None:
+            weights = dataclasses.replace(weights, compress_bias=weights.compress_bias + bias)
         return _forward_in_memory(u, norm, weights, residual, upsampled, skip)
     v = math.prod(extents)
     expand, compress = _products(weights, u.dtype)
@@ -38,12 +53,16 @@ def forward(
         (
             *(u, norm.scale, norm.shift, expand, weights.expand_bias, compress, weights.compress_bias),
             u if residual is None else residual,
+            weights.compress_bias if project is None else project.astype(u.dtype),
+            weights.compress_bias if bias is None else bias,
             u if skip is None else skip,
         ),
         (ShapeDtypeStruct((n, e, *extents), u.dtype),),
         (-(-v // tiles["voxels"]), n),
         **_constants(u, weights, tiles, upsampled),
         RESIDUAL=int(residual is not None),
+        PROJECTED=int(residual is not None and project is not None),
+        BIASED=int(bias is not None),
         SKIP=int(skip is not None),
     )
     return out

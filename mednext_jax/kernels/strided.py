@@ -136,6 +136,7 @@ def scatter_kernel(
     coarse,  # (n, C, D, H, W)
     kernel,  # (K, K, K, C) float32
     bias,  # (C,) float32, read if FORWARD
+    extra,  # (n, C, D, H, W), read if ADD
     fine,  # (n, C, 2 D, 2 H, 2 W)
     moments,  # (n, C, programs, 3) float32, written if FORWARD
     C: tl.constexpr,
@@ -147,9 +148,10 @@ def scatter_kernel(
     BD: tl.constexpr,
     BH: tl.constexpr,
     FORWARD: tl.constexpr,
+    ADD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """FORWARD: the front padding is 0. Grid (ceil(slots / 16), C, n)."""
+    """FORWARD: the front padding is 0. ADD: `extra` is added on even voxels. Grid (ceil(slots / 16), C, n)."""
     P: tl.constexpr = K // 2
     # Coarse plane m meets the pairs of fine planes (2j, 2j + 1) with j from m - BEHIND to m + AHEAD.
     BEHIND: tl.constexpr = (P - OFFSET + 1) // 2
@@ -184,6 +186,13 @@ def scatter_kernel(
     for step in tl.range(0, BD + BEHIND + AHEAD, num_stages=STAGES):
         m = d0 - AHEAD + step
         in_plane = ((m >= 0) & (m < D))[:, None] & in_row
+        done = step - AHEAD - BEHIND
+        if ADD:  # loaded early, used after the products
+            known = ((done >= 0) & ((d0 + done) < D))[:, None] & (i[None, :] % 2 == 0) & (wo < 2 * W)
+            rows = ()
+            for b in tl.static_range(BH):
+                beside = extra + (n * C + c) * (D * H * W) + ((d0 + done) * (H * W) + (h0 + b) * W)[:, None] + wo // 2
+                rows = rows + (tl.load(beside, mask=known & ((h0 + b) < H)[:, None], other=0.0),)
         for j in tl.static_range(BH + BEHIND + AHEAD):
             h = h0 + j - AHEAD
             row = tl.load(
@@ -210,10 +219,11 @@ def scatter_kernel(
                 else:
                     turned = turned + (ring[r],)
             ring = turned
-        done = step - AHEAD - BEHIND
         if done >= 0:
             for r in tl.static_range(2 * ROWS):
                 value = ring[r]
+                if ADD and r < ROWS and r % 2 == 0:
+                    value += rows[r // 2].to(tl.float32)
                 d = 2 * (d0 + done) + r // ROWS
                 h = 2 * h0 + r % ROWS
                 in_out = ((d < 2 * D) & (h < 2 * H))[:, None] & (wo < 2 * W)

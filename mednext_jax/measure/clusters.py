@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
+from mednext_jax.io.geometry import voxel_volume
+
 ELSEWHERE = 0  # the value of a region map where there is no region
 # Voxels that share a face; a face or an edge; a face, an edge or a corner.
 CONNECTIVITIES = {6: 1, 18: 2, 26: 3}
@@ -86,8 +88,8 @@ class ClusterVoxels:
 
     @property
     def voxel_volume(self) -> float:
-        """mm3, without the determinant's last digits: a smallest size of so many voxels is met by so many."""
-        return round(float(abs(np.linalg.det(self.affine[:3, :3]))), 9)
+        """mm3 of one voxel."""
+        return voxel_volume(self.affine)
 
     def of_clusters(self, chosen: np.ndarray) -> ClusterVoxels:
         """The voxels of the clusters that are `chosen` (count,) boolean, numbered anew in the same order."""

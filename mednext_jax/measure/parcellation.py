@@ -11,6 +11,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 
+from mednext_jax.io.geometry import voxel_volume
+
 WHITE_MATTER, BASAL_GANGLIA, CENTRUM_SEMIOVALE = "white matter", "basal ganglia", "centrum semiovale"
 Tissue = Literal["", "white matter", "nucleus", "cortex", "csf", "ventricle"]
 
@@ -76,7 +78,7 @@ class Parcellation:
             at = index @ to_scan[:3, :3].T + to_scan[:3, 3]
             codes = codes[there[((at > -0.5) & (at < np.array(shape) - 0.5)).all(1)]]
         counts = np.bincount(codes, minlength=len(self.structures))
-        return counts * round(float(abs(np.linalg.det(self.affine[:3, :3]))), 9)
+        return counts * voxel_volume(self.affine)
 
     def ventricles(self) -> cKDTree | None:
         """The centres, in mm, of the voxels at the ventricles' surface; None if there are none."""

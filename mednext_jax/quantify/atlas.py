@@ -58,8 +58,8 @@ class _Grid:
         return np.indices(self.array.shape).reshape(3, -1).T * GRID_MM + self.origin
 
 
-def register_atlas(case: str, scan: Source | None, mask: nib.Nifti1Image) -> tuple[Parcellation, tuple[str, ...]]:
-    """The atlas in the space of `scan`, and a line that says how well it fits.
+def register_atlas(case: str, scan: Source | None, mask: nib.Nifti1Image) -> tuple[Parcellation, float]:
+    """The atlas in the space of `scan`, and how well it fits: the overlap (Dice) of the brains.
 
     Raises InputError if a package or the scan is missing, if its brain was not extracted, or if the overlap of the
     brains stays below LEAST_OVERLAP.
@@ -97,7 +97,7 @@ def register_atlas(case: str, scan: Source | None, mask: nib.Nifti1Image) -> tup
         )
     placed = dataclasses.replace(atlas, affine=np.linalg.inv(to_template) @ atlas.affine)
     # Refined in the scan's space, where up is up.
-    return placed.refined(), (f"{case}: atlas registered, overlap of the brains {overlap:.3f} (Dice)",)
+    return placed.refined(), overlap
 
 
 @functools.cache

@@ -11,11 +11,12 @@ from mednext_jax.measure.parcellation import CENTRUM_SEMIOVALE
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table: its unit ("" for none) and what it says."""
+    """A column of a table: its unit ("" for none), what it says, and how many decimals it has."""
 
     name: str
     units: str
     description: str
+    decimals: int = 4
 
 
 _COUNTED = "clusters of at least the smallest size (min_voxels and min_mm3)"
@@ -90,7 +91,7 @@ REGIONS = (
         "mm3",
         f"Volume of the region within the scan; whole brain: all labels but fluid; {_NO_MAP}",
     ),
-    Column("fraction", "", "volume_mm3 / region_volume_mm3"),
+    Column("fraction", "", "volume_mm3 / region_volume_mm3", decimals=7),
     Column("density_per_ml", "1/mL", "count per mL of the region"),
     Column("volume_mean_mm3", "mm3", "Mean volume of the counted clusters"),
     Column("volume_median_mm3", "mm3", "Median volume of the counted clusters"),
@@ -111,6 +112,13 @@ REGIONS = (
     Column("min_mm3", "mm3", "Smallest size of a counted cluster, mm3; both must be met"),
     Column("connectivity", "", "Voxels that touch by a face (6), an edge (18) or a corner (26) are one cluster"),
     Column("voxel_mm3", "mm3", "Volume of a voxel of the scan"),
+)
+OVERLAP = (
+    Column(
+        "regions_overlap",
+        "",
+        "Overlap (Dice) of the scan's brain with that of the region map or atlas; n/a if the brain is not extracted",
+    ),
 )
 COUNT_UNCERTAINTY = (
     Column("count_expected", "", "Mean count over models and mirrors, each thresholded by itself"),

@@ -14,10 +14,18 @@ from mednext_jax.errors import InputError, Problem
 from mednext_jax.io.brain_masks import is_brain_mask
 from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import image_like, read_labels, read_scan
-from mednext_jax.io.nifti_names import few, files_below, files_in, is_nifti_name, is_scan_name, left_out, stem
+from mednext_jax.io.nifti_names import (
+    case_of,
+    few,
+    files_below,
+    files_in,
+    is_nifti_name,
+    is_scan_name,
+    left_out,
+    stem,
+)
 from mednext_jax.io.voxels import Source
 
-_WHAT = re.compile(r"_(mask|dseg|probability|probseg|(space|label|seg|desc)-[a-zA-Z0-9]+)(?=_|$)")
 _CHANNEL = re.compile(r"_(0000|T1w|T2w|FLAIR)$")
 # What `predict` and `quantify` write beside masks.
 _OTHERS = re.compile(r"_(probability|probseg|clusters)$|_seg-PVS_dseg$")
@@ -69,11 +77,6 @@ def find_mask_files(source: Path) -> tuple[list[MaskFile], list[Problem]]:
         folder = path.parent.relative_to(source)
         cases[case] = MaskFile(case, path, _probability_beside(path, files), folder)
     return sorted(cases.values(), key=lambda found: found.case), others
-
-
-def case_of(path: Path) -> str:
-    """The case of a mask: `sub-1_space-orig_label-PVS_mask.nii.gz`, `sub-1_mask.nii.gz` and `sub-1.nii` agree."""
-    return _WHAT.sub("", stem(path))
 
 
 def files_by_case(source: Path, cases: Sequence[str], what: str) -> dict[str, Path]:

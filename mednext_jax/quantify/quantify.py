@@ -17,7 +17,7 @@ from mednext_jax.errors import InputError, Problem, in_groups, shown
 from mednext_jax.io.atomic import atomic_file, refuse_existing
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
-from mednext_jax.io.nifti import write_image
+from mednext_jax.io.nifti import refuse_labels, write_image
 from mednext_jax.io.voxels import Source
 from mednext_jax.quantify.mask_files import (
     files_by_case,
@@ -35,6 +35,7 @@ from mednext_jax.quantify.tables import (
     dictionaries,
     labels_image,
     read_rows,
+    read_tables,
 )
 from mednext_jax.version import __version__
 
@@ -73,10 +74,11 @@ def quantify(
     counting = Counting(connectivity, min_voxels, min_mm3, split)
     if threshold is not None and not 0 <= threshold < 1:
         raise InputError("The threshold is not a probability.", expected="from 0 to below 1", found=threshold)
+    refuse_labels(labels or ())
     reading = _Reading(None if labels is None else tuple(labels), threshold)
     of_folder = isinstance(mask, str | os.PathLike) and Path(mask).is_dir()
     if out is None and not of_folder:
-        source = None if regions is None else open_regions(regions, region_names)
+        source = open_regions(regions, region_names)
         return reading.measure("the mask", reading.mask(mask), mask, probability, scans, source, counting)
     if out is None:
         raise InputError("The tables of a folder need an output folder.", file=mask, hint="name one: out=, -o OUT")
@@ -114,7 +116,7 @@ class _Reading:
         found = None if regions is None else regions(case, mask, scan)
         array, affine = np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64)
         measured = quantify_arrays(array, affine, values, None if found is None else found.brain, counting)
-        return measured if found is None else dataclasses.replace(measured, warnings=found.notes)
+        return measured if found is None else found.told_in(measured)
 
 
 def _quantify_files(
@@ -131,7 +133,7 @@ def _quantify_files(
     cases = [file.case for file in files]
     maps = {} if probability is None else _by_case(probability, cases, "probability maps")
     images = {} if scans is None else _by_case(scans, cases, "scans")
-    source = None if regions is None else open_regions(regions, region_names, single=len(files) == 1)
+    source = open_regions(regions, region_names, single=len(files) == 1)
     settings = {
         "masks": masks.resolve().as_posix(),
         "regions": str(regions) if regions is None or regions == ATLAS else Path(str(regions)).resolve().as_posix(),
@@ -144,21 +146,26 @@ def _quantify_files(
     if others:
         print(in_groups(others), flush=True)
     _claim(out, settings)
+    targets = {
+        file.case: TableFiles.bids(file.folder, file.case) if file.is_bids else TableFiles.plain(file.case)
+        for file in files
+    }
+    before = read_tables({case: out / names.regions for case, names in targets.items()})
     problems: list[Problem] = []
     done: list[tuple[str, list[dict[str, str]]]] = []
     with locked(out / ".quantify.lock", "Another quantify writes into this folder."):
         with atomic_file(out / RECORD) as record:
             record.write_text(json.dumps(settings, indent=2) + "\n")
         for number, file in enumerate(files, 1):
-            targets = TableFiles.bids(file.folder, file.case) if file.is_bids else TableFiles.plain(file.case)
             try:
-                if not (out / targets.regions).is_file():
+                if file.case not in before:
                     mask, beside = reading.mask(file.mask), maps.get(file.case, file.probability)
                     scan = images.get(file.case)
                     found = reading.measure(file.case, mask, file.mask, beside, scan, source, counting)
-                    write_tables(out, targets, found, mask)
+                    write_tables(out, targets[file.case], found, mask)
                     _tell(number, len(files), file.case, found)
-                done.append((file.case, read_rows(out / targets.regions)))
+                rows = before.get(file.case) or read_rows(out / targets[file.case].regions)
+                done.append((file.case, rows))
             except InputError as error:
                 problems += [dataclasses.replace(p, file=p.file or str(file.mask)) for p in error.problems]
         if done:

@@ -19,6 +19,7 @@ from mednext_jax.measure.freesurfer import FREESURFER, is_freesurfer
 from mednext_jax.measure.parcellation import Parcellation, Structure
 from mednext_jax.quantify.atlas import register_atlas
 from mednext_jax.quantify.lookup import read_lookup
+from mednext_jax.quantify.one_scan import Quantified
 
 ATLAS = "atlas"
 # Maps as FreeSurfer and FastSurfer leave them below SUBJECT/mri, the one that says most first.
@@ -28,32 +29,50 @@ _TABLES = ("regions.json", "dseg.tsv", "lookup.tsv", "lookup.json", "FreeSurferC
 # A map of a whole brain that labels less than this share of the PVS voxels, or whose brain overlaps less with that of
 # a brain-extracted scan (Dice), is another subject's.
 LEAST_NAMED, LEAST_OVERLAP = 0.5, 0.8
+# A map of FreeSurfer's leaves out fluid that a generous brain mask holds; two people in one pose reach 0.7 to 0.87.
+USUAL_OVERLAP = 0.9
 _FEW_VOXELS = 50  # of a mask: too few to judge by
 _EXTRACTED = 0.4  # share of zeros in a scan from which they are taken to lie around an extracted brain
 
 
 @dataclasses.dataclass(frozen=True)
 class SubjectRegions:
-    """The parcellation of one scan and what is to be said of it (also in the logs of a cohort)."""
+    """The parcellation of one scan and what is to be said of it (also in the logs of a cohort).
+
+    overlap: Dice of the scan's brain and that of the map or the atlas; None where it was not to be told.
+    """
 
     brain: Parcellation
     notes: tuple[str, ...] = ()
+    overlap: float | None = None
+
+    def told_in(self, measured: Quantified) -> Quantified:
+        """The measures with the notes as warnings, and the overlap in each row of the regions."""
+        about = {} if self.overlap is None else {"regions_overlap": self.overlap}
+        rows = [row | about for row in measured.regions]
+        return dataclasses.replace(measured, regions=rows, warnings=(*measured.warnings, *self.notes))
 
 
 # Of a case: its name, its mask, its scan (None if not at hand).
 RegionSource = Callable[[str, nib.Nifti1Image, Source | None], SubjectRegions]
 
 
-def open_regions(source: Source, names: str | Path | None = None, *, single: bool = True) -> RegionSource:
-    """What gives each case its regions.
+def open_regions(source: Source | None, names: str | Path | None = None, *, single: bool = True) -> RegionSource | None:
+    """What gives each case its regions; None for none.
 
-    source: "atlas"; a map (file or image), if there is a `single` case; or a folder with CASE.nii.gz (also _dseg,
+    source: None; "atlas"; a map (file or image), if there is a `single` case; or a folder with CASE.nii.gz (also _dseg,
     _synthseg, .mgz) or CASE/mri/wmparc.mgz, aparc+aseg.mgz, as FreeSurfer leaves them. names: "freesurfer" or a lookup
     table (`read_lookup`); by default regions.json, dseg.tsv or lookup.tsv beside the maps, else FreeSurfer's numbers if
-    the values look like them. Raises InputError if nothing is there.
+    the values look like them. Raises InputError if nothing is there,
+    or for `names` that no map takes.
     """
+    if names is not None and (source is None or (isinstance(source, str) and source == ATLAS)):
+        what, hint = "The names of regions are for region maps.", "give the maps, or leave --region-names out"
+        raise InputError(what, expected="--regions MAPS", found="no maps" if source is None else ATLAS, hint=hint)
+    if source is None:
+        return None
     if isinstance(source, str) and source == ATLAS:
-        return lambda case, mask, scan: SubjectRegions(*register_atlas(case, scan, mask))
+        return _atlas
     if not isinstance(source, str | Path):
         table = None if names is None else read_lookup(names)
         return lambda case, mask, scan: _read(source, table, mask, scan)
@@ -72,6 +91,11 @@ def open_regions(source: Source, names: str | Path | None = None, *, single: boo
         raise InputError("One region map is given for several scans.", file=path, hint=hint)
     beside = _table_in(path.parent) if names is None else read_lookup(names)
     return lambda case, mask, scan: _read(path, beside, mask, scan)
+
+
+def _atlas(case: str, mask: nib.Nifti1Image, scan: Source | None) -> SubjectRegions:
+    brain, overlap = register_atlas(case, scan, mask)
+    return SubjectRegions(brain, (f"{case}: atlas registered, overlap of the brains {overlap:.3f} (Dice)",), overlap)
 
 
 def _table_in(folder: Path) -> Mapping[int, Structure] | None:
@@ -128,8 +152,10 @@ def _read(
         )
     _require_same_space(brain, mask, file)
     whole = table is FREESURFER and standard
-    _require_same_brain(brain, mask, scan, file, whole)
-    return SubjectRegions(brain.refined() if whole else brain, notes)
+    overlap = _require_same_brain(brain, mask, scan, file, whole)
+    if overlap is not None and overlap < USUAL_OVERLAP:
+        notes = (*notes, f"{file}: its brain overlaps that of the scan by {overlap:.2f} (Dice): is it this subject's?")
+    return SubjectRegions(brain.refined() if whole else brain, notes, overlap)
 
 
 def _unknown(values: np.ndarray, table: Mapping[int, Structure], file: str) -> tuple[str, ...]:
@@ -163,8 +189,11 @@ def _require_same_space(brain: Parcellation, mask: nib.Nifti1Image, file: str) -
 
 def _require_same_brain(
     brain: Parcellation, mask: nib.Nifti1Image, scan: Source | None, file: str, whole: bool
-) -> None:
-    """Raise InputError if the map's brain is not where the PVS and the brain of the scan are."""
+) -> float | None:
+    """The overlap (Dice) of the map's brain and the scan's, None if the scan's was not extracted or is not at hand.
+
+    Raises InputError if the map's brain is not where the PVS and the brain of the scan are.
+    """
     hint = "is it another subject's, or in another space than the scan?"
     labelled = brain.codes > 0
     inside = np.argwhere(np.asanyarray(mask.dataobj) > 0)
@@ -179,11 +208,11 @@ def _require_same_brain(
                 hint=hint,
             )
     if scan is None or not whole:
-        return
+        return None
     image = read_scan(scan)
     voxels = np.asanyarray(image.dataobj)[::2, ::2, ::2] != 0
     if voxels.mean() > 1 - _EXTRACTED:
-        return
+        return None
     points = nib.affines.apply_affine(image.affine, 2 * np.argwhere(np.ones_like(voxels)))
     there = brain.codes_at(points) > 0
     overlap = 2 * float((there & voxels.ravel()).sum()) / max(int(there.sum() + voxels.sum()), 1)
@@ -195,6 +224,7 @@ def _require_same_brain(
             found=f"{overlap:.2f}",
             hint=hint,
         )
+    return overlap
 
 
 def _box(low: np.ndarray, high: np.ndarray) -> str:

@@ -31,7 +31,7 @@ class ScanTables:
         cls, regions: str | Path | None, region_names: str | Path | None, counting: Counting, *, single: bool
     ) -> ScanTables:
         """With regions as `open_regions` takes them; raises InputError if they are not there."""
-        source = None if regions is None else open_regions(regions, region_names, single=single)
+        source = open_regions(regions, region_names, single=single)
         kept = regions if regions in (None, ATLAS) else Path(regions).resolve().as_posix()
         names = None if region_names is None else str(region_names)
         return cls(source, counting, {"regions": kept, "region_names": names, **dataclasses.asdict(counting)})
@@ -45,19 +45,18 @@ class ScanTables:
         members: Members | None = None,
     ) -> tuple[Quantified, list[Problem]]:
         """The measures of a mask (with `with_members`); without regions, and with the reason, if none fit."""
-        brain, problems = None, list[Problem]()
-        notes: tuple[str, ...] = ()
+        found, problems = None, list[Problem]()
         if self.regions is not None:
             try:
                 found = self.regions(case, mask, scan)
-                brain, notes = found.brain, found.notes
             except InputError as error:
                 problems = error.problems
         array, affine = np.asanyarray(mask.dataobj) > 0, np.asarray(mask.affine, np.float64)
+        brain = None if found is None else found.brain
         measured = quantify_arrays(array, affine, probability, brain, self.counting)
         if members is not None:
             measured = with_members(measured, members, affine, brain, self.counting)
-        return dataclasses.replace(measured, warnings=notes), problems
+        return measured if found is None else found.told_in(measured), problems
 
 
 def table_texts(files: TableFiles, found: Quantified, sources: tuple[str, ...] = ()) -> dict[Path, str]:

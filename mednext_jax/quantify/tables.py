@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mednext_jax.quantify.columns import (
     CLUSTERS,
     COUNT_UNCERTAINTY,
     INDEX,
+    OVERLAP,
     REGIONS,
     SCAN,
     UNCERTAINTY,
@@ -31,9 +33,9 @@ from mednext_jax.quantify.columns import (
 from mednext_jax.quantify.one_scan import Quantified
 
 COHORT, COHORT_DICTIONARY, CLUSTER_DICTIONARY = "pvs.tsv", "pvs.json", "clusters.json"
-_DECIMALS = 4
+AGAIN = "remove this table, and the same call measures the scan again"
 _CLUSTER_COLUMNS = (*CLUSTERS, *UNCERTAINTY)
-_REGION_COLUMNS = (*REGIONS, *COUNT_UNCERTAINTY)
+_REGION_COLUMNS = (*REGIONS, *OVERLAP, *COUNT_UNCERTAINTY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,14 @@ class TableFiles:
             folder / f"{case}_space-orig_desc-pvs_stats.tsv",
             folder / f"{start}.json",
         )
+
+    def map_of(self, name: str) -> Path:
+        """Where a map of the members lies: CASE_entropy.nii.gz; BIDS: CASE_space-orig_desc-entropy_probseg.nii.gz."""
+        start = self.labels.name.removesuffix(".nii.gz")
+        if not start.endswith(CLUSTERS_ENDING):
+            return self.labels.with_name(f"{start.removesuffix('_clusters')}_{name}.nii.gz")
+        described = name.replace("_between_", "").replace("_", "")
+        return self.labels.with_name(f"{start.removesuffix(CLUSTERS_ENDING)}_desc-{described}_probseg.nii.gz")
 
 
 def labels_image(found: Quantified, like: Grid | nib.Nifti1Image) -> nib.Nifti1Image:
@@ -116,12 +126,27 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             file=path,
             expected=", ".join(c.name for c in REGIONS),
             found=f"no {', '.join(missing)}",
-            hint="it is of another program or version: quantify the scan again",
+            hint=AGAIN,
         )
     for number, row in enumerate(rows, 1):
         if "" in row.values():  # what is not known is n/a
-            raise InputError("A row of the table of regions is cut off.", file=path, found=f"row {number}")
+            what = "A row of the table of regions is cut off."
+            raise InputError(what, file=path, found=f"row {number}", hint=AGAIN)
     return [{name: unquoted(value) for name, value in row.items()} for row in rows]
+
+
+def read_tables(paths: Mapping[str, Path]) -> dict[str, list[dict[str, str]]]:
+    """Case -> `read_rows` of its table, for those that are there; raises InputError with what is wrong with any."""
+    found, problems = {}, []
+    for case, path in paths.items():
+        if os.path.isfile(path):  # False for a name that is too long
+            try:
+                found[case] = read_rows(path)
+            except InputError as error:
+                problems += error.problems
+    if problems:
+        raise InputError.of(problems)
+    return found
 
 
 def _present(rows: Sequence[Mapping[str, Any]], known: Sequence[Column], always: Sequence[Column]) -> list[Column]:
@@ -131,15 +156,14 @@ def _present(rows: Sequence[Mapping[str, Any]], known: Sequence[Column], always:
 def _text(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-    names = [c.name for c in columns]
-    writer.writerow(names)
-    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+    writer.writerow([c.name for c in columns])
+    writer.writerows([_cell(row.get(c.name), c.decimals) for c in columns] for row in rows)
     return file.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, decimals: int) -> str:
     if value is None or value == "":
         return "n/a"
     if isinstance(value, float):
-        return f"{round(value, _DECIMALS) + 0.0:.{_DECIMALS}f}" if math.isfinite(value) else "n/a"  # no -0.0000
+        return f"{round(value, decimals) + 0.0:.{decimals}f}" if math.isfinite(value) else "n/a"  # no -0.0000
     return quoted(value) if isinstance(value, str) and value[:1] not in "-0123456789" else str(value)

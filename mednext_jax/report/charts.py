@@ -6,6 +6,7 @@ Left and right, groups and lines differ by pattern and shape as well as by colou
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,7 +116,7 @@ def distribution(
     parts, ticks = [], []
     for i, (name, values) in enumerate(groups):
         centre = LEFT + step * (i + 0.5)
-        ticks.append((centre, _cut(f"{name} ({len(values)})", max(6, int(step / 7)))))
+        ticks.append((centre, f"{_wrapped(name, max(6, int(step / 7)))}\n({len(values)})"))
         half = min(60, step * 0.3)
         q1, q2, q3 = (y(q) for q in np.percentile(values, (25, 50, 75)))
         box = (
@@ -214,7 +215,10 @@ def _x_axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
     base = HEIGHT - BOTTOM
     marks = "".join(
         f'<path class="tick" d="M{x:.1f} {base}v5"/>'
-        f'<text x="{x:.1f}" y="{base + 18}" text-anchor="middle">{text(t)}</text>'
+        + "".join(
+            f'<text x="{x:.1f}" y="{base + 18 + 14 * i}" text-anchor="middle">{text(line)}</text>'
+            for i, line in enumerate(t.split("\n"))
+        )
         for x, t in ticks
     )
     title = f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{text(name)}</text>'
@@ -262,6 +266,14 @@ def _plain(value: float) -> str:
 
 def _value(value: float) -> str:
     return f"{value:g}" if value == int(value) and abs(value) < 1e6 else compact(value)
+
+
+def _wrapped(name: str, length: int) -> str:
+    """The name on at most two lines of so many letters."""
+    if len(name) <= length:
+        return name
+    first, *others = textwrap.wrap(name, length)
+    return _cut(first, length) + ("\n" + _cut(" ".join(others), length) if others else "")
 
 
 def _cut(name: str, length: int) -> str:

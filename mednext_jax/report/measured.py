@@ -22,11 +22,12 @@ from mednext_jax.report.on_grid import read_clusters
 from mednext_jax.report.predicted import PredictedScan
 
 MISSING = "n/a"
+NARROW = "narrower than 1.5 voxels"
 # Columns of 0 and 1, or of a cluster's size, and what a reader is told instead.
 REMARKS = {
     "possible_lacune": "possible lacune",
     "touches_csf_or_cortex": "touches fluid or cortex",
-    "below_resolution": "narrower than 1.5 voxels",
+    "below_resolution": NARROW,
     "region_tie": "between two regions",
 }
 SMALL = "too small to count"

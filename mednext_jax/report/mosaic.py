@@ -19,6 +19,7 @@ MAX_WIDTH = 256  # pixels of a picture; larger ones are halved
 SCALE_MM = 20
 # Slices at the ends of the head show little: this part is left out at either end.
 ENDS = 0.08
+APART_MM = 4.0  # at least, of two neighbours: nearer ones show the same PVS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Tile:
 def choose_slices(volume: ViewVolume, plane: str, count: int, small: Collection[int] = ()) -> list[Tile]:
     """The head in `count` slabs along an axis, and of each the slice that cuts most clusters, else its middle one.
 
+    A slice nearer than `APART_MM` to that of the slab before is left to it, if the slab has others.
     small: clusters that do not count.
     """
     across, up, along = PLANES[plane]
@@ -42,8 +44,11 @@ def choose_slices(volume: ViewVolume, plane: str, count: int, small: Collection[
     index = np.argwhere(_split(volume.clusters, small)[0])
     pairs = np.unique(np.stack([index[:, along], volume.clusters[tuple(index.T)]], 1), axis=0)
     cut = np.bincount(pairs[:, 0].astype(int), minlength=length)
-    tiles = []
+    apart = round(APART_MM / volume.voxel_size[along])
+    tiles: list[Tile] = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        if tiles:
+            start = min(max(start, tiles[-1].index + apart), stop - 1)
         part = cut[start:stop]
         at = int(start + (np.argmax(part) if part.any() else (stop - start) // 2))
         centre = [(n - 1) / 2 for n in volume.shape]

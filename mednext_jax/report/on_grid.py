@@ -26,6 +26,16 @@ def read_probability(path: Path, mask: nib.Nifti1Image, mask_path: Path) -> tupl
     return voxels.image(values), problems
 
 
+def read_uncertainty(path: Path, mask: nib.Nifti1Image, mask_path: Path) -> nib.Nifti1Image:
+    """A map of `predict --uncertainty` as float32; InputError if it is damaged, elsewhere or beyond 0 to 1."""
+    voxels, _ = _opened(path, mask, mask_path, "A map of uncertainty")
+    values = _values(voxels, np.float32)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1 + TOLERANCE):  # NaN, too
+        raise InputError("The map is none of uncertainty.", file=path, expected="0 to 1", found=f"{low:g} to {high:g}")
+    return voxels.image(values)
+
+
 def read_clusters(path: Path, mask: nib.Nifti1Image, mask_path: Path) -> nib.Nifti1Image:
     """A map of numbered clusters as int32; InputError if it is damaged, elsewhere, or not numbered 1, 2, ..."""
     voxels, _ = _opened(path, mask, mask_path, "A cluster map")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem, in_groups, shown
@@ -24,11 +26,12 @@ from mednext_jax.report.measured import (
 )
 from mednext_jax.report.page import GENERATOR, made_from
 from mednext_jax.report.predicted import PredictedScan, PredictionFolder, participants_folder
-from mednext_jax.report.scan_files import findings, read_scan_files
+from mednext_jax.report.scan_files import findings, read_scan_files, uncertainty_maps
 from mednext_jax.report.scan_page import write_scan_page
 
 GROUP_PAGE = "report.html"
 COHORT_TABLE = "pvs.tsv"
+THREADS = 4  # pages that are made at a time: most of the work is NumPy's and zlib's, and each holds its scan
 
 
 def report(
@@ -58,19 +61,15 @@ def report(
     if participants is not None and not (Path(participants) / "participants.tsv").is_file():
         raise InputError("There is no participants.tsv.", file=participants, hint="check --participants")
     known, warned = read_participants(place, [scan.case for scan in folder.scans]) if place else ({}, [])
-    problems: list[Problem] = []
-    failed = dict(folder.failed)
     start = time.perf_counter()
-    for done, scan in enumerate(todo, 1):
-        try:
-            said = _write_one(scan, folder)
-        except InputError as error:
-            failed[scan.case] = str(error)
-            problems += [
-                p if p.file else Problem(p.what, str(scan.mask), p.expected, p.found, p.hint) for p in error.problems
-            ]
-            said = "failed"
-        print(f"report [{done}/{len(todo)}] {shown(scan.case)}: {said}", flush=True)
+    bad = _write_pages(todo, folder)
+    failed = dict(folder.failed) | {case: str(error) for case, error in bad.items()}
+    problems = [
+        dataclasses.replace(problem, file=problem.file or str(scan.mask))
+        for scan in todo
+        if scan.case in bad
+        for problem in bad[scan.case].problems
+    ]
     cohort = Cohort(_cohort_rows(folder), _existing_pages(folder), failed, known, read_dictionaries(folder.tables))
     with atomic_file(group) as temporary:
         write_group_page(temporary, cohort, made_from="")
@@ -85,6 +84,25 @@ def report(
 def page_of(scan: PredictedScan) -> Path:
     """Where the page of a scan is written."""
     return scan.mask.with_name(f"{scan.prefix}_report.html")
+
+
+def _write_pages(todo: Sequence[PredictedScan], folder: PredictionFolder) -> dict[str, InputError]:
+    """Write the pages, several at a time, and print each; returns the failures, by case."""
+    bad: dict[str, InputError] = {}
+    with concurrent.futures.ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        work = {pool.submit(_write_one, scan, folder): scan.case for scan in todo}
+        try:
+            for done, future in enumerate(concurrent.futures.as_completed(work), 1):
+                case = work[future]
+                try:
+                    said = future.result()
+                except InputError as error:
+                    bad[case], said = error, "failed"
+                print(f"report [{done}/{len(todo)}] {shown(case)}: {said}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those at work are finished, no other is begun
+            raise
+    return bad
 
 
 def _write_one(scan: PredictedScan, folder: PredictionFolder) -> str:
@@ -129,11 +147,12 @@ def _refuse_other_files(group: Path, todo: Collection[PredictedScan]) -> None:
 
 
 def _fingerprint(scan: PredictedScan) -> str:
-    """SHA-256 of what a page is made from: the mask, the probability and the tables beside them, the scan's path."""
+    """SHA-256 of what a page is made from: mask, probability, uncertainty, tables, the scan's path."""
     digest = hashlib.sha256(os.fsencode(str(scan.image)))
     tables = table_files(scan)
     measured = () if tables is None else (tables.labels, tables.clusters, tables.regions)
-    for path in filter(Path.is_file, (scan.mask, scan.probability, *measured)):
+    maps = uncertainty_maps(scan).values()
+    for path in filter(Path.is_file, (scan.mask, scan.probability, *measured, *maps)):
         digest.update(os.fsencode(path.name))
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -153,6 +172,10 @@ def _cohort_rows(folder: PredictionFolder) -> list[TableRow]:
     cases = {scan.case for scan in folder.scans}
     rows = []
     for row in iterate_table(path) if path.is_file() else ():
+        if missing := [name for name in ("scan", "region", *MEASURES) if name not in row]:
+            hint = "make it again: mednext-jax quantify, or predict into a new folder"
+            what = "The table of all scans lacks columns."
+            raise InputError(what, file=path, expected=", ".join(missing), found=", ".join(row)[:200], hint=hint)
         if row.get("scan") not in cases:
             continue
         if is_whole(row):

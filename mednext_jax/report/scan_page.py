@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import Problem
+from mednext_jax.io.geometry import voxel_volume
+from mednext_jax.quantify.members import ENTROPY, SD_FOLDS, SD_MIRRORS
 from mednext_jax.report.charts import HATCH, region_bars, size_histogram
 from mednext_jax.report.measured import BOTH, REMARKS, Measured, TableRow, is_whole, number, numbers, remarks
 from mednext_jax.report.mosaic import EDGES, choose_slices, tile_svg
@@ -16,7 +18,7 @@ from mednext_jax.report.page import data_block, facts, how_to_cite, key_figures,
 from mednext_jax.report.predicted import PredictedScan
 from mednext_jax.report.scan_files import ScanFiles
 from mednext_jax.report.sortable_table import compact, short, sortable_table
-from mednext_jax.report.view_volume import ViewVolume, fitted, inner_voxels, packed, view_volume
+from mednext_jax.report.view_volume import MAP_TOPS, ViewVolume, fitted, inner_voxels, packed, view_volume
 
 PAGE_LIMIT = 15 * 10**6  # bytes
 MOSAICS = {"axial": 12, "coronal": 6, "sagittal": 6}
@@ -27,6 +29,11 @@ VIEWER_KEYS = (
     ("N, P", "next, previous PVS of the table"),
     ("+, −", "zoom"),
 )
+MAP_TITLES = {
+    SD_FOLDS: "SD of the probability between models",
+    SD_MIRRORS: "SD of the probability between mirrors",
+    ENTROPY: "entropy of the probability (bit)",
+}
 # Columns that come first, if they are there; the others follow in the table's own order.
 FIRST = ("cluster", "region", "hemisphere", "volume_mm3", "length_mm", "width_mm", "probability_mean", "remarks")
 RATED = ("basal ganglia", "centrum semiovale", "midbrain")  # regions with a visual score
@@ -39,7 +46,7 @@ def write_scan_page(
 
     Raises OSError; nothing is left half-written if `path` is a temporary file of io.atomic.
     """
-    volume = view_volume(files.scan, files.probability, measured.labels)
+    volume = view_volume(files.scan, files.probability, measured.labels, files.maps)
     sections = {
         "Warnings": _warnings(files.problems),
         "Viewer": "",
@@ -47,7 +54,7 @@ def write_scan_page(
         "Regions": _regions(measured),
         "Sizes": _sizes(measured, volume),
         "PVS": _clusters(measured, volume),
-        "How it was made": section("made", "How it was made", facts(_made(scan, files))),
+        "How it was made": section("made", "How it was made", facts(_made(scan, files, measured))),
         "Cite": how_to_cite(),
     }
     head = _head(scan, files, measured, group)
@@ -63,7 +70,12 @@ def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str 
     figures = [("PVS", short(whole, "count") or str(len(measured.counted)), _counted(whole))]
     if whole.get("count_all", "") not in ("", whole.get("count")):
         figures.append(("Clusters of any size", short(whole, "count_all"), ""))
-    figures.append(("Volume", short(whole, "volume_mm3"), f"mm³{_interval(whole, 'volume', '_mm3')}"))
+    figures.append(("Volume", short(whole, "volume_mm3"), "mm³"))
+    for name, quantity, end, of in (("Expected PVS", "count", "", ""), ("Expected volume", "volume", "_mm3", "mm³, ")):
+        if number(whole, f"{quantity}_low{end}") is not None:
+            low, high = (short(whole, f"{quantity}_{side}{end}") for side in ("low", "high"))
+            said = f"{of}95 % interval {low} to {high} over models and mirrors"
+            figures.append((name, short(whole, f"{quantity}_expected{end}"), said))
     if volumes:
         figures.append(("Median size", compact(float(np.median(volumes))), "mm³"))
         figures.append(("Largest", compact(max(volumes)), "mm³"))
@@ -80,19 +92,12 @@ def _head(scan: PredictedScan, files: ScanFiles, measured: Measured, group: str 
 
 
 def _counted(whole: TableRow) -> str:
-    """Which clusters are counted, and the interval of the count if there is one."""
+    """Which clusters are counted."""
     least = number(whole, "min_voxels")
     sizes = "clusters" if least is None else f"clusters of at least {least:.0f} voxel{'s' * (least != 1)}"
     if (mm3 := number(whole, "min_mm3")) is not None and mm3 > 0:
         sizes += f" and {compact(mm3)} mm³"
-    return sizes + _interval(whole, "count", "")
-
-
-def _interval(row: TableRow, quantity: str, end: str) -> str:
-    low, high = (f"{quantity}_{side}{end}" for side in ("low", "high"))
-    if number(row, low) is None or number(row, high) is None:
-        return ""
-    return f" (95 % interval {short(row, low)} to {short(row, high)})"
+    return sizes
 
 
 def _warnings(problems: Sequence[Problem]) -> str:
@@ -119,6 +124,7 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         "small": sorted(measured.small),
         "scan": volume.scan is not None,
         "probability": volume.probability is not None,
+        "maps": [{"name": name, "title": MAP_TITLES[name], "top": MAP_TOPS[name]} for name in volume.maps],
     }
     panes = "".join(
         f'<figure class="pane" data-plane="{plane}">'
@@ -128,10 +134,20 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         for plane in EDGES
     )
     keys = "; ".join(f"<kbd>{text(key)}</kbd> {text(what)}" for key, what in VIEWER_KEYS)
+    shown = "Probability"
+    if volume.maps:
+        titles = {"probability": "Probability"} | {name: MAP_TITLES[name] for name in volume.maps}
+        options = "".join(f'<option value="{name}">{text(title)}</option>' for name, title in titles.items())
+        shown = f'<select data-do="map" aria-label="Map that is laid over the scan">{options}</select>'
     disabled = "" if volume.probability is not None else " disabled"
     blocks = "".join(
         f'<script type="text/plain" id="voxels-{name}">{packed(array)}</script>'
-        for name, array in (("scan", volume.scan), ("probability", volume.probability), ("clusters", volume.clusters))
+        for name, array in (
+            ("scan", volume.scan),
+            ("probability", volume.probability),
+            ("clusters", volume.clusters),
+            *volume.maps.items(),
+        )
         if array is not None
     )
     body = (
@@ -146,14 +162,15 @@ def _viewer(volume: ViewVolume, measured: Measured) -> str:
         '<button type="button" data-do="in" aria-label="Zoom in">+</button>'
         '<button type="button" data-do="out" aria-label="Zoom out">−</button>'
         '<label><input type="checkbox" data-show="outlines" checked> Outlines</label>'
-        f'<label><input type="checkbox" data-show="probability"{disabled}> Probability</label>'
+        f'<label><input type="checkbox" data-show="probability"{disabled}> {shown}</label>'
         '<label><input type="checkbox" data-show="cross" checked> Cross</label>'
         '<label>Darkest <input type="range" data-window="low" min="0" max="254" value="0"></label>'
         '<label>Brightest <input type="range" data-window="high" min="1" max="255" value="255"></label>'
         '<label>Convention <select data-do="convention"><option value="radiological">radiological (R at the left)'
         '</option><option value="neurological">neurological (L at the left)</option></select></label>'
-        '<span class="scale-bar" hidden>Probability 0 <canvas width="96" height="10" role="img" '
-        'aria-label="Colours of the probability, from dark for 0 to bright for 1"></canvas> 1</span>'
+        '<span class="scale-bar" hidden><span class="of">Probability</span> 0 '
+        '<canvas width="96" height="10" role="img" '
+        'aria-label="Colours of the map, from dark for 0 to bright"></canvas> <span class="top">1</span></span>'
         "</div>"
         f'<p class="keys">{keys}. A click in a picture moves the cross; a click on a row of the table of PVS jumps '
         f"there. {text(_reduced(volume))}</p></div>"
@@ -217,7 +234,7 @@ def _sizes(measured: Measured, volume: ViewVolume) -> str:
     volumes = [v for v in numbers(measured.clusters, "volume_mm3") if v > 0]
     if not volumes:
         return section("sizes", "Sizes", '<p class="empty">There are no PVS to show the sizes of.</p>')
-    voxel = abs(float(np.linalg.det(measured.labels.affine[:3, :3])))
+    voxel = voxel_volume(measured.labels.affine)
     single = sum(v < 1.5 * voxel for v in volumes)
     part = f"{single} of {len(volumes)} clusters ({single / len(volumes):.0%})"
     said = f"<p>{part} are one voxel ({compact(voxel)} mm³).</p>"
@@ -257,7 +274,7 @@ def _ordered(row: TableRow) -> TableRow:
     return {name: told[name] for name in (*(n for n in FIRST if n in told), *(n for n in told if n not in FIRST))}
 
 
-def _made(scan: PredictedScan, files: ScanFiles) -> list[tuple[str, object]]:
+def _made(scan: PredictedScan, files: ScanFiles, measured: Measured) -> list[tuple[str, object]]:
     record: Mapping[str, Any] = scan.record
     rows: list[tuple[str, object]] = [("Scan", scan.image or "not found"), ("Mask", scan.mask.name)]
     rows += files.facts
@@ -277,6 +294,8 @@ def _made(scan: PredictedScan, files: ScanFiles) -> list[tuple[str, object]]:
     ):
         if record.get(key) is not None:
             rows.append((name, _said(record[key])))
+    if overlap := measured.whole.get("regions_overlap"):
+        rows.append(("Overlap of the brain with that of the regions", f"{overlap} (Dice)"))
     if scan.volumes.get("seconds"):
         rows.append(("Time for the scan", f"{scan.volumes['seconds']} s"))
     return rows

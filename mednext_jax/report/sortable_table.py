@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mednext_jax.report.measured import TableRow, number
 from mednext_jax.report.page import text
 
 # Rows beyond these stay in the file: a browser shows them slowly, and nobody reads them.
 MAX_ROWS = 3000
-_NUMBER = ' class="number"'
+_NUMBER, _WORDS = ' class="number"', ' class="words"'
+SENTENCE = 24  # letters from which a cell of text is given room for several words a line
 SHORT_UNITS = {"mm3": "mm³", "mm^3": "mm³", "1/mL": "per mL", "mL": "mL", "1": ""}
 
 
@@ -68,11 +71,11 @@ def short(row: Mapping[str, str], column: str) -> str:
 
 
 def compact(value: float) -> str:
-    """A number to three digits, without an exponent between 0.001 and a million."""
-    if value and not 1e-3 <= abs(value) < 1e6:
+    """A number to three digits, without an exponent between a millionth and ten million."""
+    if value and not 1e-6 <= abs(value) < 1e7:
         return f"{value:.2e}"
     if abs(value) < 0.1:
-        return f"{value:.3g}"
+        return np.format_float_positional(value, 3, fractional=False, trim="-")
     return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"
 
 
@@ -91,7 +94,9 @@ def _title(column: str, dictionary: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _cell(row: TableRow, column: str) -> str:
-    return f"<td{'' if number(row, column) is None else _NUMBER}{_value(row, column)}>{text(short(row, column))}</td>"
+    shown = short(row, column)
+    kind = _NUMBER if number(row, column) is not None else _WORDS if len(shown) > SENTENCE else ""
+    return f"<td{kind}{_value(row, column)}>{text(shown)}</td>"
 
 
 def _value(row: TableRow, column: str) -> str:

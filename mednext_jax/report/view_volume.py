@@ -10,10 +10,13 @@ from __future__ import annotations
 import base64
 import dataclasses
 import zlib
+from collections.abc import Mapping
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+
+from mednext_jax.quantify.members import ENTROPY, SD_FOLDS, SD_MIRRORS
 
 # Of the voxels above the scan's lowest value: what is darkest and brightest in the viewer.
 DARKEST, BRIGHTEST = 0.03, 99.8
@@ -23,6 +26,8 @@ HEAD_PART = 0.002
 # A scan is empty at 0 if this part of it is exactly that.
 EMPTY_PART = 0.05
 GREY_LEVELS = (256, 128, 64)
+# Of the maps of uncertainty: what is brightest. A standard deviation of numbers between 0 and 1 seldom exceeds 0.5.
+MAP_TOPS = {SD_FOLDS: 0.5, SD_MIRRORS: 0.5, ENTROPY: 1.0}
 SAMPLED = 8  # planes of a volume from whose size the whole is judged
 
 
@@ -32,7 +37,8 @@ class ViewVolume:
 
     scan: uint8 (x, y, z), 0 to 255; None if the scan was not found. probability: uint8, 255 is 1; None if not there.
     clusters: uint16 or uint32. affine: voxels to mm. window: which of the scan's intensities are 0 and 255.
-    levels: grey levels left. reduced: voxels averaged along each axis.
+    levels: grey levels left. reduced: voxels averaged along each axis. maps: of uncertainty, uint8 (x, y, z), 255 is
+    that of `MAP_TOPS`.
     """
 
     scan: np.ndarray | None
@@ -42,6 +48,7 @@ class ViewVolume:
     window: tuple[float, float]
     levels: int = 256
     reduced: tuple[int, int, int] = (1, 1, 1)
+    maps: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,7 +70,10 @@ class ViewVolume:
 
 
 def view_volume(
-    scan: nib.Nifti1Image | None, probability: nib.Nifti1Image | None, clusters: nib.Nifti1Image
+    scan: nib.Nifti1Image | None,
+    probability: nib.Nifti1Image | None,
+    clusters: nib.Nifti1Image,
+    maps: Mapping[str, nib.Nifti1Image] | None = None,
 ) -> ViewVolume:
     """Images on one grid, turned, cropped to the head and the clusters, as 8-bit voxels."""
     canonical = nib.as_closest_canonical(clusters)
@@ -79,14 +89,17 @@ def view_volume(
         low, high = window
         grey = np.clip((values[box] - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
         grey = np.asfortranarray(np.rint(grey).astype(np.uint8))
-    likely = None
-    if probability is not None:
-        values = np.asanyarray(nib.as_closest_canonical(probability).dataobj)[box]
-        likely = np.asfortranarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8))
+    likely = None if probability is None else _in_bytes(probability, box, 1.0)
+    unsure = {name: _in_bytes(image, box, MAP_TOPS[name]) for name, image in (maps or {}).items()}
     affine = canonical.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
     small = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
-    return ViewVolume(grey, likely, np.asfortranarray(labels[box].astype(small)), affine, window)
+    return ViewVolume(grey, likely, np.asfortranarray(labels[box].astype(small)), affine, window, maps=unsure)
+
+
+def _in_bytes(image: nib.Nifti1Image, box: tuple[slice, slice, slice], top: float) -> np.ndarray:
+    values = np.asanyarray(nib.as_closest_canonical(image).dataobj)[box]
+    return np.asfortranarray(np.rint(np.clip(values, 0, top) * (255 / top)).astype(np.uint8))
 
 
 def fitted(volume: ViewVolume, limit: int) -> ViewVolume:
@@ -149,14 +162,17 @@ def _estimated(volume: ViewVolume, levels: int) -> float:
     planes = np.linspace(0, count - 1, min(SAMPLED, count)).astype(int)
     total = len(packed(volume.clusters[:, :, planes]))
     total += sum(
-        len(packed(_coarser(a[:, :, planes], levels))) for a in (volume.scan, volume.probability) if a is not None
+        len(packed(_coarser(a[:, :, planes], levels)))
+        for a in (volume.scan, volume.probability, *volume.maps.values())
+        if a is not None
     )
     return 1.05 * total * count / len(planes)  # a little more: the planes are few
 
 
 def _with_levels(volume: ViewVolume, levels: int) -> ViewVolume:
     grey, likely = (None if a is None else _coarser(a, levels) for a in (volume.scan, volume.probability))
-    return dataclasses.replace(volume, scan=grey, probability=likely, levels=levels)
+    maps = {name: _coarser(a, levels) for name, a in volume.maps.items()}
+    return dataclasses.replace(volume, scan=grey, probability=likely, levels=levels, maps=maps)
 
 
 def _coarser(array: np.ndarray, levels: int) -> np.ndarray:
@@ -184,6 +200,7 @@ def _halved(volume: ViewVolume) -> ViewVolume:
         affine,
         volume.window,
         reduced=(x, y, z),
+        maps={name: np.asfortranarray(_blocks(a, factors).max((1, 3, 5))) for name, a in volume.maps.items()},
     )
 
 

@@ -29,8 +29,11 @@
     return;
   }
   let scan, probability, clusters;
+  const maps = {}; // name -> {title, top, values} of what can be laid over the scan
   try {
     probability = about.probability ? new Uint8Array(await inflate("probability")) : null;
+    if (probability) maps.probability = { title: "probability", top: 1, values: probability };
+    for (const { name, title, top } of about.maps) maps[name] = { title, top, values: new Uint8Array(await inflate(name)) };
     scan = about.scan ? new Uint8Array(await inflate("scan")) : null;
     const labels = await inflate("clusters");
     clusters = about.labelBytes === 2 ? new Uint16Array(labels) : new Uint32Array(labels);
@@ -42,7 +45,7 @@
   const stride = [1, size[0], size[0] * size[1]];
   const state = {
     at: size.map((n) => n >> 1), zoom: 1, zoomed: false, chosen: 0, low: 0, high: 255, radiological: true,
-    show: { outlines: true, probability: false, cross: true },
+    show: { outlines: true, probability: false, cross: true }, map: "probability",
   };
 
   const small = new Set(about.small); // clusters that are too small to count
@@ -99,6 +102,7 @@
     const cut = clusters instanceof Uint16Array ? new Uint16Array(columns * lines) : new Uint32Array(columns * lines);
     const flip = mirrored(plane);
     const base = scan || probability;
+    const over = state.show.probability && maps[state.map] ? maps[state.map].values : null;
     for (let r = 0; r < lines; r++) {
       let from = state.at[along] * stride[along] + (lines - 1 - r) * stride[up] + (flip ? columns - 1 : 0) * stride[across];
       const step = flip ? -stride[across] : stride[across];
@@ -107,7 +111,7 @@
         grey.data[4 * to] = grey.data[4 * to + 1] = grey.data[4 * to + 2] = value;
         grey.data[4 * to + 3] = 255;
         cut[to] = clusters[from];
-        const p = state.show.probability && probability ? probability[from] : 0;
+        const p = over ? over[from] : 0;
         if (p >= LEAST_SHOWN) {
           [heated.data[4 * to], heated.data[4 * to + 1], heated.data[4 * to + 2]] = heat(p);
           heated.data[4 * to + 3] = 60 + 0.45 * p;
@@ -218,7 +222,8 @@
     const [x, y, z] = toMm(state.at).map(signed);
     const voxel = placed(about.toFile, state.at).map((index) => Math.max(0, Math.round(index)));
     const parts = [`x ${x}, y ${y}, z ${z} mm`, `voxel ${voxel.join(", ")} of the file`];
-    if (probability) parts.push(`probability ${(probability[at] / 255).toFixed(2)}`);
+    const shown = Object.keys(maps).filter((name) => name === "probability" || (state.show.probability && name === state.map));
+    for (const { title, top, values } of shown.map((name) => maps[name])) parts.push(`${title} ${((values[at] / 255) * top).toFixed(2)}`);
     for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
     if (label > 0) {
       state.chosen = label;
@@ -328,6 +333,14 @@
     redraw();
   });
   const bar = viewer.querySelector(".scale-bar");
+  viewer.querySelector("select[data-do=map]")?.addEventListener("change", (event) => {
+    state.map = event.target.value;
+    state.show.probability = viewer.querySelector("input[data-show=probability]").checked = true;
+    bar.hidden = false;
+    bar.querySelector(".of").textContent = event.target.selectedOptions[0].textContent;
+    bar.querySelector(".top").textContent = String(maps[state.map].top);
+    redraw();
+  });
   for (const box of viewer.querySelectorAll("input[data-show]")) {
     box.addEventListener("change", () => {
       state.show[box.dataset.show] = box.checked;

@@ -9,6 +9,7 @@ Tests of files that have none of their own name:
 `epoch`: tests/train/test_train.py
 `validation`: tests/train/test_train.py
 `card`: tests/train/test_train.py
+`label_ranges`: tests/train/test_train.py
 `events`: tests/train/test_log.py
 `picture`: tests/train/test_log.py
 `state`: tests/train/test_step.py

@@ -84,7 +84,8 @@ class Experiment:
             config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
         )
         kinds = [kind for kind, _, _ in architecture.blocks()]
-        ops = best_ops(dtype=architecture.dtype, norm=architecture.norm, grn=architecture.grn, kinds=kinds)
+        norm, grn = architecture.norm, architecture.grn
+        ops = best_ops(dtype=architecture.dtype, norm=norm, grn=grn, kinds=kinds, gradients=True)
         apply = spread(architecture, mesh, ops)
         state = state_like(functools.partial(initial_state, config, architecture), mesh, shared=config.mesh.share_state)
         sampler = PatchSampler(

@@ -30,6 +30,7 @@ from mednext_jax.train.card import model_card
 from mednext_jax.train.checkpoint import Checkpoints
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import Experiment, data_set_hash, to_host
+from mednext_jax.train.label_ranges import label_ranges
 from mednext_jax.train.loop import pictures_of, run_steps
 from mednext_jax.train.state import TrainState
 from mednext_jax.train.validation import score_table
@@ -174,6 +175,7 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
         "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
         "steps": int(state.step),
         "skipped_steps": int(state.skipped),
+        "training_range": label_ranges(store, experiment.training.ids),
         "validation_dice": None
         if by_case is None
         else without_nan({case: row["dice"] for case, row in by_case.items()}),

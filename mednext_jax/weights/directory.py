@@ -211,7 +211,7 @@ def _no_model(path: Path) -> InputError:
         refuse_absent(path, "model", "a model directory")
     if not path.exists():
         refuse_no_folder(path, "The model does not exist.", expected="a model directory", hint=hint)
-    if path.is_file() and not _is_torch_file(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+    if is_archive(path):
         return InputError(
             "The model is packed.",
             file=path,
@@ -230,6 +230,11 @@ def _no_model(path: Path) -> InputError:
         found="a file" if path.is_file() else f"a folder without {DESCRIPTION}",
         hint=hint,
     )
+
+
+def is_archive(path: Path) -> bool:
+    """Whether `path` is a zip or tar archive in which models may be packed, and not a PyTorch file."""
+    return path.is_file() and not _is_torch_file(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
 
 
 def _is_torch_file(path: Path) -> bool:

@@ -16,7 +16,7 @@ import pytest
 
 from mednext_jax import main as command_line
 from mednext_jax.bids.app import run_bids_app
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference.predict import predict
 from mednext_jax.io.bids_selection import BidsSelection
 from mednext_jax.io.table_file import read_table
@@ -116,7 +116,7 @@ def test_the_same_call_goes_on_and_another_filter_is_another_run(data_set, model
 def test_what_is_done_is_placed_when_a_scan_fails(data_set, model, tmp_path):
     broken = data_set / "sub-02/anat/sub-02_T2w.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-200])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(WorkError, match="damaged"):
         run_bids_app(data_set, tmp_path / "out", "participant", segmenting(data_set, model))
     assert masks_in(tmp_path / "out") == MASKS[:2]
     run_bids_app(data_set, tmp_path / "out", "group", segmenting(data_set, model))

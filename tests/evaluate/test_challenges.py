@@ -96,6 +96,6 @@ def test_all_together_have_their_challenge_s_name():
     predicted, true = column((0, 3)), column((2, 5))
     overlaps = Overlaps.of(label_clusters(predicted)[0], label_clusters(true)[0])
     lines = Centrelines.of(predicted, true)
-    scores = challenge_scores(predicted, true, overlaps, lines, (1, 1, 1))
+    scores = challenge_scores(predicted, true, overlaps, lines, 1.0)
     assert {name.partition("_")[0] for name in scores} == {"valdo2021", "epvs2024", "isles2022", "dora2026"}
     assert ("dora2026_cl_dice" in scores) == (lines is not None)

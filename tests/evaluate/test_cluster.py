@@ -122,7 +122,7 @@ def test_empty_masks(rule):
 def test_case_by_region():
     # Reference A has three voxels in region 1 and one in 2; its second predicted piece one in each, a tie.
     regions = np.array([1, 1, 1, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0])[None, None]
-    scores = evaluate_case(PREDICTION, REFERENCE, (1, 2, 0.5), regions, {1: "wm", 2: "bg", 3: "midbrain"})
+    scores = evaluate_case(PREDICTION, REFERENCE, 1.0, regions, {1: "wm", 2: "bg", 3: "midbrain"})
     assert list(scores) == ["all", "wm", "bg", "midbrain"]
     every, wm, bg, midbrain = scores.values()
     assert (every["count"], every["reference_count"]) == (4, 3)
@@ -142,7 +142,7 @@ def test_a_case_with_its_surfaces_in_mm():
     regions = np.ones((9, 8, 7), int)
     regions[6:] = 2
     predicted[7, 7, 6] = True
-    scores = evaluate_case(predicted, reference, (2, 1, 1), regions, {1: "wm", 2: "bg"}, axes=np.diag((2, 1, 1)))
+    scores = evaluate_case(predicted, reference, 2.0, regions, {1: "wm", 2: "bg"}, axes=np.diag((2, 1, 1)))
     assert (scores["wm"]["nsd_1_voxel"], scores["wm"]["nsd_1_mm"], scores["wm"]["hd95_mm"]) == (1, 0, 2)
     assert scores["all"]["nsd_1_voxel"] == 6 / 7 and scores["bg"]["nsd_1_voxel"] == 0
     assert (scores["all"]["volume_difference_mm3"], scores["all"]["volume_difference_percent"]) == (
@@ -151,6 +151,4 @@ def test_a_case_with_its_surfaces_in_mm():
     )
     assert (scores["all"]["count_difference"], scores["wm"]["absolute_count_difference"]) == (1, 0)
     assert math.isnan(scores["bg"]["volume_difference_percent"]) and scores["all"]["isles2022_count_difference"] == 1
-    assert (
-        "valdo2021_f1" not in scores["wm"] and "nsd_1_mm" not in evaluate_case(predicted, reference, (2, 1, 1))["all"]
-    )
+    assert "valdo2021_f1" not in scores["wm"] and "nsd_1_mm" not in evaluate_case(predicted, reference, 2.0)["all"]

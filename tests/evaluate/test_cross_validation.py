@@ -50,7 +50,7 @@ def scores(case):
     prediction[9, 9, 7] = True
     regions = np.ones(reference.shape, int)
     regions[:, 11:] = 2
-    return evaluate_case(prediction, reference, (0.8,) * 3, regions, NAMES)
+    return evaluate_case(prediction, reference, 0.512, regions, NAMES)
 
 
 def write(folder, fold, cases=None):
@@ -147,7 +147,7 @@ def test_a_missing_fold_is_named_and_comes_in_later(folds, tmp_path):
 
 def test_scores_of_nothing_by_nothing_are_left_out_and_counted(tmp_path):
     empty = np.zeros((4, 4, 4), bool)
-    cases = {"a": scores("a"), "b": evaluate_case(empty, empty, (1, 1, 1), empty.astype(int), NAMES)}
+    cases = {"a": scores("a"), "b": evaluate_case(empty, empty, 1.0, empty.astype(int), NAMES)}
     write(tmp_path / "run", dataclasses.replace(FOLD, count=1), cases)
     found = read_cross_validation(tmp_path)
     assert math.isnan({case: regions for _, case, regions in found.scores}["b"]["basal ganglia"]["dice"])

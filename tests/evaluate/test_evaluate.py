@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.evaluate.evaluate import case_of, evaluate, find_masks
+from mednext_jax.evaluate.evaluate import evaluate, find_masks
 
 pytestmark = pytest.mark.core
 AFFINE = np.diag([0.5, 1.0, 2.0, 1.0])
@@ -82,6 +82,27 @@ def test_summary_files_and_table(folders, capsys):
     assert "4 cases" in printed and "0.417 ± 0.520" in printed and "basal ganglia" in printed
 
 
+def test_volumes_on_a_sheared_grid_are_those_of_its_voxels(tmp_path):
+    """1 x 1 x 2 mm, 1.6 mm3 a voxel: of the tool, of the reference, of a rater, and as ISLES has it."""
+    sheared = np.array([[1, 0.6, 0, 3], [0, 0.8, 0, -7], [0, 0, 2, 1], [0, 0, 0, 1]])
+    for name, mask in (("p", blobs((0, 0, 0))), ("r", blobs((0, 0, 0), (4, 4, 4))), ("s", blobs((4, 4, 4)))):
+        save(tmp_path / name / "a.nii.gz", mask, sheared)
+    raters = {"first": tmp_path / "r", "second": tmp_path / "s"}
+    evaluate(tmp_path / "p", tmp_path / "r", tmp_path / "out", raters=raters, figures=False)
+    (row,) = read_csv(tmp_path / "out" / "cases.csv")
+    volumes = float(row["volume_mm3"]), float(row["reference_volume_mm3"])
+    assert volumes == pytest.approx((8 * 1.6, 16 * 1.6), rel=1e-6)  # the file's affine is float32
+    assert float(row["isles2022_avd_ml"]) == pytest.approx(8 * 1.6 / 1000, rel=1e-6)
+    assert row["reference_count_10_to_15_mm3"] == "2"  # 12.8 mm3 each, and not the 16 of the sizes
+    volumes = {row["mask"]: float(row["volume_mm3"]) for row in read_csv(tmp_path / "out" / "rater_masks.csv")}
+    assert (volumes["first"], volumes["second"]) == pytest.approx((16 * 1.6, 8 * 1.6), rel=1e-6)
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_one_file_each(folders):
     summary = evaluate(folders / "predictions" / "b_mask.nii.gz", folders / "references" / "a.nii.gz", folders / "out")
     assert list(summary["cases"]) == ["b"] and summary["regions"]["all"]["count"]["mean"] == 2
@@ -91,20 +112,6 @@ def test_references_without_prediction_are_named_not_scored(folders, capsys):
     (folders / "predictions" / "c_mask.nii.gz").unlink()
     assert run(folders)["references_without_prediction"] == ["c"]
     assert "1 references have no prediction" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "name, case",
-    [
-        ("sub-01.nii.gz", "sub-01"),
-        ("sub-01_mask.nii", "sub-01"),
-        ("sub-01_ses-2_run-1_space-orig_label-PVS_mask.nii.gz", "sub-01_ses-2_run-1"),
-        ("sub-01_seg-PVS_desc-manual_dseg.nii.gz", "sub-01"),
-        ("mask_of_sub-01.nii.gz", "mask_of_sub-01"),
-    ],
-)
-def test_case_names(tmp_path, name, case):
-    assert case_of(tmp_path / name) == case
 
 
 def test_problems_of_all_cases_are_reported_together_and_nothing_is_written(folders):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.evaluate.find_masks import case_of, find_masks
+from mednext_jax.evaluate.find_masks import find_masks
 
 pytestmark = pytest.mark.core
 
@@ -68,8 +68,3 @@ def test_a_pattern_that_nothing_fits_is_refused(tmp_path, pattern):
     touch(tmp_path, "a/a.nii.gz")
     with pytest.raises(InputError, match="fits the pattern"):
         find_masks(f"{tmp_path}/{pattern}")
-
-
-def test_probability_maps_are_of_the_case_of_their_masks(tmp_path):
-    for name in ("sub-1_mask.nii.gz", "sub-1_probability.nii.gz", "sub-1_space-orig_label-PVS_probseg.nii.gz"):
-        assert case_of(tmp_path / name) == "sub-1"

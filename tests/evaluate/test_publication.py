@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -48,6 +51,60 @@ def test_latex_escapes_what_it_would_run():
     assert line == r"    50\%\_\textbackslash{}input\{x\}\$a\textasciicircum{}2\textasciitilde{}\&\# & 0.76 (0.03) \\"
     assert r"\caption{Scores. 95 \% of scans.}" in text and r"\begin{tabular}{lr}" in text
     assert r"{llr}" in latex_table([["a", "b", "c"]], words=2)
+
+
+def cells_of(text):
+    """The rows of cells of the one table in `text`, which a strict parser must take: environments and braces closed."""
+    latexwalker = pytest.importorskip("pylatexenc.latexwalker")
+    nodes, _, length = latexwalker.LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+    assert length == len(text)
+
+    def environments(nodes):
+        for node in nodes or ():
+            if isinstance(node, latexwalker.LatexEnvironmentNode):
+                yield node
+            yield from environments(getattr(node, "nodelist", None))
+            for argument in getattr(getattr(node, "nodeargd", None), "argnlist", None) or ():
+                yield from environments([argument] if argument is not None else ())
+
+    table, tabular = environments(nodes)
+    assert (table.environmentname, tabular.environmentname) == ("table", "tabular")
+    body = "".join(node.latex_verbatim() for node in tabular.nodelist)
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert body.count(rule) == 1
+        body = body.replace(rule, "")
+    *lines, last = body.split(r" \\" + "\n")
+    assert not last.strip()
+    return [[cell.strip() for cell in re.split(r"(?<!\\)&", line)] for line in lines]
+
+
+NAMES = ("SHIVA-PVS", r"50%_\input{x}$a^2~&#", "}{", r"\end{tabular}", "a\\\\b ± <é>", "{", "% x", "[x]", "*")
+
+
+def table_of(name):
+    table = paper_rows(*rows(name, name))
+    return table, latex_table(table, [f"note of {name}"], f"Caption of {name}.", words=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latex_of_any_name_is_one_table_of_as_many_cells(name):
+    table, text = table_of(name)
+    found = cells_of(text)
+    assert len(found) == 2 and [len(row) for row in found] == [len(table[0])] * 2
+    assert found[0][0] == "tool" and found[1][2] == "12"
+
+
+def test_latex_itself_takes_the_tables(tmp_path):
+    program = shutil.which("pdflatex")
+    if program is None:
+        pytest.skip("there is no TeX on this machine")
+    tables = "".join(table_of(name)[1] for name in NAMES)
+    start = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "paper.tex").write_text(f"{start}\n{tables}\\end{{document}}\n", encoding="utf-8")
+    command = [program, "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=300)
+    assert done.returncode == 0 and (tmp_path / "paper.pdf").is_file(), done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and "Missing character" not in (tmp_path / "paper.log").read_text("latin-1")
 
 
 def test_names_of_files_steer_nothing():

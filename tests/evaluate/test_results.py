@@ -132,6 +132,32 @@ def test_raters_and_a_tool_without_references(study, capsys):
     assert "Williams index" in capsys.readouterr().out and "| tool | dice " in (study / "out" / "raters.md").read_text()
 
 
+def test_raters_by_region(study):
+    pytest.importorskip("SimpleITK")
+    raters = {"A": study / "A", "B": study / "B"}
+    summary = evaluate({"tool": study / "tool"}, None, study / "out", study / "regions", raters=raters, figures=False)
+    places = {"all", "white matter", "basal ganglia"}
+    for name in ("raters", "rater_reliability", "second_rater", "rater_cases", "rater_masks"):
+        assert {row["region"] for row in read_csv(study / "out" / f"{name}.csv")} == places
+    voxels = {row["region"]: row["tool_mean"] for row in summary["raters"]["second_rater"] if row["score"] == "dice"}
+    assert len(set(voxels.values())) == 3
+    table = (study / "out" / "raters.md").read_text()
+    assert "| region " in table and table.count("| basal ganglia |") == 5 + 2 + 2
+    assert r"\begin{tabular}{lllrrrrr}" in (study / "out" / "raters.tex").read_text()
+
+
+@pytest.mark.parametrize("broken", ["missing", "another grid"])
+def test_region_maps_that_do_not_fit_the_raters_are_refused(study, broken):
+    pytest.importorskip("SimpleITK")
+    if broken == "missing":
+        (study / "regions" / "sub-3.nii.gz").unlink()
+    else:
+        save(study / "regions" / "sub-3.nii.gz", np.ones((5, 5, 5)))
+    with pytest.raises(InputError, match="no region map" if broken == "missing" else "another shape"):
+        evaluate(None, None, study / "out", study / "regions", raters={"A": study / "A", "B": study / "B"})
+    assert not (study / "out").exists()
+
+
 def test_raters_beside_references(study):
     pytest.importorskip("SimpleITK")
     pytest.importorskip("matplotlib")

@@ -25,9 +25,7 @@ def cohort(flip, cases=9):
         predicted = truth ^ (rng.random(truth.shape) < flip)
         regions = np.ones(truth.shape, int)
         regions[7:] = 2
-        found[f"case-{case}"] = evaluate_case(
-            predicted, truth, (0.8, 0.8, 1), regions, NAMES, axes=np.diag((0.8, 0.8, 1))
-        )
+        found[f"case-{case}"] = evaluate_case(predicted, truth, 0.64, regions, NAMES, axes=np.diag((0.8, 0.8, 1)))
     return found
 
 
@@ -103,11 +101,11 @@ def test_a_perfect_tool_has_perfect_scores_and_swapped_masks_swapped_ones():
     rng = np.random.default_rng(5)
     first, second = rng.random((2, 14, 13, 12)) < 0.03
     axes = np.array([[0.5, 0.1, 0], [0, 0.8, 0], [0, 0, 2]])
-    perfect = evaluate_case(first, first, (0.5, 0.8, 2), axes=axes)["all"]
+    perfect = evaluate_case(first, first, 0.8, axes=axes)["all"]
     assert {perfect[name] for name in HIGHER if name in perfect} == {1.0}
     assert perfect["hd95_mm"] == perfect["volume_difference_mm3"] == perfect["epvs2024_avd"] == 0
-    there = evaluate_case(first, second, (0.5, 0.8, 2), axes=axes)["all"]
-    back = evaluate_case(second, first, (0.5, 0.8, 2), axes=axes)["all"]
+    there = evaluate_case(first, second, 0.8, axes=axes)["all"]
+    back = evaluate_case(second, first, 0.8, axes=axes)["all"]
     for name in ("dice", "nsd_1_voxel", "nsd_1_mm", "hd95_mm", "absolute_volume_difference_mm3", "one_to_one_dice"):
         assert there[name] == pytest.approx(back[name]) and there[name] > 0
     for name in ("", "one_to_one_"):
@@ -125,7 +123,7 @@ def test_empty_cases_are_counted():
         "r": (something, nothing),
         "x": (something, something),
     }
-    cases = {name: evaluate_case(*pair, (1, 1, 1), axes=np.eye(3)) for name, pair in pairs.items()}
+    cases = {name: evaluate_case(*pair, 1.0, axes=np.eye(3)) for name, pair in pairs.items()}
     (row,) = empty_rows({"tool": cases})
     assert row["cases"] == 4
     assert [row[f"empty_{kind}"] for kind in ("in_both", "prediction_only", "reference_only")] == [1, 1, 1]

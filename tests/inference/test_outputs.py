@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.inference.outputs import open_outputs
+from mednext_jax.inference.claim import changed_since, open_outputs
+from mednext_jax.inference.scan_record import FileState
 from mednext_jax.inference.scans import Scan
 from mednext_jax.quantify.one_scan import Counting
 from mednext_jax.quantify.scan_tables import ScanTables
@@ -32,8 +33,15 @@ SETTINGS = {
 }
 
 
+SOURCE = Path(__file__)  # the content of every scan
+
+
 def scans_of(*cases):
-    return [Scan(case, (Path(case),), Path(f"{case}_mask.nii.gz"), Path(f"{case}_prob.nii.gz")) for case in cases]
+    return [Scan(case, (SOURCE,), Path(f"{case}_mask.nii.gz"), Path(f"{case}_prob.nii.gz")) for case in cases]
+
+
+def write(outputs, scan, found):
+    return outputs.write(scan, found, inputs=[FileState.of(scan.files[0])]).row
 
 
 def result(shape=(6, 7, 8), value=0.75, noise=False):
@@ -45,7 +53,8 @@ def result(shape=(6, 7, 8), value=0.75, noise=False):
     mask[2, 3, 4] = 1
     affine = np.diag([2.0, 1, 1, 1])
     mask, probability = (nib.Nifti1Image(array, affine) for array in (mask, probability))
-    return types.SimpleNamespace(mask=mask, probability=probability, seconds={"read": 0.25, "device": 0.5})
+    seconds = {"read": 0.25, "device": 0.5}
+    return types.SimpleNamespace(mask=mask, probability=probability, inside=None, seconds=seconds)
 
 
 def table(path):
@@ -60,13 +69,25 @@ def names(folder):
 def test_each_scan_has_its_row_as_soon_as_it_is_written_in_the_order_of_the_scans(tmp_path):
     a, b = scans_of("a", "b")
     with open_outputs(tmp_path / "out", [a, b], SETTINGS) as outputs:
-        row = outputs.write(b, result())
-        assert row == {"scan": "b", "count": 1, "volume_mm3": 2.0, "seconds": 0.75}
+        row = write(outputs, b, result())
+        assert row == {"scan": "b", "count": 1, "volume_mm3": 2.0, "seconds": 0.75, "flags": ""}
         assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["b"]
-        outputs.write(a, result())
+        write(outputs, a, result())
         assert [r["scan"] for r in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
     kinds = [f"{case}_{kind}.nii.gz" for case in "ab" for kind in ("mask", "prob")]
-    assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "scans.json", "volumes.tsv"])
+    assert names(tmp_path / "out") == sorted([*kinds, "prediction.json", "scans.json", "volumes.tsv", "records"])
+
+
+def test_volumes_on_a_sheared_grid_are_those_of_its_voxels(tmp_path):
+    scan = scans_of("a")[0]
+    sheared = np.array([[1, 0.6, 0, 3], [0, 0.8, 0, -7], [0, 0, 2, 1], [0, 0, 0, 1]])  # 1 x 1 x 2 mm, 1.6 mm3
+    done = result()
+    done.mask, done.probability = (nib.Nifti1Image(i.get_fdata(), sheared) for i in (done.mask, done.probability))
+    with open_outputs(tmp_path / "out", [scan], SETTINGS, scan_tables()) as outputs:
+        assert outputs.write(scan, done).row["volume_mm3"] == 1.6
+    (row,) = table(tmp_path / "out" / "volumes.tsv")
+    (measured,) = table(tmp_path / "out" / "pvs.tsv")
+    assert float(row["volume_mm3"]) == float(measured["volume_all_mm3"]) == float(measured["voxel_mm3"]) == 1.6
 
 
 def scan_tables(regions=None, **counting):
@@ -78,13 +99,13 @@ def test_tables_beside_the_masks_and_of_the_cohort(tmp_path):
     tables = scan_tables(min_voxels=1)
     settings = SETTINGS | {"tables": tables.about}
     with open_outputs(tmp_path / "out", [a, b], settings, tables) as outputs:
-        outputs.write(b, result())
+        write(outputs, b, result())
         assert {"b_clusters.nii.gz", "b_clusters.tsv", "b_regions.tsv"} <= set(names(tmp_path / "out"))
     assert [row["scan"] for row in table(tmp_path / "out" / "pvs.tsv")] == ["b"]
     # A scan whose table is gone is done again, one that has it is not.
     with open_outputs(tmp_path / "out", [a, b], settings, tables) as outputs:
         assert outputs.has(b) and not outputs.has(a)
-        outputs.write(a, result())
+        write(outputs, a, result())
     rows = table(tmp_path / "out" / "pvs.tsv")
     assert [(row["scan"], row["count"], row["volume_mm3"]) for row in rows] == [
         ("a", "1", "2.0000"),
@@ -105,12 +126,12 @@ def test_tables_beside_the_masks_and_of_the_cohort(tmp_path):
 def test_a_run_of_the_first_release_goes_on_with_tables(tmp_path):
     a, b = scans_of("a", "b")
     with open_outputs(tmp_path / "out", [a, b], SETTINGS) as outputs:
-        outputs.write(a, result())
+        write(outputs, a, result())
     tables = scan_tables()
     with open_outputs(tmp_path / "out", [a, b], SETTINGS | {"tables": tables.about}, tables) as outputs:
         assert not outputs.has(a)  # it has no tables yet
         for scan in (a, b):
-            outputs.write(scan, result())
+            write(outputs, scan, result())
     assert [row["scan"] for row in table(tmp_path / "out" / "pvs.tsv")] == ["a", "b"]
 
 
@@ -119,9 +140,11 @@ def test_a_scan_without_its_region_map_has_tables_without_regions(tmp_path):
     (tmp_path / "maps").mkdir()
     tables = scan_tables(tmp_path / "maps")
     with open_outputs(tmp_path / "out", [a], SETTINGS | {"tables": tables.about}, tables) as outputs:
-        outputs.write(a, result())
-        ((case, problem),) = outputs.without_regions
-    assert case == "a" and "no region map" in problem.what
+        (lacks,) = outputs.write(a, result(), inputs=[FileState.of(SOURCE)]).lacks
+    assert (lacks.case, lacks.stage) == ("a", "regions") and "no region map" in lacks.problems[0].what
+    with open_outputs(tmp_path / "out", [a], SETTINGS | {"tables": tables.about}, tables) as outputs:
+        assert not outputs.has(a)  # the next start tries again
+        write(outputs, a, result())
     assert [row["region"] for row in table(tmp_path / "out" / "a_regions.tsv")] == ["whole brain"]
 
 
@@ -131,15 +154,15 @@ def test_a_scan_of_which_one_file_cannot_be_written_has_none(tmp_path):
     (long,), (good,) = scans_of("n" * (limit - len("_mask.nii.gz") - 1)), scans_of("good")
     longer = Scan(long.case, long.files, long.mask.with_name(f"nn{long.mask.name}"), long.probability)
     with open_outputs(tmp_path / "out", [long, good], SETTINGS) as outputs:
-        outputs.write(long, result())
+        write(outputs, long, result())
     with open_outputs(tmp_path / "other", [longer, good], SETTINGS) as outputs:
         with pytest.raises(OSError, match="too long"):
-            outputs.write(longer, result())
-        outputs.write(good, result())
+            write(outputs, longer, result())
+        write(outputs, good, result())
     assert names(tmp_path / "other") == [
         "good_mask.nii.gz",
         "good_prob.nii.gz",
-        *("prediction.json", "scans.json", "volumes.tsv"),
+        *("prediction.json", "records", "scans.json", "volumes.tsv"),
     ]
     assert [row["scan"] for row in table(tmp_path / "other" / "volumes.tsv")] == ["good"]
 
@@ -148,12 +171,12 @@ def test_a_full_disk_fails_the_scan_that_does_not_fit(tmp_path):
     small, large, last = scans_of("small", "large", "last")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_outputs(tmp_path / "out", [small, large, last], SETTINGS) as outputs:
-        outputs.write(small, result())
+        write(outputs, small, result())
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         try:
             with pytest.raises(OSError):
-                outputs.write(large, result((40, 40, 40), noise=True))
-            outputs.write(last, result())
+                write(outputs, large, result((40, 40, 40), noise=True))
+            write(outputs, last, result())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["small", "last"]
@@ -163,18 +186,18 @@ def test_a_full_disk_fails_the_scan_that_does_not_fit(tmp_path):
 def test_a_row_that_cannot_be_written_takes_its_files_with_it(tmp_path, monkeypatch):
     a, b = scans_of("a", "b")
     with open_outputs(tmp_path / "out", [a, b], SETTINGS) as outputs:
-        outputs.write(a, result())
-        write_table = outputs._write_table
+        write(outputs, a, result())
+        replace = outputs._replace
 
-        def full():
+        def full(name, text):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(outputs, "_write_table", full)
+        monkeypatch.setattr(outputs, "_replace", full)
         with pytest.raises(OSError, match="No space"):
-            outputs.write(b, result())
+            write(outputs, b, result())
         assert not list((tmp_path / "out").glob("b*")) and [row["scan"] for row in outputs.rows] == ["a"]
-        monkeypatch.setattr(outputs, "_write_table", write_table)
-        outputs.write(b, result())
+        monkeypatch.setattr(outputs, "_replace", replace)
+        write(outputs, b, result())
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["a", "b"]
 
 
@@ -184,22 +207,38 @@ def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path):
         pass
 
 
-def test_a_scan_that_has_changed_since_is_known(tmp_path):
+def test_a_scan_that_has_changed_since_is_done_again(tmp_path):
     (a,) = [dataclasses.replace(scan, files=(tmp_path / "a.nii.gz",)) for scan in scans_of("a")]
     a.files[0].write_bytes(b"first")
     with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
-        outputs.write(a, result())
+        write(outputs, a, result())
+    os.utime(a.files[0], ns=(2**60, 2**60))
     with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
-        assert outputs.has(a) and not outputs.is_older(a)
-        os.utime(a.files[0], ns=(2**62, 2**62))
-        assert outputs.is_older(a)
+        assert outputs.has(a) and not changed_since(tmp_path / "out", [a])  # the time alone is no change
+    a.files[0].write_bytes(b"other")
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        assert not outputs.has(a) and changed_since(tmp_path / "out", [a]) == [a]
+
+
+@pytest.mark.parametrize("name", ["a_mask.nii.gz", "a_prob.nii.gz", "records/a.json"])
+def test_outputs_that_are_not_whole_are_made_again(tmp_path, name):
+    (a,) = scans_of("a")
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        write(outputs, a, result())
+    path = tmp_path / "out" / name
+    path.write_bytes(path.read_bytes()[:-4])
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        assert not outputs.has(a)
+        write(outputs, a, result())
+    with open_outputs(tmp_path / "out", [a], SETTINGS) as outputs:
+        assert outputs.has(a)
 
 
 @pytest.mark.parametrize("case", ["=1+2", "+a", "-a", "@a", "'=a", "M\udcfcller", "a\tb", "a\nb"])
 def test_any_name_is_found_again_and_is_no_formula(tmp_path, case):
     (one,) = scans_of(case)
     with open_outputs(tmp_path / "out", [one], SETTINGS) as outputs:
-        outputs.write(one, result())
+        write(outputs, one, result())
     (row,) = table(tmp_path / "out" / "volumes.tsv")
     assert not row["scan"].startswith(("=", "+", "-", "@"))
     with open_outputs(tmp_path / "out", [one], SETTINGS) as outputs:
@@ -217,9 +256,11 @@ def test_one_run_at_a_time_but_parts_of_one_cohort(tmp_path):
         for settings, named in ((other_model, "models"), (third, "part"), (SETTINGS, "not overwritten")):
             with pytest.raises(InputError, match=named), open_outputs(tmp_path / "out", [b], settings):
                 pass
+        with pytest.raises(InputError, match="Another"), open_outputs(tmp_path / "out", [b], third, force=True):
+            pass
         with open_outputs(tmp_path / "out", [b], second | {"device": "another"}) as two:
-            one.write(a, result())
-            two.write(b, result())
+            write(one, a, result())
+            write(two, b, result())
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes_part-1-of-2.tsv")] == ["a"]
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes_part-2-of-2.tsv")] == ["b"]
     with (
@@ -237,19 +278,17 @@ def test_a_record_that_is_no_record_is_refused(tmp_path, record):
     assert names(tmp_path) == ["prediction.json"]
 
 
-def test_a_table_that_is_no_table_is_refused_and_a_torn_row_is_done_again(tmp_path):
+def test_a_table_that_is_no_table_is_refused_and_a_torn_one_is_written_again(tmp_path):
     a, b = scans_of("a", "b")
     with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
-        outputs.write(a, result())
-        outputs.write(b, result())
+        write(outputs, a, result())
+        write(outputs, b, result())
     whole = (tmp_path / "volumes.tsv").read_text()
-    (tmp_path / "volumes.tsv").write_text(whole[:-8])
-    with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
-        assert outputs.has(a) and not outputs.has(b)
-    for number in ("-1", "nan", "1e999"):
-        (tmp_path / "volumes.tsv").write_text(whole.replace("2.0", number, 1))
+    for torn in (whole[:-8], whole.replace("2.0", "nan", 1)):
+        (tmp_path / "volumes.tsv").write_text(torn)
         with open_outputs(tmp_path, [a, b], SETTINGS) as outputs:
-            assert not outputs.has(a) and outputs.has(b)
+            assert outputs.has(a) and outputs.has(b)  # their records say so
+        assert (tmp_path / "volumes.tsv").read_text() == whole
     (tmp_path / "volumes.tsv").write_text(whole.replace("count", "my notes"))
     with pytest.raises(InputError, match="cannot read the table"), open_outputs(tmp_path, [a, b], SETTINGS):
         pass
@@ -259,5 +298,5 @@ def test_the_record_is_of_the_last_start(tmp_path):
     (a,) = scans_of("a")
     for device in ("cpu", "another"):
         with open_outputs(tmp_path, [a], SETTINGS | {"device": device}) as outputs:
-            outputs.write(a, result())
+            write(outputs, a, result())
     assert json.loads((tmp_path / "prediction.json").read_text())["device"] == "another"

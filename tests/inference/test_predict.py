@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-from pathlib import Path
 
 import jax
 import nibabel as nib
@@ -14,10 +13,9 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError, WorkError
-from mednext_jax.inference import predict as cohort
+from mednext_jax.inference.outputs import Outputs
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
-from mednext_jax.inference.scans import Scan
 from mednext_jax.io.scan_list import read_scan_list
 from mednext_jax.measure.clusters import label_clusters
 
@@ -43,7 +41,8 @@ def test_a_folder(models, scans, tmp_path, capsys):
     kinds = ("mask.nii.gz", "probability.nii.gz", "clusters.nii.gz", "clusters.tsv", "regions.tsv")
     names = [f"case{i}_{kind}" for i in range(3) for kind in kinds]
     cohort = ["volumes.tsv", "prediction.json", "scans.json", "pvs.tsv", "pvs.json", "clusters.json"]
-    assert sorted(p.name for p in out.iterdir()) == sorted([*names, *cohort])
+    assert sorted(p.name for p in out.iterdir()) == sorted([*names, *cohort, "predict.log", "records"])
+    assert sorted(p.name for p in (out / "records").iterdir()) == [f"case{i}.json" for i in range(3)]
     predictor = Predictor(models[0], tta=False)
     for i, row in enumerate(table(out / "volumes.tsv")):
         source, mask = nib.load(scans / f"case{i}_0000.nii.gz"), nib.load(out / f"case{i}_mask.nii.gz")
@@ -117,7 +116,7 @@ def test_bids_derivative(models, scans, tmp_path):
         + [f"{start}_seg-PVS_dseg.{ending}" for ending in ("nii.gz", "tsv", "json")]
         + [f"{start}_desc-pvs_stats.tsv"]
         + ["dataset_description.json", "prediction.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json"]
-        + [".bidsignore", "scans.json"]
+        + [".bidsignore", "scans.json", "predict.log", "records/sub-01_ses-2.json"]
     )
     labels = nib.load(out / f"{start}_seg-PVS_dseg.nii.gz")
     (first, *_) = clusters = table(out / f"{start}_seg-PVS_dseg.tsv")
@@ -158,15 +157,116 @@ def test_a_bad_scan_does_not_stop_the_others(models, scans, tmp_path):
     values = np.asarray(image.dataobj, np.float32)
     values[3, 4, 5] = np.nan
     nib.save(nib.Nifti1Image(values, image.affine), folder / "case1_0000.nii.gz")
-    with pytest.raises(InputError, match=r"case1_0000\.nii\.gz"):
+    with pytest.raises(WorkError, match=r"case1_0000\.nii\.gz"):
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case2"]
     assert not list((tmp_path / "out").glob("case1*"))
+    (failed,) = table(tmp_path / "out" / "failed.tsv")
+    assert (failed["scan"], failed["file"], failed["stage"]) == ("case1", str(folder / "case1_0000.nii.gz"), "read")
+    assert "not finite" in failed["message"] and failed["hint"]
     listed = {scan.case: scan for scan in read_scan_list(tmp_path / "out" / "scans.json")}
     assert [case for case, scan in listed.items() if scan.problem] == ["case1"]
     assert "not finite" in listed["case1"].problem
     assert listed["case0"].files == ((folder / "case0_0000.nii.gz").resolve().as_posix(),)
     assert (tmp_path / "out" / listed["case0"].mask).is_file()
+
+
+def test_a_second_run_tries_only_what_failed(models, scans, tmp_path, monkeypatch, capsys):
+    infer, tried = Predictor.infer, []
+
+    def fails(self, loaded, tiles=None):
+        tried.append(loaded.grid.shape)
+        if loaded.grid.shape == (20, 30, 17) and len(tried) <= 3:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+        return infer(self, loaded)
+
+    monkeypatch.setattr(Predictor, "infer", fails)
+    with pytest.raises(WorkError, match="RESOURCE_EXHAUSTED"):
+        predict(scans, tmp_path / "out", models[0], tta=False)
+    (failed,) = table(tmp_path / "out" / "failed.tsv")
+    assert (failed["scan"], failed["stage"]) == ("case1", "segment") and "one tile at once" in failed["hint"]
+    rows = predict(scans, tmp_path / "out", models[0], tta=False)
+    assert [row["scan"] for row in rows] == ["case0", "case1", "case2"] and tried[3:] == [(20, 30, 17)]
+    assert not (tmp_path / "out" / "failed.tsv").exists()
+    assert "2 done before" in capsys.readouterr().out
+    listed = read_scan_list(tmp_path / "out" / "scans.json")
+    assert len(listed) == 3 and not any(scan.problem for scan in listed)
+
+
+def test_a_disk_that_fills_in_the_middle_loses_nothing_that_is_done(models, scans, tmp_path, monkeypatch):
+    out, replace, full = tmp_path / "out", Outputs._replace, [False]
+
+    def fills(self, name, text):
+        full[0] |= (out / "records" / "case0.json").exists() and name == "volumes.tsv" and "case0" in text
+        if full[0] and "case1" in text:
+            raise OSError(28, "No space left on device")
+        replace(self, name, text)
+
+    monkeypatch.setattr(Outputs, "_replace", fills)
+    with pytest.raises(WorkError, match="No space left on device") as caught:
+        predict(scans, out, models[0], tta=False)
+    assert "make room" in str(caught.value) and "case1_0000.nii.gz" in str(caught.value)
+    assert sorted(p.name for p in (out / "records").iterdir()) == ["case0.json", "case2.json"]
+    assert not list(out.glob("case1*")) and not list(out.rglob(".*"))
+    monkeypatch.undo()
+    rows = predict(scans, out, models[0], tta=False)
+    assert [row["scan"] for row in rows] == ["case0", "case1", "case2"] and not (out / "failed.tsv").exists()
+
+
+def test_force_makes_all_again_with_other_settings(models, scans, tmp_path):
+    out = tmp_path / "out"
+    predict(scans, out, models[0], tta=False)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    with pytest.raises(InputError, match="--force"):
+        predict(scans, out, models[0], tta=False, threshold=0.7)
+    (out / "mine.txt").write_text("keep")
+    fewer = shutil.copytree(scans, tmp_path / "fewer")
+    (fewer / "case2_0000.nii.gz").unlink()
+    predict(fewer, out, models[0], tta=False, threshold=0.7, force=True)
+    assert [row["scan"] for row in table(out / "volumes.tsv")] == ["case0", "case1"]
+    assert json.loads((out / "prediction.json").read_text())["threshold"] == 0.7
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    assert all(before[name] != after[name] for name in after) and not list(out.rglob("case2*"))
+    assert (out / "mine.txt").read_text() == "keep"
+    predict(fewer, out, models[0], tta=False, threshold=0.7)  # the settings of now go on
+    assert after == {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="not overwritten"):  # predict did not write it
+        predict(scans, tmp_path / "other", models[0], tta=False, force=True)
+
+
+def test_an_output_inside_the_input_is_not_taken_for_scans(models, scans, tmp_path):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    for _ in range(2):
+        rows = predict(folder, folder / "out", models[0], tta=False)
+        assert [row["scan"] for row in rows] == ["case0", "case1", "case2"]
+    with pytest.raises(InputError, match="not overwritten"):
+        predict(folder, folder, models[0], tta=False)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i in range(3):
+        image = nib.load(scans / f"case{i}_0000.nii.gz")
+        nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), masks / f"case{i}.nii.gz")
+    with pytest.raises(InputError, match="brain masks"):
+        predict(folder, masks / "out", models[0], tta=False, brain_masks=masks)
+    assert not (masks / "out").exists()
+
+
+def test_names_that_are_hard(models, save_scan, tmp_path):
+    """Spaces, unicode, a leading dash and an ending in capitals are names; one name in two folders is none of them."""
+    folder = tmp_path / "two words"
+    for name in ("-dash.nii.gz", "a b.nii.gz", "fäll.nii.gz", "UP.NII.GZ"):
+        save_scan(folder / "lower.nii.gz").rename(folder / name)
+    save_scan(folder / "below" / "a b.nii.gz")
+    out = tmp_path / "öut put"
+    rows = predict(folder, out, models[0], tta=False)
+    assert [row["scan"] for row in rows] == ["-dash", "UP", "a b", "fäll"]
+    assert all((out / f"{row['scan']}_mask.nii.gz").is_file() for row in rows)
+    assert len(predict(folder, out, models[0], tta=False)) == 4
+    (folder / "UP.nii.gz").write_bytes((folder / "UP.NII.GZ").read_bytes())
+    with pytest.raises(WorkError, match="Two files are of one scan"):
+        predict(folder, tmp_path / "twice", models[0], tta=False)
 
 
 def test_what_comes_after_finds_all_outputs_whole_and_hides_no_failure(models, scans, tmp_path):
@@ -177,10 +277,10 @@ def test_what_comes_after_finds_all_outputs_whole_and_hides_no_failure(models, s
     def after(out, cases):
         seen.extend([cases, sorted(p.name for p in out.glob("*.*") if "case" not in p.name)])
 
-    with pytest.raises(InputError, match="case1"):
+    with pytest.raises(WorkError, match="case1"):
         predict(folder, tmp_path / "out", models[0], tta=False, after=after)
     tables = ["clusters.json", "prediction.json", "pvs.json", "pvs.tsv", "scans.json", "volumes.tsv"]
-    assert seen == [["case0", "case2"], tables]
+    assert seen == [["case0", "case2"], sorted([*tables, "failed.tsv", "predict.log"])]
 
 
 def test_whatever_one_scan_fails_of_is_said_at_the_end_and_the_others_are_done(models, scans, tmp_path, monkeypatch):
@@ -190,12 +290,12 @@ def test_whatever_one_scan_fails_of_is_said_at_the_end_and_the_others_are_done(m
     }
     infer = Predictor.infer
 
-    def fails(self, loaded):
+    def fails(self, loaded, tiles=None):
         if loaded.grid.shape in failures:
             raise failures[loaded.grid.shape]
         return infer(self, loaded)
 
-    monkeypatch.setattr(cohort.Predictor, "infer", fails)
+    monkeypatch.setattr(Predictor, "infer", fails)
     with pytest.raises(WorkError) as caught:
         predict(scans, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case1"]
@@ -235,27 +335,16 @@ def test_what_is_odd_about_headers_is_said_once_a_kind(variant, save_scan, tmp_p
     assert path.exists() and printed.index("[W]") < printed.index("[1/4]")
 
 
-def test_the_time_left_does_not_count_the_first_scan(monkeypatch, capsys):
-    """It waited a minute for the compiler; each of the next takes two seconds."""
-    clock = iter([0.0, 60.0, 62.0, 64.0])
-    monkeypatch.setattr(cohort.time, "perf_counter", lambda: next(clock))
-    log = cohort._Log(10, 0, "one model", [])
-    one = Scan("a", (), Path("m"), Path("p"))
-    done = cohort._Done({"scan": "a", "count": 1, "volume_mm3": 1.0, "seconds": 1.0}, 1.0)
-    for _ in range(3):
-        log.take(one, done)
-    first, second, third = capsys.readouterr().out.splitlines()[1:]
-    assert "ETA" not in first and second.endswith("ETA 16 s") and third.endswith("ETA 14 s")
-
-
 def test_files_that_cannot_be_scans_do_not_stop_the_others(models, scans, tmp_path, capsys):
     folder = shutil.copytree(scans, tmp_path / "scans")
     (folder / "empty_0000.nii.gz").write_bytes(b"")
     (folder / "lost_0001.nii.gz").symlink_to(tmp_path / "nowhere")
     (folder / "other.mnc").write_bytes(b"x")
-    with pytest.raises(InputError) as error:
+    with pytest.raises(WorkError) as error:
         predict(folder, tmp_path / "out", models[0], tta=False)
     assert [row["scan"] for row in table(tmp_path / "out" / "volumes.tsv")] == ["case0", "case1", "case2"]
+    stages = {row["scan"]: row["stage"] for row in table(tmp_path / "out" / "failed.tsv")}
+    assert stages == {"empty": "find", "lost": "find"}
     assert "empty_0000.nii.gz" in str(error.value) and "lost_0001.nii.gz" in str(error.value)
     said = capsys.readouterr().out
     assert "other.mnc" in said and "come at the end: empty, lost" in said
@@ -284,12 +373,12 @@ def test_nothing_is_written_for_a_single_bad_scan(models, save_scan, tmp_path):
 def test_a_scan_too_large_for_the_device_is_a_failure_of_the_work(models, scans, tmp_path, monkeypatch):
     infer = Predictor.infer
 
-    def out_of_memory(self, loaded):
+    def out_of_memory(self, loaded, tiles=None):
         if loaded.grid.shape == (20, 30, 17):
             raise MemoryError("no room for the scan")
         return infer(self, loaded)
 
-    monkeypatch.setattr(cohort.Predictor, "infer", out_of_memory)
+    monkeypatch.setattr(Predictor, "infer", out_of_memory)
     with pytest.raises(WorkError, match="no room"):
         predict(scans, tmp_path / "out", models[0], tta=False)
     assert len(table(tmp_path / "out" / "volumes.tsv")) == 2

@@ -13,11 +13,12 @@ from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference import on_device
 from mednext_jax.inference import sliding_window as sw
 from mednext_jax.inference.on_device import decide
-from mednext_jax.inference.predictor import Predictor, products_in
+from mednext_jax.inference.predictor import Predictor, network_of, products_in
 from mednext_jax.inference.tiles import pad_to_patch, tile_starts
 from mednext_jax.io.nifti import from_volume, read_scan, to_volume
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.ops.local import LocalOps
 from mednext_jax.preprocess.normalise import SCHEMES, Scaling, Scheme, scheme_of
 from mednext_jax.preprocess.trip import preprocess_scan
 from mednext_jax.weights.directory import Model, load_model
@@ -30,6 +31,15 @@ CT = {"mean": 310.0, "std": 60.0, "percentile_00_5": 150.0, "percentile_99_5": 4
 @pytest.fixture(scope="module")
 def predictor(models):
     return Predictor(models[0], tta=False)
+
+
+def test_prediction_takes_kernels_whose_forward_pass_is_checked(monkeypatch):
+    asked = []
+    monkeypatch.setattr("mednext_jax.inference.predictor.best_ops", lambda **how: asked.append(how) or LocalOps())
+    config = MedNeXtConfig.variant("S", kernel_size=3)
+    network_of.__wrapped__(config)
+    (how,) = asked
+    assert not how["gradients"] and set(how["kinds"]) == {kind for kind, _, _ in config.blocks()}
 
 
 @pytest.fixture(scope="module")

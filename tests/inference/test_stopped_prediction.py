@@ -17,6 +17,7 @@ import pytest
 
 from mednext_jax.errors import InputError
 from mednext_jax.inference.predict import predict
+from tools.kill_predict import differences
 
 pytestmark = pytest.mark.core
 
@@ -34,7 +35,7 @@ def slowly(self):
     time.sleep(2)
     close(self)
 Outputs.close = slowly
-def slow(self, loaded):
+def slow(self, loaded, tiles=None):
     if next(numbers) == stuck:
         print("stuck", flush=True)
         time.sleep(600)
@@ -46,7 +47,10 @@ sys.exit(main(sys.argv[2:]))
 
 # What a scan leaves, and what all of them do.
 KINDS = ("mask.nii.gz", "probability.nii.gz", "clusters.nii.gz", "clusters.tsv", "regions.tsv")
-COHORT = ("prediction.json", "scans.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json")
+COHORT = (
+    *("prediction.json", "scans.json", "volumes.tsv", "pvs.tsv", "pvs.json", "clusters.json"),
+    *("predict.log", "records"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +115,21 @@ def test_ctrl_c_leaves_what_the_table_tells_and_the_same_call_does_the_rest(mode
     assert [row["scan"] for row in rows] == table(out / "volumes.tsv") == [f"case{i}" for i in range(4)]
     assert before == {name: (out / name).stat().st_mtime_ns for name in done}
     assert "2 done before" in (printed := capsys.readouterr().out) and "[3/4] case2" in printed
-    assert re.search("changed since it was segmented.\n.*case1.*\n  hint", printed)
     predict(scans, tmp_path / "whole", models[0], tta=False)
     for name in files(tmp_path / "whole"):
         if name.endswith(".nii.gz"):
             ours, theirs = (np.asarray(nib.load(folder / name).dataobj) for folder in (out, tmp_path / "whole"))
             np.testing.assert_array_equal(ours, theirs)
+
+    shutil.copytree(scans, tmp_path / "scans")
+    changed = tmp_path / "changed"
+    predict(tmp_path / "scans", changed, models[0], tta=False)
+    shutil.copy(scans / "case0.nii.gz", tmp_path / "scans" / "case1.nii.gz")
+    capsys.readouterr()
+    predict(tmp_path / "scans", changed, models[0], tta=False)
+    printed = capsys.readouterr().out
+    assert re.search("changed since it was segmented.*\n.*case1", printed) and "[4/4] case1" in printed
+    assert (changed / "case0_mask.nii.gz").read_bytes() == (changed / "case1_mask.nii.gz").read_bytes()
 
 
 def test_sigterm_during_the_first_scan_leaves_nothing(models, scans, tmp_path):
@@ -137,3 +150,5 @@ def test_a_killed_run_continues_and_its_remains_go(models, scans, tmp_path):
     assert files(out) == sorted([*(f"case{i}_{kind}" for i in range(4) for kind in KINDS), *COHORT])
     first, third = ((out / f"case{i}_mask.nii.gz").read_bytes() for i in (0, 2))
     assert first != third
+    predict(scans, tmp_path / "whole", models[0], tta=False)
+    assert differences(tmp_path / "whole", out) == []

@@ -53,11 +53,11 @@ def test_memory_that_runs_out_halves_the_tiles(monkeypatch, caplog):
     tried = []
     real = module.compute_evidence
 
-    def full(scan, networks, window):
+    def full(scan, networks, window, tiles=None):
         tried.append(window.tile_batch)
         if window.tile_batch > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-        return real(scan, networks, window)
+        return real(scan, networks, window, tiles)
 
     scan = nib.Nifti1Image(np.random.default_rng(0).random((16, 18, 20), np.float32), np.eye(4))
     expected = Predictor(model, tta=False, tile_batch=1)(scan)

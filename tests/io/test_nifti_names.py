@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mednext_jax.io.nifti_names import files_below, is_nifti_name, is_scan_name, left_out, stem
+from mednext_jax.io.nifti_names import case_of, files_below, is_nifti_name, is_scan_name, left_out, stem
 from mednext_jax.io.scan_formats import SCAN_ENDINGS
 
 pytestmark = pytest.mark.core
@@ -27,6 +27,25 @@ pytestmark = pytest.mark.core
 )
 def test_names(name, is_one, without):
     assert is_nifti_name(Path("folder") / name) is is_one and stem(Path(name)) == without
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("sub-1_space-orig_label-PVS_mask.nii.gz", "sub-1"),
+        ("sub-1_space-orig_label-PVS_probseg.nii.gz", "sub-1"),
+        ("sub-1_T2w_space-orig_label-PVS_probseg.nii.gz", "sub-1_T2w"),
+        ("sub-01_ses-2_run-1_space-orig_label-PVS_mask.nii.gz", "sub-01_ses-2_run-1"),
+        ("sub-01_seg-PVS_desc-manual_dseg.nii.gz", "sub-01"),
+        ("sub-1_mask.nii", "sub-1"),
+        ("sub-1_probability.nii.gz", "sub-1"),
+        ("sub-1.NII.GZ", "sub-1"),
+        ("mask_of_sub-01.nii.gz", "mask_of_sub-01"),
+        ("002_S_0413_mask.nii.gz", "002_S_0413"),
+    ],
+)
+def test_the_case_of_a_map(name, case):
+    assert case_of(Path("folder") / name) == case
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,9 +13,10 @@ import pytest
 
 pytest.importorskip("triton")
 
-from mednext_jax.kernels import convolve, norm_mlp, norms
+from mednext_jax.kernels import convolve, fused_blocks, norm_mlp, norms
 from mednext_jax.kernels.channels_first import ChannelsFirstOps
 from mednext_jax.kernels.launch import launch
+from mednext_jax.kernels.self_check import with_gradients as with_gradients_of
 from mednext_jax.kernels.tuned_tiles import TILES
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
@@ -109,7 +111,8 @@ def test_block(k: int, extents: tuple[int, int, int]) -> None:
     check("block", arguments("block", k, extents), EXACT, residual=True)
 
 
-@pytest.mark.parametrize("kind, k, extents", [("down", 5, (2, 4, 12)), ("up", 3, (2, 1, 6))])
+# The coarse grid's extents may be odd.
+@pytest.mark.parametrize("kind, k, extents", [("down", 5, (2, 4, 12)), ("down", 3, (6, 2, 10)), ("up", 3, (2, 1, 6))])
 def test_resampling_block(kind: str, k: int, extents: tuple[int, int, int]) -> None:
     check(kind, arguments(kind, k, extents), EXACT)
 
@@ -117,6 +120,13 @@ def test_resampling_block(kind: str, k: int, extents: tuple[int, int, int]) -> N
 def test_blocks_without_residual() -> None:
     check("block", arguments("block", 3, (2, 2, 4)), EXACT, residual=False)
     check("up", arguments("up", 3, (1, 2, 3), res_conv=False), EXACT)
+    check("down", arguments("down", 3, (2, 4, 6), res_conv=False), EXACT)
+
+
+def test_a_down_block_s_residual_in_chunks_of_channels(small_mlp_tiles: pytest.MonkeyPatch) -> None:
+    small_mlp_tiles.setitem(TILES, ("mlp", C, E), {**TILES["mlp", C, E], "hidden": 1})
+    small_mlp_tiles.setattr("mednext_jax.kernels.tile_sizes._NARROWEST", 1)
+    check("down", arguments("down", 3, (6, 2, 10)), FIT)
 
 
 @pytest.mark.usefixtures("small_mlp_tiles")
@@ -134,6 +144,29 @@ def test_fused_mlp_with_backward_in_one_pass(
         small_mlp_tiles.setitem(TILES, ("mlp_back", C, e), TILES["mlp_weights", C, e])
     options = {"residual": True} if kind == "block" else {}
     check(kind, arguments(kind, 3, extents), FIT, **options)
+
+
+@pytest.mark.usefixtures("small_mlp_tiles")
+def test_a_down_block_s_large_arrays_are_its_kernels_alone() -> None:
+    """The residual and its gradient pass through no memory of their own."""
+    x, *rest = arguments("down", 3, (4, 2, 12))
+    x = jnp.moveaxis(x, -1, 1)
+    g = jnp.ones((BATCH, E, 2, 1, 6))
+    run = with_gradients_of(fused_blocks.down_block)
+    equations = list(inner_equations(jax.make_jaxpr(run)(g, x, *rest).jaxpr))
+    large = {str(e.primitive) for e in equations for out in e.outvars if out.aval.size in (x.size, g.size)}
+    assert large == {"pure_callback"}
+
+
+def inner_equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations that hold no others."""
+    for equation in jaxpr.eqns:
+        held = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        held = [value for value in held if hasattr(value, "eqns")]
+        for one in held:
+            yield from inner_equations(one)
+        if not held:
+            yield equation
 
 
 def test_block_on_a_part_with_its_halo() -> None:

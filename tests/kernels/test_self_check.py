@@ -132,6 +132,15 @@ FAULTS = {
     "a stale row of a transposed convolution": Fault(
         UP, "strided", "h = h0 + j - AHEAD", "h = h0 + tl.maximum(j - 1, 0) - AHEAD", "output"
     ),
+    "a residual of odd voxels": Fault(
+        DOWN, "mlp", "(d * 2 * H + h) * 2 * W + w)", "(d * 2 * H + h + 1) * 2 * W + w)", "output"
+    ),
+    "a swapped channel of the residual": Fault(
+        DOWN, "mlp", "k[None, :] * (8 * V)", "(k ^ 1)[None, :] * (8 * V)", "output"
+    ),
+    "a residual's gradient on odd voxels": Fault(
+        DOWN, "strided", "(i[None, :] % 2 == 0)", "(i[None, :] % 2 == 1)", "of the input"
+    ),
     "a tail that counts": Fault(BLOCK, "depthwise", "apart = tl.where(ok, apart, 0.0)", "apart = apart", "output"),
     "memory that nobody wrote": Fault(
         UP,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
-from mednext_jax.quantify.mask_files import case_of, files_by_case, find_mask_files, read_probability
+from mednext_jax.quantify.mask_files import files_by_case, find_mask_files, read_probability
 from tests.measure.brain import AFFINE
 
 pytestmark = pytest.mark.core
@@ -19,20 +17,6 @@ def touch(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-
-
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [
-        ("sub-1_space-orig_label-PVS_mask.nii.gz", "sub-1"),
-        ("sub-1_T2w_space-orig_label-PVS_probseg.nii.gz", "sub-1_T2w"),
-        ("sub-1_mask.nii", "sub-1"),
-        ("sub-1.NII.GZ", "sub-1"),
-        ("002_S_0413_mask.nii.gz", "002_S_0413"),
-    ],
-)
-def test_the_case_of_a_file(name, case):
-    assert case_of(Path(name)) == case
 
 
 def test_masks_beside_other_files(tmp_path):

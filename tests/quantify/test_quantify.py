@@ -89,6 +89,19 @@ def test_one_mask_in_memory_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_volumes_on_a_sheared_grid_are_those_of_its_voxels():
+    sheared = np.array([[1, 0.6, 0, 3], [0, 0.8, 0, -7], [0, 0, 2, 1], [0, 0, 0, 1]])  # 1 x 1 x 2 mm, 1.6 mm3
+    mask = np.zeros((9, 9, 9), np.uint8)
+    mask[4, 4, 2:8] = 1
+    regions = np.full(mask.shape, 10, np.int16)  # the thalamus
+    maps = nib.Nifti1Image(regions, sheared)
+    found = mx.quantify(nib.Nifti1Image(mask, sheared), regions=maps, region_names="freesurfer")
+    rows = {(row["region"], row["hemisphere"]): row for row in found.regions}
+    assert found.clusters[0]["volume_mm3"] == rows["whole brain", "both"]["volume_mm3"] == pytest.approx(6 * 1.6)
+    assert rows["thalamus", "left"]["region_volume_mm3"] == pytest.approx(9**3 * 1.6)
+    assert found.clusters[0]["length_mm"] == pytest.approx(12, rel=0.02)
+
+
 def test_a_bids_derivative(save, tmp_path):
     stem = "sub-01/anat/sub-01_T2w_space-orig_label-PVS"
     save(f"raw/{stem}_mask.nii.gz", pvs_mask())
@@ -142,6 +155,22 @@ def test_other_outputs_are_not_overwritten(cohort, tmp_path):
     with pytest.raises(InputError, match="not overwritten"):
         mx.quantify(masks, out=tmp_path / "full")
     assert names(tmp_path / "full") == ["notes.txt"]
+
+
+def test_a_table_with_a_column_less_is_told_before_anything_is_written(cohort, tmp_path):
+    masks, maps = cohort
+    out = tmp_path / "out"
+    mx.quantify(masks, None, maps, out=out)
+    lines = [line.split("\t") for line in (out / "sub-2_regions.tsv").read_text().splitlines()]
+    (out / "sub-2_regions.tsv").write_text("\n".join("\t".join(line[:2] + line[3:]) for line in lines) + "\n")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(
+        InputError, match=r"lacks columns[\s\S]*sub-2_regions.tsv[\s\S]*no count\b[\s\S]*remove this table"
+    ):
+        mx.quantify(masks, None, maps, out=out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "sub-2_regions.tsv").unlink()
+    assert {row["scan"] for row in mx.quantify(masks, None, maps, out=out)} == {"sub-1", "sub-2"}
 
 
 def test_labels_and_thresholds(save, tmp_path):
@@ -213,3 +242,15 @@ def test_the_commands_of_the_page_run(save, tmp_path, monkeypatch, capsys):
     space: dict = {}
     exec(compile(python, "measures.md", "exec"), space)
     assert space["found"].regions[0]["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": [0]}, "besides the background"),
+        ({"region_names": "freesurfer"}, "names of regions are for region maps"),
+    ],
+)
+def test_options_that_cannot_apply(options, message):
+    with pytest.raises(InputError, match=message):
+        mx.quantify(pvs_mask(), **options)

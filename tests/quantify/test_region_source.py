@@ -100,19 +100,25 @@ def test_a_map_of_another_subject(save):
 
 
 def test_a_map_whose_brain_is_not_the_scan_s(save):
-    inside = brain() > 0
+    ball = ((np.indices((40, 40, 40)) - 19.5) ** 2).sum(0) < 17**2
+    inside = (brain() > 0) & ball
     good = save("good.nii.gz", np.where(inside, 100.0, 0).astype(np.float32))
-    moved = save(
-        "moved.nii.gz", np.where(np.roll(inside, 14, 1) & (np.arange(40) > 13)[:, None], 100.0, 0).astype(np.float32)
-    )
+    shifted = np.roll(inside, 4, 1) & (np.arange(40) > 3)[:, None]
+    moved = save("moved.nii.gz", np.where(shifted, 100.0, 0).astype(np.float32))
     small = np.zeros_like(inside)
     small[12:28, 12:28, 12:28] = True
     other = save("other.nii.gz", np.where(small, 100.0, 0).astype(np.float32))
-    source = open_regions(save("map.nii.gz", brain()))
-    assert "thalamus" in names(source("a", image(), good))
+    source = open_regions(save("map.nii.gz", brain() * ball))
+    found = source("a", image(), good)
+    assert "thalamus" in names(found) and found.notes == () and found.overlap == 1
+    assert source("a", image(), None).overlap is None
+    found = source("a", image(), moved)
+    ours, theirs = inside[::2, ::2, ::2], shifted[::2, ::2, ::2]
+    expected = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
+    assert found.overlap == pytest.approx(expected) and 0.8 < expected < 0.9
+    assert f"overlaps that of the scan by {expected:.2f} (Dice): is it this subject's?" in found.notes[0]
     with pytest.raises(InputError, match=r"brain of the region map[\s\S]*Dice"):
         source("a", image(), other)
-    assert moved.is_file()
 
 
 def test_one_map_for_many_and_no_map_at_all(save, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from mednext_jax.report.report import report
 
-from .conftest import AFFINE, CLUSTERS, write_table
+from .conftest import AFFINE, CLUSTERS, SHAPE, write_table
 
 pytestmark = pytest.mark.core
 
@@ -146,6 +146,34 @@ def test_the_viewer_shows_the_scan_the_outlines_and_the_probability(opened, scan
     page.locator("input[data-show=probability]").check()
     assert coloured() > 50
     assert page.locator(".scale-bar").is_visible()
+
+
+def test_the_viewer_lays_maps_of_uncertainty_over_the_scan(opened, write_prediction):
+    out = write_prediction()
+    unsure = np.zeros(SHAPE, np.float32)
+    unsure[36, 20, 10:16] = 0.4
+    for name in ("sd_between_mirrors", "entropy"):
+        nib.save(nib.Nifti1Image(unsure, AFFINE), out / f"sub-01_{name}.nii.gz")
+    report(out)
+    page = opened(out / "sub-01_report.html")
+    page.locator("tr[data-cluster='1'] button").click()
+    place(page)
+    here, bar = page.locator(".here"), page.locator(".scale-bar")
+    assert "SD of" not in here.inner_text() and not bar.is_visible()
+    page.locator("select[data-do=map]").select_option("sd_between_mirrors")
+    place(page)
+    assert "SD of the probability between mirrors 0.40" in here.inner_text() and "0.75" in here.inner_text()
+    assert bar.inner_text().startswith("SD of the probability between mirrors") and bar.inner_text().endswith("0.5")
+    page.locator("select[data-do=map]").select_option("entropy")
+    place(page)
+    assert "entropy of the probability (bit) 0.40" in here.inner_text() and bar.inner_text().endswith("1")
+    page.locator("input[data-show=probability]").uncheck()
+    place(page)
+    assert "entropy" not in here.inner_text() and not bar.is_visible()
+    assert opened(out / "sub-02_report.html").locator("select[data-do=map]").count() == 0
+    phone = opened(out / "sub-01_report.html", PHONE)
+    box, frame = (phone.locator(what).bounding_box() for what in ("select[data-do=map]", ".viewer"))
+    assert box["x"] + box["width"] <= frame["x"] + frame["width"]
 
 
 def column(page, name, table="#pvs"):

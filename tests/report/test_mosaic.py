@@ -54,6 +54,15 @@ def test_each_slab_shows_its_slice_with_most_clusters():
     assert all(a.index < b.index for a, b in zip(tiles[:-1], tiles[1:], strict=True))
 
 
+def test_neighbouring_slabs_do_not_show_the_same_place_twice():
+    labels = np.zeros((20, 20, 60), np.uint16)
+    labels[5, 5, 28:32] = 1  # across the border of two slabs
+    labels[9, 9, 34] = 2
+    at = [tile.index for tile in choose_slices(volume_of(labels, (1.0, 1.0, 1.0)), "axial", 2)]
+    assert at == [28, 34]
+    assert len(choose_slices(volume_of(labels, (1.0, 1.0, 1.0)), "axial", 40)) == 40  # thinner than they may be apart
+
+
 @pytest.mark.parametrize(
     ("plane", "voxel", "left", "top"),
     [

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+import threading
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import mednext_jax.report.report as report_file
 from mednext_jax import main as command_line
 from mednext_jax.errors import InputError
 from mednext_jax.inference import predict as predict_file
 from mednext_jax.report.report import report
+from mednext_jax.report.scan_files import read_scan_files
 from mednext_jax.report.scan_page import PAGE_LIMIT
 
 from .conftest import AFFINE, SHAPE
@@ -110,6 +115,45 @@ def _cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def test_pages_are_made_side_by_side(write_prediction, monkeypatch):
+    """Two pages wait for each other: one after the other neither would end."""
+    out = write_prediction()
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(*arguments):
+        both.wait()
+        return read_scan_files(*arguments)
+
+    monkeypatch.setattr(report_file, "THREADS", 2)
+    monkeypatch.setattr(report_file.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(report_file, "read_scan_files", meet)
+    report(out)
+    assert set(pages(out)) == PAGES
+
+
+def test_failures_are_told_in_the_order_of_the_scans_whichever_ended_first(write_prediction):
+    out = write_prediction(["sub-01", "sub-02", "sub-03"])
+    for case in ("sub-01", "sub-03"):
+        (out / f"{case}_mask.nii.gz").write_bytes(b"no image")
+    with pytest.raises(InputError) as error:
+        report(out)
+    assert [problem.file for problem in error.value.problems] == [str(out / f"sub-0{n}_mask.nii.gz") for n in (1, 3)]
+    assert (out / "sub-02_report.html").is_file()
+
+
+@pytest.mark.parametrize("column", ["scan", "count", "region"])
+def test_a_cohort_with_a_column_less_is_told_and_its_page_stays(write_prediction, column):
+    out = write_prediction()
+    report(out)
+    before = pages(out)
+    rows = [line.split("\t") for line in (out / "pvs.tsv").read_text().splitlines()]
+    at = rows[0].index(column)
+    (out / "pvs.tsv").write_text("\n".join("\t".join(row[:at] + row[at + 1 :]) for row in rows) + "\n")
+    with pytest.raises(InputError, match=rf"lacks columns[\s\S]*expected: {column}\n"):
+        report(out)
+    assert pages(out) == before
+
+
 def test_a_bids_derivative_has_its_pages_beside_the_masks(write_prediction):
     out = write_prediction(cases=("sub-01",), tables=False, listed=False)
     anat = out / "sub-01" / "anat"
@@ -182,3 +226,68 @@ def test_a_page_says_what_it_leaves_out_to_stay_small(write_prediction, monkeypa
     page = (out / "sub-01_report.html").read_text()
     assert len(page) <= limit
     assert "The page shows voxels of 1.00 × 1.00 × 1.00 mm" in page or "grey levels" in page
+
+
+def test_a_page_warns_of_voxels_that_do_not_show_what_is_counted(write_prediction):
+    out = write_prediction(["sub-01"])
+    record = json.loads((out / "prediction.json").read_text())
+    record["models"] = [{"path": "m", "sha256": "ab", "spacing": [0.8, 0.8, 0.8], "orientation": "RAS"}]
+    (out / "prediction.json").write_text(json.dumps(record))
+    rows = [line.split("\t") for line in (out / "sub-01_clusters.tsv").read_text().splitlines()]
+    rows = [[*row, value] for row, value in zip(rows, ("below_resolution", 1, 0, 1), strict=True)]
+    (out / "sub-01_clusters.tsv").write_text("\n".join("\t".join(map(str, row)) for row in rows) + "\n")
+    report(out)
+    page = (out / "sub-01_report.html").read_text()
+    assert "The voxel size is far from the model" in page and "0.8 x 0.8 x 0.8 mm, or up to 1.5 times" in page
+    assert "The voxels are larger than many PVS are wide" in page and "1 × 1 × 2 mm" in page
+    assert "2 of 2 PVS are narrower than 1.5 voxels: the voxels do not resolve them." in page  # the third is too small
+
+
+@pytest.mark.parametrize(("low", "high", "warned"), [("1.5", "3.25", False), ("3.5", "9.0", True)])
+def test_a_page_shows_what_models_and_mirrors_find_one_by_one(write_prediction, low, high, warned):
+    out = write_prediction(["sub-01"])
+    head, *rows = (out / "sub-01_regions.tsv").read_text().splitlines()
+    names = [
+        f"{name}_{end}{unit}"
+        for name, unit in (("count", ""), ("volume", "_mm3"))
+        for end in ("expected", "low", "high")
+    ]
+    values = ["6.25", low, high, "17.5", "11.25", "21.5"]
+    lines = ["\t".join([head, *names]), *("\t".join([row, *values]) for row in rows)]
+    (out / "sub-01_regions.tsv").write_text("\n".join(lines) + "\n")
+    report(out)
+    page = (out / "sub-01_report.html").read_text()
+    said = re.sub(r"<[^>]+>", " ", page)
+    assert re.search(r"Expected PVS\s+6\.25\s+95 % interval", said) and "mm³, 95 % interval 11.2 to 21.5" in said
+    assert ("The count is not within the interval" in page) == warned
+
+
+@pytest.mark.parametrize(("overlap", "warned"), [("0.8312", True), ("0.9312", False), ("n/a", False)])
+def test_a_page_warns_of_a_region_map_that_may_be_another_subject_s(write_prediction, overlap, warned):
+    out = write_prediction(["sub-01"])
+    head, *rows = (out / "sub-01_regions.tsv").read_text().splitlines()
+    lines = [f"{head}\tregions_overlap", *(f"{row}\t{overlap}" for row in rows)]
+    (out / "sub-01_regions.tsv").write_text("\n".join(lines) + "\n")
+    report(out)
+    page = (out / "sub-01_report.html").read_text()
+    assert ("overlaps that of the scan by 0.83 (Dice)" in page) == warned
+    assert ("Overlap of the brain with that of the regions" in page) == (overlap != "n/a")
+
+
+@pytest.mark.parametrize("spacing", [None, [1.0, 1.0, 1.0], "1", [1.0], [0, 0, 0], [1.0, None, 1.0]])
+def test_models_of_any_or_near_or_unknown_voxels_are_not_warned_of(write_prediction, spacing):
+    out = write_prediction(["sub-01"], affine=np.diag([1.0, 1.2, 1.0, 1]))
+    record = json.loads((out / "prediction.json").read_text())
+    record["models"] = [{"path": "m", "sha256": "ab", "spacing": spacing, "orientation": "RAS"}]
+    (out / "prediction.json").write_text(json.dumps(record))
+    report(out)
+    assert "far from the model" not in (out / "sub-01_report.html").read_text()
+
+
+@pytest.mark.parametrize(("values", "words"), [(2.0, "none of uncertainty"), (None, "another shape")])
+def test_maps_of_uncertainty_that_are_none_are_told(write_prediction, values, words):
+    out = write_prediction(["sub-01"])
+    array = np.zeros((3, 4, 5)) if values is None else np.full(nib.load(out / "sub-01_mask.nii.gz").shape, values)
+    nib.save(nib.Nifti1Image(array.astype(np.float32), AFFINE), out / "sub-01_entropy.nii.gz")
+    with pytest.raises(InputError, match=words):
+        report(out)

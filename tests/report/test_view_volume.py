@@ -72,6 +72,19 @@ def test_values_below_the_empty_zero_do_not_lift_the_background():
     assert volume.scan[0, 0, 0] == 0 and volume.window[0] > 0
 
 
+def test_maps_of_uncertainty_are_on_the_same_grid_and_fill_their_bytes():
+    scan, probability, labels = images(np.diag([-1.0, 1, 1, 1]))
+    unsure = np.zeros(scan.shape, np.float32)
+    unsure[12, 20, 9] = 0.25
+    maps = {name: nib.Nifti1Image(unsure, scan.affine) for name in ("sd_between_folds", "entropy")}
+    volume = view_volume(scan, probability, labels, maps)
+    (at,) = np.argwhere(volume.clusters == 7)
+    found = {name: int(array[tuple(at)]) for name, array in volume.maps.items()}
+    assert found == {"sd_between_folds": 128, "entropy": 64}  # of 0.5 and of 1 bit
+    small = fitted(volume, 3000)
+    assert max(small.reduced) > 1 and all(array.shape == small.shape and array.any() for array in small.maps.values())
+
+
 @pytest.mark.parametrize(("dtype", "high"), [(np.uint8, 256), (np.uint16, 2**16), (np.uint32, 2**20)])
 def test_packed_voxels_are_unpacked_bit_for_bit(dtype, high):
     array = RANDOM.integers(0, high, (5, 4, 3)).astype(dtype)

@@ -101,3 +101,4 @@ ENTRY %main (x.1: f32[8]) -> (s32[], f32[8]) {
     program = hlo.instructions(text)
     assert hlo.cycles(program) == 700
     assert hlo.bytes_moved(program) == 7 * 64 + 7 * (1 + 4 + 4)  # and the comparisons
+    assert hlo.launches(program) == 7 + 7

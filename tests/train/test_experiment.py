@@ -10,6 +10,7 @@ import pytest
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.ops.local import LocalOps
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import Experiment, _weights_of, fold_cases, to_host
 from mednext_jax.weights.directory import save_model
@@ -35,6 +36,14 @@ def test_validation_patches_show_background_even_where_training_patches_never_do
     experiment = Experiment.of(TrainConfig.of(config))
     assert experiment.training.foreground_fraction == 1.0
     assert experiment.validation.foreground_fraction == 0.33
+
+
+def test_training_takes_kernels_whose_gradients_are_checked_too(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mednext_jax.train.experiment.best_ops", lambda **how: asked.append(how) or LocalOps())
+    architecture = Experiment.of(TrainConfig.of(tiny)).architecture
+    (how,) = asked
+    assert how["gradients"] and set(how["kinds"]) == {kind for kind, _, _ in architecture.blocks()}
 
 
 def test_a_fold_without_validation_cases_is_refused(experiment):

@@ -16,6 +16,7 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import mednext_jax
 from mednext_jax.data.case_store import CaseStore
@@ -85,6 +86,13 @@ def test_a_run_leaves_a_model_its_configuration_and_tables(straight, config):
     assert model.recipe.patch_size == config.patch_size
     assert model.provenance["steps"] == STEPS
     assert model.provenance["config"]["optimiser"]["name"] == "adamw"
+    store, counts, volumes = CaseStore.open(config.data), [], []
+    for case in store.splits[0]["train"]:
+        label = store.read(case)[1]
+        counts.append(ndimage.label(label == 1, np.ones((3, 3, 3)))[1])
+        volumes.append(float((label == 1).sum()))  # of 1 mm3
+    expected = {"count": [min(counts), max(counts)], "volume_mm3": [min(volumes), max(volumes)]}
+    assert model.provenance["training_range"] == expected
     card = (straight / "model" / "README.md").read_text()
     assert "3 scans of 3 subjects" in card and "voxel Dice" in card and "not for clinical use" in card
     assert json.loads((straight / "config.json").read_text())["batch_size"] == config.batch_size

@@ -22,7 +22,8 @@ from tests.inference.conftest import CONFIG, random_params
 pytestmark = pytest.mark.core
 
 HOW = Preprocessing(spacing=(1.2, 1.0, 0.9), use_mask_for_norm=True)
-AFFINE = np.diag([-1.0, 1.0, 1.125, 1.0])  # stored to the left
+# Stored to the left, and sheared: voxels of 1 x 1 x 1.125 mm and of 0.9 mm3.
+AFFINE = np.array([[-1, 0.6, 0, 0], [0, 0.8, 0, 0], [0, 0, 1.125, 0], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,18 @@ def test_masks_are_those_of_predict(scans, store, predictor, scores):
     by_case, folder = scores
     for case, image in zip(store.ids, scans, strict=True):
         found = nib.load(folder / f"{case}_mask.nii.gz")
-        np.testing.assert_array_equal(found.affine, AFFINE)
+        np.testing.assert_allclose(found.affine, AFFINE, rtol=1e-6)  # float32 in the file
         found, expected = np.asarray(found.dataobj), np.asarray(predictor(image).mask.dataobj)
         assert 0.05 < expected.mean() < 0.95 and (found[np.asarray(image.dataobj) == 0] == 0).mean() > 0.99
         # labelled voxels count in the stored statistics where the scan is 0, and float32 products differ
         assert (found != expected).mean() < 2e-3
     assert read_scores(folder)["cases"].keys() == by_case.keys() == {*store.ids}
+
+
+def test_volumes_are_those_of_the_sheared_grid(store, scores):
+    for case, found in scores[0].items():
+        larger = np.prod(HOW.spacing) / 1.125
+        assert found["all"]["reference_volume_mm3"] == pytest.approx((store.read(case)[1] == 1).sum() * 0.9 * larger)
 
 
 def test_several_processes_share_the_cases(store, fold, predictor, scores, monkeypatch):

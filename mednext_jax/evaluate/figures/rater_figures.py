@@ -10,10 +10,12 @@ import numpy as np
 
 from mednext_jax.evaluate.figures.figure_file import figure, style, title_of
 from mednext_jax.evaluate.study import Row
+from mednext_jax.measure.regions import WHOLE
 
 
 def draw_rater_matrix(folder: Path, rows: Sequence[Row]) -> None:
-    """raters: mean voxel and cluster Dice of each pair, from `pair_rows`."""
+    """raters: mean voxel and cluster Dice of each pair over the whole scans, from `pair_rows`."""
+    rows = [row for row in rows if row["region"] == WHOLE]
     names = list(dict.fromkeys([row["first"] for row in rows] + [row["second"] for row in rows]))
     side = max(3.2, 0.9 + 0.62 * len(names))
     with figure(folder, "raters", 1, 2, (2 * side, side + 0.6)) as (_, axes):
@@ -44,6 +46,8 @@ def draw_second_rater(folder: Path, rows: Sequence[Row]) -> None:
             axis.errorbar(row["difference"], -place, xerr=np.maximum(error, 0), capsize=3, **look)
         axis.axvline(0, color="grey", lw=1)
         labels = [f"{title_of(row['tool'])}, {titles[row['score']]}, {row['against']}" for row in rows]
+        places = ["" if row["region"] == WHOLE else f"{title_of(row['region'])}: " for row in rows]
+        labels = [place + label for place, label in zip(places, labels, strict=True)]
         axis.set_yticks([-place for place in range(len(rows))], labels)
         axis.set_xlabel("tool − rater: right of 0, the tool agrees better than a rater does")
         axis.grid(axis="x", alpha=0.3)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from mednext_jax.evaluate.study import QUANTITIES, Row, agreement
 from mednext_jax.evaluate.voxel import ratio, voxel_metrics
 from mednext_jax.io.geometry import bounding_box
 from mednext_jax.io.nifti_names import few
-from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.measure.clusters import cluster_regions, label_clusters
+from mednext_jax.measure.regions import WHOLE
 
 CONSENSUS: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {"majority": majority, "STAPLE": staple}
 OVERLAPS = ("dice", "cluster_dice")
@@ -48,11 +50,48 @@ def check_cases(raters: Sequence[MaskSource], tools: Sequence[MaskSource] = ()) 
     return cases
 
 
-def compare_case(
-    masks: Mapping[str, np.ndarray], raters: Sequence[str], voxel_mm3: float
-) -> tuple[list[Row], list[Row]]:
-    """One scan: (rows of pairs, rows of masks); `masks` are the raters' and the tools' by name, boolean, of one shape.
+@dataclasses.dataclass(frozen=True)
+class _Marked:
+    """A mask (x, y, z), its clusters' labels, and of each region which clusters (count,) are its own."""
 
+    mask: np.ndarray
+    labels: np.ndarray
+    chosen: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, mask: np.ndarray, regions: np.ndarray | None, names: Mapping[int, str]) -> _Marked:
+        labels, count = label_clusters(mask)
+        chosen = {WHOLE: np.ones(count, bool)}
+        if regions is not None:
+            places = cluster_regions(labels, count, regions)
+            chosen |= {name: places == value for value, name in names.items()}
+        return cls(mask, labels, chosen)
+
+    def measures(self, name: str, voxel_mm3: float) -> list[Row]:
+        """A row for each region: those of its clusters."""
+        sizes = np.bincount(self.labels.ravel(), minlength=len(self.chosen[WHOLE]) + 1)[1:]
+        return [
+            {
+                "region": region,
+                "mask": name,
+                "volume_mm3": float(sizes[chosen].sum()) * voxel_mm3,
+                "count": int(chosen.sum()),
+            }
+            for region, chosen in self.chosen.items()
+        ]
+
+
+def compare_case(
+    masks: Mapping[str, np.ndarray],
+    raters: Sequence[str],
+    voxel_mm3: float,
+    regions: np.ndarray | None = None,
+    names: Mapping[int, str] | None = None,
+) -> tuple[list[Row], list[Row]]:
+    """One scan: (rows of pairs, rows of masks), of each region of the integer map `regions`, by `names`, and whole.
+
+    masks: the raters' and the tools' by name, boolean (x, y, z), of one shape. As for `evaluate_case`, voxels are those
+    in the region, and a cluster belongs to the region with most of its voxels, and is matched with clusters everywhere.
     Pairs are of all masks, of each tool with each consensus of all raters, and, from three raters on, of each rater and
     each tool with the consensus of all raters but that one (`without`). dice; cluster_dice: any overlap, the mean of
     both directions. Rows of masks: volume_mm3, count.
@@ -60,11 +99,14 @@ def compare_case(
     tools = [name for name in masks if name not in raters]
     box = bounding_box(np.any(np.stack(list(masks.values())), axis=0)) or (slice(0, 1),) * 3
     masks = {name: mask[box] for name, mask in masks.items()}
-    clusters = {name: label_clusters(mask) for name, mask in masks.items()}
-    measures = [_measures(name, masks[name], clusters[name][1], voxel_mm3) for name in masks]
+    regions, names = None if regions is None else regions[box], names or {}
+    inside = {WHOLE: None} | {name: regions == value for value, name in names.items() if regions is not None}
+    marked = {name: _Marked.of(mask, regions, names) for name, mask in masks.items()}
+    measures = [row for name, found in marked.items() for row in found.measures(name, voxel_mm3)]
     pairs = [
-        {"first": a, "second": b, "without": ""} | _overlap(masks[a], masks[b], clusters[a][0], clusters[b][0])
+        {"region": region, "first": a, "second": b, "without": ""} | row
         for a, b in itertools.combinations(masks, 2)
+        for region, row in _overlaps(marked[a], marked[b], inside)
     ]
     for title, combine in CONSENSUS.items():
         held = [("", tools)]
@@ -72,47 +114,55 @@ def compare_case(
             held += [(rater, [rater, *tools]) for rater in raters]
         for without, judged in held:
             mask = combine([masks[name] for name in raters if name != without])
-            labels, count = label_clusters(mask)
+            agreed = _Marked.of(mask, regions, names)
             if not without:
-                measures.append(_measures(title, mask, count, voxel_mm3))
+                measures += agreed.measures(title, voxel_mm3)
             pairs += [
-                {"first": name, "second": title, "without": without}
-                | _overlap(masks[name], mask, clusters[name][0], labels)
+                {"region": region, "first": name, "second": title, "without": without} | row
                 for name in judged
+                for region, row in _overlaps(marked[name], agreed, inside)
             ]
     return pairs, measures
 
 
 def pair_rows(pairs: Sequence[Row], measures: Sequence[Row]) -> list[Row]:
-    """A row for each pair over the scans: mean, sd, interval of dice and cluster_dice, agreement of volume and count.
+    """A row for each region and pair over the scans: mean, sd, interval of overlaps, agreement of volume and count.
 
     `pairs` and `measures` are those of `compare_case`, each with its `case`. Consensus is of all raters, and only tools
     are held against it here: a rater is part of it.
     """
-    values = {(row["case"], row["mask"]): row for row in measures}
+    values = {(row["case"], row["region"], row["mask"]): row for row in measures}
+    chosen: dict[tuple[str, str, str], list[Row]] = {}
+    for pair in pairs:
+        if not pair["without"]:
+            chosen.setdefault((pair["region"], pair["first"], pair["second"]), []).append(pair)
     rows = []
-    chosen = [row for row in pairs if not row["without"]]
-    for first, second in dict.fromkeys((row["first"], row["second"]) for row in chosen):
-        mine = [row for row in chosen if (row["first"], row["second"]) == (first, second)]
-        row: Row = {"first": first, "second": second, "scans": len(mine)}
+    for (region, first, second), mine in sorted(chosen.items(), key=lambda found: regions_of(pairs).index(found[0][0])):
+        row: Row = {"region": region, "first": first, "second": second, "scans": len(mine)}
         for name in OVERLAPS:
             row |= {f"{name}_{key}": value for key, value in _mean([r[name] for r in mine]).items()}
         for quantity in QUANTITIES:
-            found = agreement(*([values[r["case"], end][quantity] for r in mine] for end in (first, second)))
+            found = agreement(*([values[r["case"], region, end][quantity] for r in mine] for end in (first, second)))
             row |= {f"{quantity}_{name}": found[name] for name in ("icc_2_1", "icc_3_1", "ccc", "bias")}
         rows.append(row)
     return rows
 
 
 def reliability_rows(measures: Sequence[Row], raters: Sequence[str]) -> list[Row]:
-    """ICC(2,1) and ICC(3,1) over all raters, with intervals, a row for volume and count."""
-    values = {(row["case"], row["mask"]): row for row in measures}
+    """ICC(2,1) and ICC(3,1) over all raters, with intervals, a row for volume and count of each region."""
+    values = {(row["case"], row["region"], row["mask"]): row for row in measures}
     cases = list(dict.fromkeys(row["case"] for row in measures))
     rows = []
-    for quantity in QUANTITIES:
-        table = np.array([[values[case, rater][quantity] for rater in raters] for case in cases], float)
-        rows.append({"quantity": quantity, "raters": len(raters), "scans": len(cases)} | icc_row(table))
+    for region, quantity in itertools.product(regions_of(measures), QUANTITIES):
+        table = np.array([[values[case, region, rater][quantity] for rater in raters] for case in cases], float)
+        about = {"region": region, "quantity": quantity, "raters": len(raters), "scans": len(cases)}
+        rows.append(about | icc_row(table))
     return rows
+
+
+def regions_of(rows: Iterable[Row]) -> list[str]:
+    """The regions of rows, in their order, the whole scan first."""
+    return list(dict.fromkeys(row["region"] for row in rows))
 
 
 def icc_row(table: np.ndarray) -> Row:
@@ -125,7 +175,7 @@ def icc_row(table: np.ndarray) -> Row:
 
 
 def second_rater_rows(pairs: Sequence[Row], raters: Sequence[str], tools: Sequence[str]) -> list[Row]:
-    """Is a tool as good as a second rater: a row for each tool, overlap, and what both are held against.
+    """Is a tool as good as a second rater: a row for each region, tool, overlap, and what both are held against.
 
     against "raters": the tool with each rater, and the raters with each other. Against a consensus, from three raters
     on: the tool and each rater in turn with the consensus of the other raters, the same mask for both. tool_mean,
@@ -134,11 +184,12 @@ def second_rater_rows(pairs: Sequence[Row], raters: Sequence[str], tools: Sequen
     themselves. Scans where either is undefined are left out.
     """
     rows = []
-    for tool, name in itertools.product(tools, OVERLAPS):
+    for region, tool, name in itertools.product(regions_of(pairs), tools, OVERLAPS):
+        here = [row for row in pairs if row["region"] == region]
         for against in ("raters", *CONSENSUS):
             with_tool: dict[str, list[float]] = {}
             among: dict[str, list[float]] = {}
-            for row in pairs:
+            for row in here:
                 ends = {row["first"], row["second"]}
                 if against in CONSENSUS:
                     of_tool, of_rater = ends == {tool, against} and row["without"], ends == {row["without"], against}
@@ -156,6 +207,7 @@ def second_rater_rows(pairs: Sequence[Row], raters: Sequence[str], tools: Sequen
             williams_low, williams_high = interval(_williams, both)
             rows.append(
                 {
+                    "region": region,
                     "tool": tool,
                     "score": name,
                     "against": against,
@@ -180,17 +232,14 @@ def _williams(both: np.ndarray) -> np.ndarray:
         return np.where(mean[..., 1] > 0, mean[..., 0] / mean[..., 1], math.nan)
 
 
-def _measures(name: str, mask: np.ndarray, count: int, voxel_mm3: float) -> Row:
-    return {"mask": name, "volume_mm3": float(np.count_nonzero(mask)) * voxel_mm3, "count": count}
-
-
-def _overlap(first: np.ndarray, second: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Row:
-    there = any_overlap(Overlaps.of(labels, other))
-    back = any_overlap(Overlaps.of(other, labels))
-    return {
-        "dice": voxel_metrics(first, second)["dice"],
-        "cluster_dice": (there["dice"] + back["dice"]) / 2,
-    }
+def _overlaps(first: _Marked, second: _Marked, inside: Mapping[str, np.ndarray | None]) -> Iterator[tuple[str, Row]]:
+    """Each region and its scores; `inside`: its voxels, None for all."""
+    there, back = Overlaps.of(first.labels, second.labels), Overlaps.of(second.labels, first.labels)
+    for region, where in inside.items():
+        masks = [mask if where is None else mask & where for mask in (first.mask, second.mask)]
+        mine, theirs = first.chosen[region], second.chosen[region]
+        both = any_overlap(there, mine, theirs)["dice"], any_overlap(back, theirs, mine)["dice"]
+        yield region, {"dice": voxel_metrics(*masks)["dice"], "cluster_dice": sum(both) / 2}
 
 
 def _mean(values: Sequence[float]) -> dict[str, float]:

@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-
 from mednext_jax.errors import InputError, Problem, shown
 from mednext_jax.evaluate.mask_source import MaskSource, read_map
 from mednext_jax.evaluate.publication import latex_table, markdown_table
@@ -18,12 +15,14 @@ from mednext_jax.evaluate.raters.mask_raters import (
     check_cases,
     compare_case,
     pair_rows,
+    regions_of,
     reliability_rows,
     second_rater_rows,
 )
 from mednext_jax.evaluate.raters.rating_table import VisualScores, visual_rows
 from mednext_jax.evaluate.study import Row
 from mednext_jax.evaluate.table import write_csv
+from mednext_jax.io.geometry import voxel_volume
 from mednext_jax.io.nifti_names import few
 from mednext_jax.measure.clusters import cluster_regions, label_clusters
 from mednext_jax.measure.regions import WHOLE, RegionMaps
@@ -66,17 +65,24 @@ class Ratings:
         tables: list[tuple[str, list[list[str]], Sequence[str], int]] = (
             [("Agreement of visual scores.", _visual_table(self.visual), (), 3)]
             if self.visual
-            else [("Agreement of raters.", _pair_table(self.pairs), NOTES, 2)]
+            else [("Agreement of raters.", _pair_table(self.pairs), NOTES, 2 + self._by_region)]
         )
         if self.reliability:
-            tables.append(("Agreement of all raters.", _reliability_table(self.reliability), (), 1))
+            table = _reliability_table(self.reliability)
+            tables.append(("Agreement of all raters.", table, (), 1 + self._by_region))
         if self.second:
-            tables.append(("Tools beside a second rater.", _second_table(self.second), SECOND_NOTES, 3))
+            table = _second_table(self.second)
+            tables.append(("Tools beside a second rater.", table, SECOND_NOTES, 3 + self._by_region))
         texts = [markdown_table(table, notes) for _, table, notes, _ in tables]
         (folder / "raters.md").write_text("\n".join(texts), encoding="utf-8")
         texts = [latex_table(table, notes, title, words) for title, table, notes, words in tables]
         (folder / "raters.tex").write_text("\n".join(texts), encoding="utf-8")
         return {name: rows for name, rows in found.items() if rows and name != "rater_cases"}
+
+    @property
+    def _by_region(self) -> bool:
+        """Whether tables of masks have a column of regions."""
+        return len(regions_of(self.pairs)) > 1
 
     def lines(self) -> list[str]:
         """What is printed: the answer for each tool, or the raters' own agreement."""
@@ -87,8 +93,12 @@ class Ratings:
         return [markdown_table(table).rstrip() for table in tables]
 
 
-def rate_masks(raters: Sequence[MaskSource], tools: Sequence[MaskSource], warnings: list[Problem]) -> Ratings:
+def rate_masks(
+    raters: Sequence[MaskSource], tools: Sequence[MaskSource], maps: RegionMaps | None, warnings: list[Problem]
+) -> Ratings:
     """Compare the raters' masks with each other, and the tools' with them, on the grid of the first rater.
+
+    maps: of regions on that grid; then each of them is compared, too.
 
     Raises InputError as `check_cases` does, or with all problems of all cases.
     """
@@ -102,11 +112,13 @@ def rate_masks(raters: Sequence[MaskSource], tools: Sequence[MaskSource], warnin
             like = read_map(raters[0].files[case])[0]
             sources = [*raters, *(tool for tool in tools if case in tool.files)]
             masks = {source.name: source.mask(case, like, warnings) for source in sources}
+            regions, odd = (None, []) if maps is None else maps.read(case, like)
         except InputError as error:
             problems += error.problems
             continue
-        voxel = float(np.prod(nib.affines.voxel_sizes(like.affine)))
-        found, sizes = compare_case(masks, names, voxel)
+        voxel = voxel_volume(like.affine)
+        warnings += odd
+        found, sizes = compare_case(masks, names, voxel, regions, None if maps is None else maps.names)
         pairs += [{"case": case} | row for row in found]
         measures += [{"case": case} | row for row in sizes]
     if problems:
@@ -180,7 +192,7 @@ def _pair_table(rows: Sequence[Row]) -> list[list[str]]:
             _mean_sd(row["cluster_dice_mean"], row["cluster_dice_sd"]),
         ]
         table.append([*cells, *(_number(row.get(f"{name}_icc_2_1", math.nan)) for name in ("volume_mm3", "count"))])
-    return table
+    return _with_regions(rows, table)
 
 
 def _reliability_table(rows: Sequence[Row]) -> list[list[str]]:
@@ -190,7 +202,7 @@ def _reliability_table(rows: Sequence[Row]) -> list[list[str]]:
         for name in ("icc_2_1", "icc_3_1"):
             cells.append(_with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], ".2f"))
         table.append(cells)
-    return table
+    return _with_regions(rows, table)
 
 
 def _second_table(rows: Sequence[Row]) -> list[list[str]]:
@@ -201,7 +213,7 @@ def _second_table(rows: Sequence[Row]) -> list[list[str]]:
         cells += [_with_interval(row["difference"], row["low"], row["high"], "+.3f"), f"{row['p']:.3g}"]
         cells.append(_with_interval(row["williams_index"], row["williams_low"], row["williams_high"], ".3f"))
         table.append(cells)
-    return table
+    return _with_regions(rows, table)
 
 
 def _visual_table(rows: Sequence[Row]) -> list[list[str]]:
@@ -213,10 +225,20 @@ def _visual_table(rows: Sequence[Row]) -> list[list[str]]:
     }
     table = [["region", "first", "second", "scans", *columns]]
     for row in rows:
-        region = "whole" if row["region"] == WHOLE else shown(row["region"])
-        cells = [region, shown(row["first"]), shown(row["second"]), str(row["scans"])]
+        cells = [_place(row), shown(row["first"]), shown(row["second"]), str(row["scans"])]
         table.append([*cells, *(_number(row.get(name, math.nan)) for name in columns.values())])
     return table
+
+
+def _with_regions(rows: Sequence[Row], table: list[list[str]]) -> list[list[str]]:
+    """The table of these rows with their regions in the first column, if there are several."""
+    if len(regions_of(rows)) < 2:
+        return table
+    return [[first, *row] for first, row in zip(["region", *map(_place, rows)], table, strict=True)]
+
+
+def _place(row: Row) -> str:
+    return "whole" if row["region"] == WHOLE else shown(row["region"])
 
 
 def _mean_sd(mean: float, sd: float) -> str:

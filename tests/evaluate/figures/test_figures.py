@@ -40,7 +40,7 @@ def tools():
             rng = np.random.default_rng(case)
             truth = rng.random((10, 11, 12)) < 0.01 + 0.01 * case
             predicted = truth ^ (rng.random(truth.shape) < flip)
-            found[tool][f"{case}"] = evaluate_case(predicted, truth, (1, 1, 1), axes=np.eye(3))
+            found[tool][f"{case}"] = evaluate_case(predicted, truth, 1.0, axes=np.eye(3))
     return found
 
 
@@ -84,12 +84,15 @@ def test_thresholds_and_calibration(tmp_path):
 
 
 def test_raters(tmp_path):
-    pair = {"cluster_dice_mean": math.nan, "dice_mean": 0.734}
-    draw_rater_matrix(tmp_path, [{"first": "A", "second": "B"} | pair, {"first": NAME, "second": "STAPLE"} | pair])
+    pair = {"region": "all", "cluster_dice_mean": math.nan, "dice_mean": 0.734}
+    rows = [{"first": "A", "second": "B"} | pair, {"first": NAME, "second": "STAPLE"} | pair]
+    draw_rater_matrix(tmp_path, [*rows, rows[0] | {"region": "thalamus", "dice_mean": 0.5}])
     assert texts(tmp_path, "raters").count("0.73") == 4
-    row = {"tool": "t", "against": "raters", "difference": -0.1, "low": -0.2, "high": 0.05}
+    row = {"region": "all", "tool": "t", "against": "raters", "difference": -0.1, "low": -0.2, "high": 0.05}
     draw_second_rater(tmp_path, [row | {"score": "dice"}, row | {"score": "cluster_dice", "low": math.nan}])
     assert "t, voxel Dice, raters" in texts(tmp_path, "second_rater")
+    draw_second_rater(tmp_path / "regions", [row | {"score": "dice", "region": "thalamus"}])
+    assert "thalamus: t, voxel Dice, raters" in texts(tmp_path / "regions", "second_rater")
 
 
 def test_the_same_numbers_are_the_same_bytes(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mednext_jax.errors import InputError
+from mednext_jax.evaluate.case import evaluate_case
 from mednext_jax.evaluate.mask_source import MaskSource
 from mednext_jax.evaluate.raters.mask_raters import (
     check_cases,
@@ -127,6 +128,41 @@ def test_scans_without_pvs_are_left_out_and_counted():
     row = pair_rows(pairs, measures)[0]
     assert (row["scans"], row["dice_n"], row["dice_mean"]) == (2, 1, 1)
     assert second_rater_rows(pairs, RATERS, ["tool"])[0]["scans"] == 1
+
+
+def test_by_region_the_scores_are_those_of_an_evaluation():
+    rng = np.random.default_rng(3)
+    truth = np.zeros((20, 18, 16), bool)
+    for x, y in rng.integers(0, 18, (30, 2)):
+        truth[x, y, 2:8] = True
+    masks = {name: truth & (rng.random(truth.shape) > 0.2) for name in (*RATERS, "tool")}
+    regions, names = np.ones(truth.shape, int), {1: "white matter", 2: "basal ganglia", 3: "midbrain"}
+    regions[9:] = 2
+    pairs, measures = compare_case(masks, RATERS, 0.5, regions, names)
+    assert {row["region"] for row in pairs} == {row["region"] for row in measures} == {"all", *names.values()}
+    sizes = {(row["region"], row["mask"]): row for row in measures}
+    for row in pairs:
+        if (row["first"], row["second"]) in (("A", "B"), ("B", "tool")):
+            first, second = masks[row["first"]], masks[row["second"]]
+            there, back = (
+                evaluate_case(*pair, 0.5, regions, names)[row["region"]] for pair in ((first, second), (second, first))
+            )
+            np.testing.assert_equal(row["dice"], there["dice"])
+            np.testing.assert_equal(row["cluster_dice"], (there["cluster_dice"] + back["cluster_dice"]) / 2)
+            assert sizes[row["region"], row["first"]]["count"] == there["count"]
+            assert sizes[row["region"], row["second"]]["volume_mm3"] == there["reference_volume_mm3"]
+    assert sizes["midbrain", "A"]["count"] == 0 < sizes["basal ganglia", "STAPLE"]["count"]
+    pairs, measures = ([{"case": "1"} | row for row in rows] for rows in (pairs, measures))
+    rows = {(row["region"], row["first"], row["second"]): row for row in pair_rows(pairs, measures)}
+    assert len(rows) == 4 * 8 and [*rows][0][0] == "all"  # six pairs, the tool with two consensuses
+    expected = next(
+        r["dice"] for r in pairs if (r["region"], r["first"], r["second"]) == ("basal ganglia", "A", "tool")
+    )
+    assert rows["basal ganglia", "A", "tool"]["dice_mean"] == expected
+    held = {(row["region"], row["score"], row["against"]): row for row in second_rater_rows(pairs, RATERS, ["tool"])}
+    assert ("midbrain", "dice", "raters") not in held  # nobody marked anything there
+    assert held["white matter", "dice", "raters"]["tool_mean"] != held["all", "dice", "raters"]["tool_mean"]
+    assert len(reliability_rows(measures, RATERS)) == 4 * 2
 
 
 def test_raters_with_different_cases_are_refused():

@@ -28,7 +28,7 @@ def test_each_threshold_has_the_scores_of_its_mask():
     rows = sweep_rows([ScanSweep.of(*pair) for pair in scans])
     assert [row["threshold"] for row in rows] == list(THRESHOLDS)
     for row in rows[::4]:
-        found = [evaluate_case(p > row["threshold"], truth, (1, 1, 1))["all"] for p, truth in scans]
+        found = [evaluate_case(p > row["threshold"], truth, 1.0)["all"] for p, truth in scans]
         for name in ("dice", "precision", "recall", "cluster_dice", "cluster_precision", "cluster_recall"):
             values = [scores[name] for scores in found if not math.isnan(scores[name])]
             assert row[name] == pytest.approx(np.mean(values) if values else math.nan, abs=1e-6, nan_ok=True)

@@ -1,0 +1,43 @@
+"""The contrast that names and headers tell."""
+
+from __future__ import annotations
+
+import pytest
+
+from mednext_jax.io.contrast import contrast_in, echo_contradicts, echo_time
+
+pytestmark = pytest.mark.core
+
+
+@pytest.mark.parametrize(
+    ("name", "contrast"),
+    [
+        *(("sub-01_ses-2_T1w", "T1w"), ("sub-01_acq-space_T2w", "T2w"), ("sub-01_FLAIR", "FLAIR"), ("T1", "T1w")),
+        *(
+            ("ANON_mprage_2mm", "T1w"),
+            ("case-t2-flair", "FLAIR"),
+            ("T2_FLAIR_0000", "FLAIR"),
+            ("sub-1_T2star", "T2star"),
+        ),
+        *(("sub-01", None), ("MRI", None), ("channel_0", None), ("T1w_T2w", None), ("AT1w", None), ("PT10", None)),
+    ],
+)
+def test_words_of_names(name, contrast):
+    assert contrast_in(name) == contrast
+
+
+@pytest.mark.parametrize(
+    ("description", "milliseconds"),
+    [
+        *(("TE=2.98;Time=162311.630;phase=1", 2.98), ("Time=1;TE=565", 565.0), ("FSL5.0", None), ("", None)),
+        *(("TE=0", None), ("TE=1.2.3", None), ("ROTE=3", None), ("TE=999999", None)),
+    ],
+)
+def test_the_echo_time_of_dcm2niix(description, milliseconds):
+    assert echo_time(description) == milliseconds
+
+
+def test_what_an_echo_time_rules_out():
+    assert echo_contradicts("T2w", 2.98) and echo_contradicts("FLAIR", 2.98) and echo_contradicts("T1w", 565.0)
+    assert not echo_contradicts("T1w", 2.98) and not echo_contradicts("T2w", 565.0)
+    assert not echo_contradicts("T2w", None) and not echo_contradicts(None, 2.98) and not echo_contradicts("PD", 2.98)
