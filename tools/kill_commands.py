@@ -1,4 +1,4 @@
-"""Kill the commands that write at random moments, and see that nothing half-written stays.
+"""Kill the commands that write but `predict` (`tools.kill_predict`) at random moments; nothing half-written may stay.
 
     python tools/kill_commands.py MODEL [--kills 10] [--seed 0] [--only convert,evaluate]
 
@@ -24,10 +24,9 @@ from pathlib import Path
 
 from arguments import some_of
 
-COMMANDS = ("simulate", "prepare", "convert", "predict", "quantify", "report", "evaluate")
+COMMANDS = ("simulate", "prepare", "convert", "quantify", "report", "evaluate")
 # What holds the time of a run: compared by name only.
-TIMED = {"run.json", "run.log", "prepared.json"}
-VOLUMES, SECONDS = "volumes.tsv", "seconds"
+TIMED = "prepared.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +59,8 @@ def files_of(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            found[str(path.relative_to(folder))] = hashlib.sha256(untimed(path)).hexdigest()
+            found[str(path.relative_to(folder))] = hashlib.sha256(b"" if path.name == TIMED else path.read_bytes()).hexdigest()
     return found
-
-
-def untimed(path: Path) -> bytes:
-    """The content of a file without the times that a run took."""
-    if path.name in TIMED:
-        return b""
-    if path.name == VOLUMES:
-        rows = [line.split("\t") for line in path.read_text().splitlines()]
-        kept = [i for i, name in enumerate(rows[0]) if name != SECONDS]
-        return "\n".join("\t".join(row[i] for i in kept) for row in rows).encode()
-    return path.read_bytes()
 
 
 def commands(work: Path, model: str) -> dict[str, Command]:

@@ -101,6 +101,8 @@ def _content(path: Path) -> object:
         for state in record["outputs"].values():
             del state["mtime_ns"]
         return record
+    if path.name == "prediction.json":
+        return {name: value for name, value in json.loads(path.read_text()).items() if name != "run"}
     return path.read_bytes()
 
 
