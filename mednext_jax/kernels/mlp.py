@@ -116,19 +116,19 @@ def forward_kernel(
     v = tl.program_id(0) * BV + tl.arange(0, BV)
     ci = tl.arange(0, CI)
     co = tl.arange(0, CO)
-    scale = tl.load(a + n * CI + ci)[None, :]
-    shift = tl.load(b + n * CI + ci)[None, :]
-    uv = load_voxels(u + (n * CI + ci)[None, :] * V + v[:, None], v, V, BV)
-    t = (uv.to(tl.float32) * scale + shift).to(uv.dtype)
     acc = tl.zeros((BV, CO), tl.float32)
-    if PROJECTED:
-        BC: tl.constexpr = BK if BK < CI else CI
+    if PROJECTED:  # before anything else takes registers
+        BC: tl.constexpr = min(BK, CI, 32)
         d, h, w = coordinates(v, H, W)
         even = residual + n * CI * 8 * V + ((d * 2 * H + h) * 2 * W + w) * 2
         for i in range(CI // BC):
             k = i * BC + tl.arange(0, BC)
             beside = load_voxels(even[:, None] + k[None, :] * (8 * V), v, V, BV)
             acc = tl.dot(beside, tl.load(project + k[:, None] * CO + co[None, :]), acc)
+    scale = tl.load(a + n * CI + ci)[None, :]
+    shift = tl.load(b + n * CI + ci)[None, :]
+    uv = load_voxels(u + (n * CI + ci)[None, :] * V + v[:, None], v, V, BV)
+    t = (uv.to(tl.float32) * scale + shift).to(uv.dtype)
     for i in range(R // BK):
         k = i * BK + tl.arange(0, BK)
         z = tl.dot(t, tl.load(w1 + ci[:, None] * R + k[None, :])) + tl.load(b1 + k)[None, :]
