@@ -56,6 +56,12 @@ def parse_address(text: str) -> Address:
         host = None
     if not host:
         raise InputError("Models are not fetched from such an address.", expected=EXPECTED, found=text)
+    if urlsplit(plain).username is not None:
+        raise InputError(
+            "The address holds a user name or a password, which would be kept and shown.",
+            file=host,
+            hint="write them into ~/.netrc",
+        )
     if not is_safe(plain, pinned=sha256 is not None):
         raise InputError(
             "What comes over http can be changed on its way.",

@@ -49,6 +49,12 @@ def test_what_is_refused(text, words):
         parse_address(text)
 
 
+def test_a_password_is_refused_and_not_shown():
+    with pytest.raises(InputError, match="netrc") as caught:
+        parse_address("https://me:secret@example.org/m.pt")
+    assert "secret" not in str(caught.value)
+
+
 def test_http_is_taken_where_nobody_can_meddle():
     assert parse_address("http://localhost:8000/m.pt").repository is None
     assert parse_address("http://[::1]:8000/m.pt").sha256 is None
