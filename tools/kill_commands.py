@@ -25,8 +25,6 @@ from pathlib import Path
 from arguments import some_of
 
 COMMANDS = ("simulate", "prepare", "convert", "quantify", "report", "evaluate")
-# What holds the time of a run: compared by name only.
-TIMED = "prepared.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +54,8 @@ class Command:
 
 def files_of(folder: Path) -> dict[str, str]:
     """Name below a folder -> hash of what it holds."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            found[str(path.relative_to(folder))] = hashlib.sha256(b"" if path.name == TIMED else path.read_bytes()).hexdigest()
-    return found
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def commands(work: Path, model: str) -> dict[str, Command]:
