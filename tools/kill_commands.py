@@ -1,6 +1,6 @@
 """Kill the commands that write but `predict` (`tools.kill_predict`) at random moments; nothing half-written may stay.
 
-    python tools/kill_commands.py MODEL [--kills 10] [--seed 0] [--only convert,evaluate]
+    python -m tools.kill_commands MODEL [--kills 10] [--seed 0] [--only convert,evaluate]
 
 Each command is run once undisturbed; then, `kills` times, into a fresh place, where `kill -9` ends it at a random part
 of the undisturbed run's time, and the same command is given again. The second run must end with status 0, or find the
@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from arguments import some_of
+from tools.arguments import some_of
 
 COMMANDS = ("simulate", "prepare", "convert", "quantify", "report", "evaluate")
 
