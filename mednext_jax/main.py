@@ -176,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
         "train",
         _train,
         "train a MedNeXt on a prepared data set; any field: --config.field=value",
-        "mednext-jax train --config mednet_pvs_t2w --workdir runs/t2w --config.data=prepared",
+        "mednext-jax train --config mednet_pvs_t2w --workdir folds/fold_0 --config.data=prepared --config.fold=0",
     )
     train.add_argument(
         "--config",

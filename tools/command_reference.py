@@ -36,13 +36,13 @@ def _lines(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield from ("", "| command | what it does |", "| --- | --- |")
     for name, command in commands(parser).items():
         yield f"| [`{name}`](#{name}) | {_cell(command.description or '')} |"
-    yield from ("", f"{(parser.epilog or '').capitalize()}. [More on it](reliability.md#exit-status).")
+    yield from ("", f"{_sentence(parser.epilog)} [More on it](reliability.md#exit-status).")
     for name, command in commands(parser).items():
         yield from _section(name, command)
 
 
 def _section(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
-    yield from ("", f"## {name}", "", f"{(command.description or '').capitalize()}.", "")
+    yield from ("", f"## {name}", "", _sentence(command.description), "")
     yield from ("```bash", (command.epilog or "").removeprefix("example: "), "```", "")
     if rows := [_row(command, action) for action in arguments(command)]:
         yield from ("| argument | value | default | meaning |", "| --- | --- | --- | --- |")
@@ -63,7 +63,7 @@ def _value(action: argparse.Action) -> str:
     if not action.option_strings:
         return ""
     several = " ..." if action.nargs == "+" or isinstance(action, argparse._AppendAction) else ""
-    return f"`{_cell(str(action.metavar or action.dest.upper()))}{several}`"
+    return f"`{action.metavar or action.dest.upper()}{several}`"
 
 
 def _default(action: argparse.Action) -> str:
@@ -75,6 +75,10 @@ def _default(action: argparse.Action) -> str:
     if isinstance(action.default, tuple):
         return "`" + "/".join(map(str, action.default)) + "`"
     return "" if action.default is None else f"`{action.default}`"
+
+
+def _sentence(text: str | None) -> str:
+    return f"{(text or '')[:1].upper()}{(text or '')[1:]}."
 
 
 def _cell(text: str) -> str:
