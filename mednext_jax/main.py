@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--suffix",
         default=None,
         metavar="T2w",
-        help="scans of a BIDS data set; T1w,T2w: two channels (default: the only one of T1w, T2w and FLAIR that is there)",
+        help="scans of a BIDS data set; T1w,T2w: two channels (default: the only contrast that is there)",
     )
     prepare.add_argument(
         "--regions", type=Path, default=None, metavar="MASKS", help="region maps (default: DATASET/regions if there)"
@@ -198,7 +198,12 @@ def build_parser() -> argparse.ArgumentParser:
         "mednext-jax predict -i scans -o segmented -m model",
     )
     predict.add_argument(
-        "-i", "--input", type=Path, required=True, metavar="SCAN|FOLDER|BIDS", help="a NIfTI file, a folder of them or a BIDS data set"
+        "-i",
+        "--input",
+        type=Path,
+        required=True,
+        metavar="SCAN|FOLDER|BIDS",
+        help="a NIfTI file, a folder of them or a BIDS data set",
     )
     predict.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="a new folder, or that of a run to continue"
@@ -260,7 +265,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="each model and mirror by itself: maps and intervals (twice the time)",
     )
     _add_counting(predict)
-    predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts (default: all)")
+    predict.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts (default: all)"
+    )
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
 
     report = command(

@@ -34,7 +34,7 @@ MAY_BE_SKIPPED = {
     r"could not import '(batchgeneratorsv2|tensorboardX|matplotlib|SimpleITK)\b": (
         "peers and extras: the test extra brings them, the reduced suite on the newest Python goes without"
     ),
-    r"could not import '(mkdocs|nbformat|nbclient|argcomplete)\b.*'": "the site, notebooks and completion: the test extra brings them",
+    r"could not import '(mkdocs|nbformat|nbclient|argcomplete)\b.*'": "site, notebooks, completion: extras as above",
     r"could not import '(jsonschema|yaml)'|shellcheck is not installed": "the same, for the launch files",
     r"could not import '(playwright\b.*|statsmodels\b.*)'": "the same, for the report's pages",
     r"there is no Chromium on this machine": "a browser is the machine's own, not a package of Python",

@@ -1,7 +1,7 @@
-"""What `python -m mkdocs build -f .mkdocs.yml` is told beside docs/: pages from elsewhere, and links between all of them.
+"""What `python -m mkdocs build -f .mkdocs.yml` is told beside docs/: pages from elsewhere, and links between them all.
 
-A fact has one home. So the site takes pages that lie beside the code they are about, makes the reference of commands from
-the parser and that of columns from the tables' own definitions, and notebooks from their cells.
+A fact has one home. So the site takes pages that lie beside the code they are about, makes the reference of commands
+from the parser and that of columns from the tables' own definitions, and notebooks from their cells.
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ def columns_page() -> str:
 
 
 def _column_lines() -> Iterator[str]:
-    yield from ("# Columns of PVS", "", "As `clusters.json` and `pvs.json` beside the tables say them, in this version.")
+    yield from (
+        "# Columns of PVS",
+        "",
+        "As `clusters.json` and `pvs.json` beside the tables say them, in this version.",
+    )
     for title, table in _TABLES.items():
         yield from ("", f"## {title}", "", "| column | unit | meaning |", "| --- | --- | --- |")
         yield from (f"| `{c.name}` | {c.units} | {c.description.replace('|', '&#124;')} |" for c in table)

@@ -33,7 +33,12 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         help=f"{masks} (default: none; then --raters)",
     )
     evaluate.add_argument(
-        "-o", "--out", type=Path, default=None, metavar="OUT", help="a new folder (needed; default with --cv: see there)"
+        "-o",
+        "--out",
+        type=Path,
+        default=None,
+        metavar="OUT",
+        help="a new folder (needed; default with --cv: see there)",
     )
     evaluate.add_argument(
         "--regions",

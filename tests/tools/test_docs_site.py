@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("mkdocs")
-from mkdocs.commands.build import build  # noqa: E402
-from mkdocs.config import load_config  # noqa: E402
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
 
-from mednext_jax.quantify.columns import CLUSTERS, REGIONS  # noqa: E402
-from tools.docs_site import ROOT, columns_page, with_links  # noqa: E402
+from mednext_jax.quantify.columns import CLUSTERS, REGIONS
+from tools.docs_site import ROOT, columns_page, with_links
 
 pytestmark = pytest.mark.core
 
