@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: flags in, one call out. Exit status: see `EXIT_STATUS` and docs/reliability.md."""
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot write, it gets as an escape
             stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell that asks what may follow; nothing runs
+        with contextlib.suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "train":
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
@@ -105,24 +111,50 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="version, commit (where known), JAX and device")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], summary: str):
-        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    def command(name: str, run: Callable[[argparse.Namespace], None], summary: str, example: str):
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # the example stays one line, to copy
+            allow_abbrev=False,
+        )
         sub.set_defaults(run=run)
         return sub
 
-    demo = command("demo", _demo, "simulate, train, predict and evaluate on a real template brain (CPU, minutes)")
+    demo = command(
+        "demo",
+        _demo,
+        "simulate, train, predict and evaluate on a real template brain (CPU, minutes)",
+        "mednext-jax demo --workdir demo",
+    )
     demo.add_argument("--workdir", type=Path, default=Path("demo"), help="a new folder (default: %(default)s)")
 
-    simulate = command("simulate", _simulate, "write a simulated PVS data set in nnU-Net's raw format")
-    simulate.add_argument("--out", type=Path, required=True, metavar="DATASET")
-    simulate.add_argument("--subjects", type=int, required=True, metavar="N")
-    simulate.add_argument("--contrast", choices=("T1w", "T2w"), required=True)
+    simulate = command(
+        "simulate",
+        _simulate,
+        "write a simulated PVS data set in nnU-Net's raw format",
+        "mednext-jax simulate --out dataset --subjects 20 --contrast T2w --sites 3",
+    )
+    simulate.add_argument("--out", type=Path, required=True, metavar="DATASET", help="a new folder")
+    simulate.add_argument("--subjects", type=int, required=True, metavar="N", help="how many scans, one per subject")
+    simulate.add_argument("--contrast", choices=("T1w", "T2w"), required=True, help="what the scans look like")
     simulate.add_argument("--sites", type=int, default=1, metavar="K", help="simulated scanners (default: 1)")
-    simulate.add_argument("--seed", type=int, default=0, metavar="S")
-    simulate.add_argument("--voxel-size", type=float, default=1.0, metavar="MM", help="of the first site (default: 1)")
+    simulate.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="another number draws other subjects (default: 0)"
+    )
+    simulate.add_argument(
+        "--voxel-size", type=float, default=1.0, metavar="MM", help="of the first site, in mm (default: 1)"
+    )
 
-    prepare = command("prepare", _prepare, "verify a data set, resample and normalise it, make splits")
-    prepare.add_argument("dataset", type=Path, metavar="DATASET")
+    prepare = command(
+        "prepare",
+        _prepare,
+        "verify a data set, resample and normalise it, make splits",
+        "mednext-jax prepare dataset --out prepared --spacing 0.8 --splits kfold:5",
+    )
+    prepare.add_argument("dataset", type=Path, metavar="DATASET", help="nnU-Net raw, or BIDS with --labels")
     prepare.add_argument("--out", required=True, metavar="PREPARED", help="a new folder, or a gs:// or s3:// address")
     prepare.add_argument(
         "--spacing",
@@ -131,34 +163,72 @@ def build_parser() -> argparse.ArgumentParser:
         help="target voxel size in mm, 'median' or 'none' (default: 0.8)",
     )
     prepare.add_argument(
-        "--splits", default="kfold:5", help="kfold:K, loso:COLUMN, stratified:COLUMN or a splits_final.json"
+        "--splits",
+        default="kfold:5",
+        help="kfold:K, loso:COLUMN, stratified:COLUMN[:K] or a splits_final.json (default: %(default)s)",
     )
-    prepare.add_argument("--labels", type=Path, default=None, help="derivatives folder with a BIDS data set's labels")
     prepare.add_argument(
-        "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,T2w: two channels"
+        "--labels",
+        type=Path,
+        default=None,
+        metavar="DERIVATIVES",
+        help="folder with the labels of a BIDS data set (default: none; nnU-Net's has its own)",
+    )
+    prepare.add_argument(
+        "--suffix",
+        default=None,
+        metavar="T2w",
+        help="scans of a BIDS data set; T1w,T2w: two channels (default: the only contrast that is there)",
     )
     prepare.add_argument(
         "--regions", type=Path, default=None, metavar="MASKS", help="region maps (default: DATASET/regions if there)"
     )
     prepare.add_argument("--n4", action="store_true", help="N4 bias field correction")
     prepare.add_argument("--denoise", action="store_true", help="edge-preserving smoothing")
-    prepare.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
+    prepare.add_argument(
+        "--brain-masks",
+        type=Path,
+        default=None,
+        metavar="MASKS",
+        help="folder of masks; all but the brain is set to 0 (default: none)",
+    )
 
-    train = command("train", _train, "train a MedNeXt on a prepared data set; any field: --config.field=value")
+    train = command(
+        "train",
+        _train,
+        "train a MedNeXt on a prepared data set; any field: --config.field=value",
+        "mednext-jax train --config mednet_pvs_t2w --workdir folds/fold_0 --config.data=prepared --config.fold=0",
+    )
     train.add_argument(
         "--config",
         required=True,
         metavar="RECIPE|FILE",
         help="mednet_pvs_t2w, mednext:S/3, ..., or a file.py of your own",
     )
-    train.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    train.add_argument(
+        "--workdir", type=Path, required=True, metavar="DIR", help="a new folder, or that of a run to continue"
+    )
     train.add_argument(
         "--cv", action="store_true", help="train or continue every fold, then the table and the ensemble"
     )
 
-    predict = command("predict", _predict, "segment a scan, a folder of scans or a BIDS data set")
-    predict.add_argument("-i", "--input", type=Path, required=True, metavar="SCAN|FOLDER|BIDS")
-    predict.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    predict = command(
+        "predict",
+        _predict,
+        "segment a scan, a folder of scans or a BIDS data set",
+        "mednext-jax predict -i scans -o segmented -m model",
+    )
+    predict.add_argument(
+        "-i",
+        "--input",
+        type=Path,
+        required=True,
+        metavar="SCAN|FOLDER|BIDS",
+        help="a NIfTI file, a folder of them or a BIDS data set",
+    )
+    predict.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="a new folder, or that of a run to continue"
+    )
     predict.add_argument(
         "-m",
         "--model",
@@ -168,24 +238,47 @@ def build_parser() -> argparse.ArgumentParser:
         "hf://ORG/NAME[@REV] or https://...[#sha256=HEX]; repeat for an ensemble",
     )
     predict.add_argument(
-        "--suffix", default=None, metavar="T2w", help="scans of a BIDS data set; T1w,FLAIR: two channels"
+        "--suffix",
+        default=None,
+        metavar="T2w",
+        help="scans of a BIDS data set; T1w,FLAIR: two channels (default: as the model's channels are called)",
     )
-    predict.add_argument("--threshold", type=float, default=None, metavar="T", help="of the PVS probability")
-    predict.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="average over mirrors")
-    predict.add_argument("--step", type=float, default=0.5, help="tile step as a part of the patch (default: 0.5)")
+    predict.add_argument(
+        "--threshold",
+        type=float,
+        default=None,
+        metavar="T",
+        help="a PVS probability above it is PVS, 0 to 1 (default: the model's, 0.5 unless it was set)",
+    )
+    predict.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="average over mirrors, eight times the work (default: yes)",
+    )
+    predict.add_argument(
+        "--step", type=float, default=0.5, metavar="F", help="tile step as a part of the patch (default: 0.5)"
+    )
     predict.add_argument("--skip-background", action="store_true", help="leave out tiles where the scan is all zero")
     predict.add_argument(
         "--background",
         choices=("auto", "compute"),
         default="auto",
-        help="auto: the zeros around an extracted brain are background; compute: ask the network, as nnU-Net does",
+        help="auto: the zeros around an extracted brain are background; compute: ask the network, as nnU-Net does "
+        "(default: auto)",
     )
-    predict.add_argument("--brain-masks", type=Path, default=None, metavar="MASKS", help="set all but the brain to 0")
+    predict.add_argument(
+        "--brain-masks",
+        type=Path,
+        default=None,
+        metavar="MASKS",
+        help="folder of masks; all but the brain is set to 0 (default: none)",
+    )
     predict.add_argument(
         "--tables",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="clusters and regions of each scan, as `quantify` writes them",
+        help="clusters and regions of each scan, as `quantify` writes them (default: yes)",
     )
     predict.add_argument(
         "--uncertainty",
@@ -193,12 +286,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="each model and mirror by itself: maps and intervals (twice the time)",
     )
     _add_counting(predict)
-    predict.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts")
+    predict.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="only the K-th of N parts (default: all)"
+    )
     predict.add_argument(
         "--force", action="store_true", help="make everything in OUT again, whatever its settings were"
     )
     predict.add_argument(
-        "--brain-extraction", default=None, metavar="TOOL", help="make each scan's brain mask: deepbet (extra `brain`)"
+        "--brain-extraction",
+        default=None,
+        metavar="TOOL",
+        help="make each scan's brain mask: deepbet (extra `brain`; default: none)",
     )
     predict.add_argument(
         "--dry-run", action="store_true", help="list scans, tiles, time and memory (estimates), and compute nothing"
@@ -207,7 +305,11 @@ def build_parser() -> argparse.ArgumentParser:
     loudness.add_argument("--quiet", action="store_true", help="say only what is wrong, at the end")
     loudness.add_argument("--verbose", action="store_true", help="say the time of each stage of each scan, too")
     predict.add_argument(
-        "--series", action="append", default=[], metavar="N|UID", help="of a DICOM folder; repeat for more channels"
+        "--series",
+        action="append",
+        default=[],
+        metavar="N|UID",
+        help="of a DICOM folder (default: the only one); repeat for more channels",
     )
     predict.add_argument(
         "--dicom-seg",
@@ -215,15 +317,20 @@ def build_parser() -> argparse.ArgumentParser:
         const=True,
         default=False,
         metavar="SERIES",
-        help="write DICOM SEG and SR on the input's series, or on that in the folder SERIES",
+        help="write DICOM SEG and SR on the input's series, or on that in the folder SERIES (default: none)",
     )
     predict.add_argument("--report", action="store_true", help="end with the pages of `mednext-jax report OUT`")
 
-    gather = command("gather", _gather, "merge the tables of the parts of a cohort")
+    gather = command("gather", _gather, "merge the tables of the parts of a cohort", "mednext-jax gather parts")
     gather.add_argument("output", type=Path, metavar="OUT", help="the folder that `predict --part K/N` wrote into")
 
-    bids = command("bids", _bids, "BIDS App: a data set in, a derivative out; the options are those of predict")
-    bids.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
+    bids = command(
+        "bids",
+        _bids,
+        "BIDS App: a data set in, a derivative out; the options are those of predict",
+        "mednext-jax bids bids derivative participant -m model",
+    )
+    bids.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="the data set")
     bids.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the derivative, such as BIDS_DIR/derivatives/pvs")
     bids.add_argument("level", choices=("participant", "group"), help="segment participants, or merge their tables")
     bids.add_argument(
@@ -239,10 +346,19 @@ def build_parser() -> argparse.ArgumentParser:
             own.required = False  # the model is for the level participant alone
             bids._add_action(own)
 
-    report = command("report", _report, "a page for each scan of a prediction, and one for all of them")
+    report = command(
+        "report",
+        _report,
+        "a page for each scan of a prediction, and one for all of them",
+        "mednext-jax report segmented",
+    )
     report.add_argument("output", type=Path, metavar="OUT", help="a folder that predict wrote")
     report.add_argument(
-        "--scans", type=Path, default=None, metavar="FOLDER", help="the segmented scans, if they have moved"
+        "--scans",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="the segmented scans, if they have moved (default: where predict read them)",
     )
     report.add_argument(
         "--participants",
@@ -252,20 +368,35 @@ def build_parser() -> argparse.ArgumentParser:
         help="a folder with a participants.tsv (default: beside the segmented scans)",
     )
     report.add_argument(
-        "--tables", type=Path, default=None, metavar="FOLDER", help="what quantify wrote, if not into OUT"
+        "--tables",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="what quantify wrote, if not into OUT (default: OUT)",
     )
     report.add_argument("--group-only", action="store_true", help="only the page of all scans")
 
-    quantify = command("quantify", _quantify, "tables of clusters and regions from masks")
+    quantify = command(
+        "quantify",
+        _quantify,
+        "tables of clusters and regions from masks",
+        "mednext-jax quantify -i segmented -o measured",
+    )
     quantify.add_argument(
         "-i", "--input", type=Path, required=True, metavar="MASKS|PREDICTIONS", help="a mask, or a folder of them"
     )
-    quantify.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    quantify.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="a new folder, or that of a run to continue"
+    )
     quantify.add_argument(
         "--probability", type=Path, default=None, metavar="MAPS", help="probabilities (default: those beside the masks)"
     )
     quantify.add_argument(
-        "--scans", type=Path, default=None, metavar="SCANS", help="the scans, for the atlas and checks"
+        "--scans",
+        type=Path,
+        default=None,
+        metavar="SCANS",
+        help="the scans, for the atlas and checks (default: none)",
     )
     quantify.add_argument(
         "--labels",
@@ -274,36 +405,79 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="1,2",
         help="values of the masks that are PVS (default: the only)",
     )
-    quantify.add_argument("--threshold", type=float, default=None, metavar="T", help="the masks are probabilities")
+    quantify.add_argument(
+        "--threshold",
+        type=float,
+        default=None,
+        metavar="T",
+        help="the masks are probabilities, and PVS is what lies above, 0 to 1 (default: they are masks)",
+    )
     _add_counting(quantify)
 
-    add_evaluate(command("evaluate", _evaluate, "compare masks of one or several tools with references and raters"))
-
-    convert = command("convert", _convert, "bring PyTorch MedNeXt weights over, or take ours back")
-    convert.add_argument("source", metavar="SOURCE", help="what `predict -m` takes")
-    convert.add_argument("target", type=Path, metavar="TARGET", help="a new file or folder")
-    convert.add_argument(
-        "--to", choices=("mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"), default="mednext-jax"
+    add_evaluate(
+        command(
+            "evaluate",
+            _evaluate,
+            "compare masks of one or several tools with references and raters",
+            "mednext-jax evaluate -p predictions -r dataset/labelsTr -o evaluation --regions dataset/regions",
+        )
     )
-    convert.add_argument("--upkern", type=int, default=None, metavar="K", help="resample the kernels to size K")
 
-    info = command("info", _info, "say what a model directory or a checkpoint file holds")
+    convert = command(
+        "convert",
+        _convert,
+        "bring PyTorch MedNeXt weights over, or take ours back",
+        "mednext-jax convert model_final_checkpoint.model model",
+    )
+    convert.add_argument("source", metavar="SOURCE", help="what `predict -m` takes")
+    convert.add_argument("target", type=Path, metavar="TARGET", help="a new folder or file")
+    convert.add_argument(
+        "--to",
+        choices=("mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"),
+        default="mednext-jax",
+        help="what is written (default: %(default)s); all others need the torch extra",
+    )
+    convert.add_argument(
+        "--upkern",
+        type=int,
+        default=None,
+        metavar="K",
+        help="resample the kernels to K voxels, odd (default: as they are)",
+    )
+
+    info = command(
+        "info",
+        _info,
+        "say what a model directory or a checkpoint file holds",
+        "mednext-jax info model_final_checkpoint.model",
+    )
     info.add_argument("model", metavar="MODEL", help="what `predict -m` takes")
     info.add_argument("--json", action="store_true", help="as JSON, for programs")
 
-    command("models", _models, "list the published models and those in the cache")
+    command("models", _models, "list the published models and those in the cache", "mednext-jax models")
 
-    command("check-device", _check_device, "check the GPU kernels on this machine, as a table to paste into an issue")
+    command(
+        "check-device",
+        _check_device,
+        "check the GPU kernels on this machine, as a table to paste into an issue",
+        "mednext-jax check-device",
+    )
     return parser
 
 
 def _add_counting(parser: argparse.ArgumentParser) -> None:
     """What `quantify` and `predict` count, and where."""
     parser.add_argument(
-        "--regions", default=None, metavar="MAPS|atlas", help="region maps of the scans, or the packaged atlas"
+        "--regions",
+        default=None,
+        metavar="MAPS|atlas",
+        help="region maps of the scans, or the packaged atlas (default: the whole brain alone)",
     )
     parser.add_argument(
-        "--region-names", default=None, metavar="TABLE", help="lookup table of the maps, or the word freesurfer"
+        "--region-names",
+        default=None,
+        metavar="TABLE",
+        help="lookup table of the maps, or the word freesurfer (default: the one beside the maps)",
     )
     parser.add_argument(
         "--connectivity", type=int, choices=(6, 18, 26), default=26, help="of the voxels of a cluster (default: 26)"
@@ -311,7 +485,7 @@ def _add_counting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-voxels", type=int, default=5, metavar="N", help="smallest cluster that counts (default: 5 voxels)"
     )
-    parser.add_argument("--min-mm3", type=float, default=0.0, metavar="V", help="the same in mm3 (default: 0)")
+    parser.add_argument("--min-mm3", type=float, default=0.0, metavar="MM3", help="the same in mm3 (default: 0)")
     parser.add_argument("--split", action="store_true", help="cut clusters where their skeleton branches")
 
 

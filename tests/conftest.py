@@ -35,6 +35,7 @@ MAY_BE_SKIPPED = {
         "peers and extras: the test extra brings them, the reduced suite on the newest Python goes without"
     ),
     r"could not import '(pydicom|highdicom|dcm2niix)\b": "the same, for DICOM",
+    r"could not import '(mkdocs|nbformat|nbclient|argcomplete)\b.*'": "site, notebooks, completion: extras as above",
     r"could not import '(jsonschema|yaml|boutiques\b.*)'|(shellcheck|hadolint) is not installed": (
         "the same, for the launch files"
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import signal
@@ -195,3 +196,14 @@ def test_devices_that_cannot_be_woken_are_told_of_by_who_needs_them(monkeypatch)
 
     monkeypatch.setattr("jax.local_devices", fail)
     command_line._wake_devices()
+
+
+def test_the_shell_completes_commands_and_flags(tmp_path):
+    pytest.importorskip("argcomplete")
+    assert "PYTHON_ARGCOMPLETE_OK" in Path(command_line.__file__).read_text()[:1024]
+    for line, expected in (("mednext-jax qu", {"quantify "}), ("mednext-jax predict --thr", {"--threshold "})):
+        asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9", "IFS": "\v"}
+        asked |= {"_ARGCOMPLETE_IFS": "\v", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words")}
+        done = subprocess.run([sys.executable, "-m", "mednext_jax"], env=os.environ | asked, capture_output=True)
+        assert done.returncode == 0
+        assert set((tmp_path / "words").read_text().split("\v")) == expected

@@ -1,4 +1,4 @@
-"""Every command and the Python of the README run, on a small data set and few steps."""
+"""Every command of every page and help runs: here on a small data set and few steps, or where `ELSEWHERE` says."""
 
 from __future__ import annotations
 
@@ -13,17 +13,73 @@ import pytest
 
 from mednext_jax import main as command_line
 from mednext_jax.weights.directory import load_models
+from tools.command_reference import commands as parsers
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md", "mednext_jax/kernels/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
-# The README's values, made small: what is left of a command stays as it is written there.
+# In the order in which they run: what one writes, the next may read.
+LABELLED = (
+    "mednext-jax simulate --out dataset --subjects 20 --contrast T2w --sites 3",
+    "mednext-jax prepare dataset --out prepared --spacing 0.8 --splits kfold:5",
+    "mednext-jax train --config mednet_pvs_t2w --workdir folds/fold_0 --config.data=prepared --config.fold=0",
+    "mednext-jax predict -i dataset/imagesTr -o predictions -m folds/fold_0/model",
+    "mednext-jax evaluate -p predictions -r dataset/labelsTr -o evaluation --regions dataset/regions",
+    "mednext-jax evaluate --cv folds",
+    "mednext-jax train --config mednet_pvs_t2w --cv --workdir folds --config.data=prepared",
+    "mednext-jax train --config mednet_pvs_t2w --workdir runs/t2w --config.data=prepared "
+    "--config.optimiser.learning_rate=1e-3",
+)
+SCANS = (
+    "mednext-jax predict -i scans -o segmented -m model",
+    "mednext-jax quantify -i segmented -o measured",
+    "mednext-jax report segmented",
+    "mednext-jax predict -i scans -o segmented -m model --report",
+    "mednext-jax predict -i scans -o ensemble -m folds/fold_0 -m folds/fold_1 --no-tta",
+    "mednext-jax predict -i bids -o derivatives --suffix T2w -m model",
+    "mednext-jax predict -i scans -o masks -m model --dry-run",
+    "mednext-jax predict -i scans -o masks -m model",
+    "mednext-jax predict -i scans -o parts -m model --part 1/2",
+    "mednext-jax predict -i scans -o parts -m model --part 2/2",
+    "mednext-jax gather parts",
+    "mednext-jax bids bids derivative participant -m model",
+    "mednext-jax bids bids derivative group",
+    "mednext-jax predict -i scans -o sure -m model --uncertainty",
+)
+CONVERSIONS = (
+    "mednext-jax info model_final_checkpoint.model",
+    "mednext-jax convert model_final_checkpoint.model model",
+    "mednext-jax convert model weights.pt --to mic",
+    "mednext-jax convert fold_0/model_final_checkpoint.model mednet_pvs_fold_0",
+    "mednext-jax convert TRAINER__PLANS mednet_pvs_t2w",
+    "mednext-jax convert mednet_pvs_fold_0 mednet_pvs_k7 --upkern 7",
+)
+# What runs in another test or in CI: the file, and words in it that show so.
+ELSEWHERE = {
+    "mednext-jax demo --workdir demo": (".ci/run", "demo_command"),
+    "mednext-jax predict -i dicom -o segmented -m model --dicom-seg": (
+        "tests/dicom/test_around_predict.py",
+        '"--dicom-seg"',
+    ),
+    "mednext-jax models": ("tests/hub/test_list_models.py", 'main(["models"])'),
+    "mednext-jax check-device": ("tests/kernels/test_check_device.py", 'main(["check-device"])'),
+}
+# Pages whose commands all run in a test of their own.
+PAGES_ELSEWHERE = {
+    "docs/evaluation.md": "tests/evaluate/test_page.py",
+    "docs/models.md": "tests/test_readme.py",
+    "docs/measures.md": "tests/quantify/test_quantify.py",
+    "launch/README.md": "tests/launch/test_files.py",
+}
+# The pages' values, made small: what is left of a command stays as it is written there.
 SMALLER = {
     "--subjects 20": "--subjects 2 --voxel-size 2",
     "--sites 3": "--sites 2",
-    "--spacing 0.8": "--spacing none",
+    "--spacing 0.8": "--spacing 4",
     "--splits kfold:5": "--splits kfold:2",
-    "configs/": f"{ROOT}/configs/",
 }
 TINY_TRAINING = (
     "--config.patch_size=(16,16,16) --config.batch_size=1 --config.steps=2 --config.steps_per_epoch=2 "
@@ -33,11 +89,11 @@ TINY_TRAINING = (
 )
 
 
-def blocks(language, page=README):
-    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
+def blocks(language, page):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
 
 
-def commands(page=README):
+def commands(page):
     lines = "".join(blocks("bash", page)).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("mednext-jax ")]
 
@@ -53,53 +109,58 @@ def run(command, capsys):
     return captured.out
 
 
-def starting(prefix):
-    found = [line for line in commands() if line.startswith(prefix)]
-    assert found, prefix
-    return found
+def test_every_command_of_a_page_or_a_help_is_run_somewhere():
+    helps = [p.epilog.removeprefix("example: ") for p in parsers(command_line.build_parser()).values()]
+    pages = {page.relative_to(ROOT).as_posix(): commands(page) for page in PAGES}
+    said = {command for page, lines in pages.items() if page not in PAGES_ELSEWHERE for command in lines} | {*helps}
+    here = {*LABELLED, *SCANS, *CONVERSIONS}
+    assert said == here | set(ELSEWHERE)
+    assert all(pages[page] for page in PAGES_ELSEWHERE)
 
 
-def test_the_readme_s_path_from_simulation_to_scores(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("file", [*(file for file, _ in ELSEWHERE.values()), *PAGES_ELSEWHERE.values()])
+def test_what_runs_elsewhere_is_there(file):
+    text = (ROOT / file).read_text()
+    assert all(words in text for named, words in ELSEWHERE.values() if named == file)
+    assert all(Path(page).name in text for page, named in PAGES_ELSEWHERE.items() if named == file)
+
+
+def test_the_commands_of_the_pages_from_simulation_to_pages(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for prefix in ("mednext-jax simulate", "mednext-jax prepare", "mednext-jax train"):
-        for command in starting(prefix):
-            run(command, capsys)
-    for command in starting("mednext-jax predict -i dataset"):
-        run(command, capsys)
-    for command in starting("mednext-jax evaluate"):
-        assert "white matter" in run(command, capsys)
-    # The lab with a model: the same commands on plain scans.
+    printed = {command: run(command, capsys) for command in LABELLED}
+    assert all("white matter" in out for command, out in printed.items() if "evaluate" in command)
+    # The lab with a model: parts of the same scans, as plain files and as a BIDS data set.
     shutil.copytree("folds/fold_0/model", "model")
+    Path("bids/sub-01/anat").mkdir(parents=True)
+    Path("bids/dataset_description.json").write_text('{"Name": "one", "BIDSVersion": "1.10.0"}')
     Path("scans").mkdir()
-    shutil.copy(sorted(Path("dataset/imagesTr").iterdir())[0], "scans/sub-01_T2w.nii.gz")
-    for command in starting("mednext-jax predict -i scans"):
-        run(command, capsys)
+    for number, path in enumerate(sorted(Path("dataset/imagesTr").iterdir())[:2], 1):
+        nib.save(nib.load(path).slicer[20:52, 20:52, 20:52], f"scans/sub-0{number}_T2w.nii.gz")
+    shutil.copy("scans/sub-01_T2w.nii.gz", "bids/sub-01/anat")
+    printed = {command: run(command, capsys) for command in SCANS}
+    assert " PVS, " in printed["mednext-jax quantify -i segmented -o measured"]
     assert nib.load("segmented/sub-01_T2w_mask.nii.gz").get_data_dtype() == np.uint8
-    for command in starting("mednext-jax quantify"):
-        assert " PVS, " in run(command, capsys)
-    for page in ("report.md", "cohorts.md"):
-        for command in commands((ROOT / "docs" / page).read_text()):
-            run(command, capsys)
-    assert Path("parts/volumes.tsv").is_file()
     assert "sub-01_T2w_report.html" in Path("segmented/report.html").read_text()
     assert Path("segmented/sub-01_T2w_report.html").is_file()
-    (python,) = blocks("python")[:1]
+    assert Path("derivatives/sub-01/anat/sub-01_space-orig_label-PVS_mask.nii.gz").is_file()
+    assert len(Path("parts/pvs.tsv").read_text().splitlines()) == 3
+    assert Path("sure/sub-01_T2w_entropy.nii.gz").is_file()
+    (python,) = blocks("python", ROOT / "docs" / "python.md")
     space: dict = {}
-    exec(compile(python, "README.md", "exec"), space)
+    exec(compile(python, "python.md", "exec"), space)
     assert [head.shape[1] for head in space["logits"]] == [32, 16, 8, 4, 2]
     assert space["result"].mask.shape == nib.load("scans/sub-01_T2w.nii.gz").shape
 
 
-def test_the_readme_s_conversions(tmp_path, monkeypatch, capsys):
+def test_the_commands_of_conversion(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     for folder in (".", "fold_0", "TRAINER__PLANS/fold_0", "TRAINER__PLANS/fold_1"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name in ("model_final_checkpoint.model", "model_final_checkpoint.model.pkl"):
             shutil.copy(ROOT / "tests" / "data" / "torch_files" / name, f"{folder}/{name}")
-    for command in commands():
-        if command.startswith(("mednext-jax info", "mednext-jax convert")):
-            run(command, capsys)
+    for command in CONVERSIONS:
+        run(command, capsys)
     assert Path("weights.pt").is_file()
     assert len(load_models("mednet_pvs_t2w")) == 2
 
@@ -107,7 +168,7 @@ def test_the_readme_s_conversions(tmp_path, monkeypatch, capsys):
 def test_the_commands_with_mednet_pvs_s_weights(tmp_path, monkeypatch, capsys):
     """On files of the released form, small: the tree of its README, with the plans beside each checkpoint."""
     page = (ROOT / "docs" / "models.md").read_text()
-    (block,) = blocks("bash", page.split("<!-- mednet-pvs -->")[1])
+    (block,) = re.findall(r"<!-- mednet-pvs -->\n```bash\n(.*?)```", page, re.S)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for task in ("Task004_3DStratifiedSplits", "Task019_HCP_T2w"):
@@ -120,14 +181,8 @@ def test_the_commands_with_mednet_pvs_s_weights(tmp_path, monkeypatch, capsys):
         scan = nib.Nifti1Image(rng.normal(300, 80, (20, 18, 16)).astype(np.int16), np.eye(4))
         Path(f"scans_{contrast}").mkdir()
         nib.save(scan, f"scans_{contrast}/sub-01_{contrast}_0000.nii.gz")
-    for command in commands(f"```bash\n{block}```"):
+    for command in block.splitlines():
         run(command + (" --no-tta" if " predict " in command else ""), capsys)
         assert "Task0" in command
     assert Path("segmented_T1w/sub-01_T1w_mask.nii.gz").is_file()
     assert Path("segmented_T2w/sub-01_T2w_mask.nii.gz").is_file()
-
-
-def test_links_of_pages_lead_somewhere():
-    for page in (ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "docs" / "models.md"):
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-            assert target.startswith("https://") or (page.parent / target).exists(), target

@@ -22,18 +22,39 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         action="append",
         default=None,
         metavar="[NAME=]MASKS",
-        help=f"{masks}; repeat with names for several tools",
+        help=f"{masks}; repeat with names for several tools (default: none; then --raters)",
     )
-    evaluate.add_argument("-r", "--references", type=Path, default=None, metavar="MASKS", help=masks)
-    evaluate.add_argument("-o", "--out", type=Path, default=None, metavar="OUT", help="a new folder")
-    evaluate.add_argument("--regions", type=Path, default=None, metavar="MASKS", help="region maps, with regions.json")
+    evaluate.add_argument(
+        "-r",
+        "--references",
+        type=Path,
+        default=None,
+        metavar="MASKS",
+        help=f"{masks} (default: none; then --raters)",
+    )
+    evaluate.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=None,
+        metavar="OUT",
+        help="a new folder (needed; default with --cv: see there)",
+    )
+    evaluate.add_argument(
+        "--regions",
+        type=Path,
+        default=None,
+        metavar="MASKS",
+        help="region maps, with regions.json (default: the whole scan alone)",
+    )
     evaluate.add_argument("--no-figures", action="store_true", help="tables only (default: PNG and SVG, too)")
     evaluate.add_argument(
         "--cv",
         type=Path,
         default=None,
         metavar="DIR",
-        help="instead of masks: the table of the folds that were trained into DIR/* (OUT: DIR/cross_validation)",
+        help="instead of masks: the table of the folds that were trained into DIR/* (default of OUT: "
+        "DIR/cross_validation)",
     )
     reading = evaluate.add_argument_group("how maps are read")
     reading.add_argument(
@@ -69,7 +90,8 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         nargs="+",
         default=None,
         metavar="[NAME=]MASKS",
-        help="masks of two raters or more, or one table (.tsv, .csv) of visual scores; -r may be left out",
+        help="masks of two raters or more, or one table (.tsv, .csv) of visual scores; -r may be left out "
+        "(default: none)",
     )
     thresholds = evaluate.add_argument_group("choosing a threshold, on validation scans")
     thresholds.add_argument(

@@ -90,6 +90,21 @@ def test_every_column_is_on_the_page(folder):
     assert [c for c in columns if c not in plain and not any(p.fullmatch(c) for p in patterns)] == []
 
 
+def test_every_column_of_every_table_is_on_the_page_of_outputs(folder):
+    page = (ROOT / "docs" / "outputs.md").read_text().split("## evaluate")[1].split("## report")[0]
+    rows = dict(re.findall(r"^\| `([a-z_]+\.csv)` \|(.*)\|$", page, re.M))
+    missing = []
+    for path in sorted(set(folder.glob("*/*.csv"))):
+        said = re.findall(r"`(\w+)`", rows[path.name])
+        ends = {name for name in said if name.startswith("_")} | {"_low", "_high"}
+        said += [name + end for name in said for end in ends]
+        with path.open() as file:
+            columns = next(csv.reader(file))
+        if path.name != "cases.csv":  # its scores: the test above
+            missing += [(path.name, name) for name in columns if name not in said]
+    assert not missing
+
+
 def test_every_oracle_s_test_is_there():
     rows = [line.split("|") for line in PAGE.split("## Oracles")[1].splitlines() if line.endswith(".py` |")]
     assert len(rows) >= 16
