@@ -332,18 +332,26 @@ def build_parser() -> argparse.ArgumentParser:
     )
     bids.add_argument("bids_dir", type=Path, metavar="BIDS_DIR", help="the data set")
     bids.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="the derivative, such as BIDS_DIR/derivatives/pvs")
-    bids.add_argument("level", choices=("participant", "group"), help="segment participants, or merge their tables")
     bids.add_argument(
-        *("--participant-label", "--participant_label"), nargs="+", default=[], metavar="LABEL", help="only these"
+        "level", choices=("participant", "group"), metavar="LEVEL", help="segment participants, or merge their tables"
     )
-    bids.add_argument("--session-id", "--session-label", nargs="+", default=[], metavar="LABEL", help="only these")
+    for names, what in (
+        (("--participant-label", "--participant_label"), "participants"),
+        (("--session-id", "--session-label"), "sessions"),
+    ):
+        bids.add_argument(*names, nargs="+", default=[], metavar="LABEL", help=f"only these {what} (default: all)")
     bids.add_argument(
-        "--bids-filter-file", type=Path, default=None, metavar="FILE", help="entities of the scans, as fMRIPrep has it"
+        "--bids-filter-file",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="entities of the scans, as fMRIPrep has it (default: any)",
     )
     for action in predict._actions:
         if action.dest not in ("help", "input", "output", "part", "report", "series", "dicom_seg"):
             own = copy.copy(action)
-            own.required = False  # the model is for the level participant alone
+            if own.required:
+                own.required, own.help = False, f"{own.help} (default: none; the level participant needs one)"
             bids._add_action(own)
 
     report = command(
