@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mednext_jax"
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
 EVERYBODYS = {"errors", "settings", "command_room", "compilation_cache", "version"}
-ABOVE_ALL = {"main", "demo", "__main__", "__init__"}
+ABOVE_ALL = {"main", "parser", "predict_arguments", "demo", "__main__", "__init__"}
 
 
 def rooms() -> dict[str, set[str]]:

@@ -15,6 +15,7 @@ import pytest
 
 from mednext_jax import main as command_line
 from mednext_jax.errors import InputError, NothingDone, Problem, WorkError
+from mednext_jax.parser import EXIT_STATUS, build_parser
 from mednext_jax.version import __version__, commit
 
 pytestmark = pytest.mark.core
@@ -43,7 +44,7 @@ def test_help_names_every_command_and_needs_no_jax():
     )
     assert done.returncode == 0
     assert all(re.search(rf"^    {name}\s", done.stdout, re.M) for name in COMMANDS)
-    assert " ".join(done.stdout.split()).endswith(command_line.EXIT_STATUS)
+    assert " ".join(done.stdout.split()).endswith(EXIT_STATUS)
     assert "jax._src" not in done.stderr  # the import log: the help must not wait for JAX
 
 
@@ -76,14 +77,14 @@ def test_the_commands_of_a_page_are_understood(page):
         line for line in (ROOT / "docs" / f"{page}.md").read_text().splitlines() if line.startswith("mednext-jax ")
     ]
     for line in lines:
-        assert command_line.build_parser().parse_args(line.split()[1:]).command in ("bids", "predict")
+        assert build_parser().parse_args(line.split()[1:]).command in ("bids", "predict")
     assert lines
 
 
 def test_every_option_and_variable_is_on_a_page():
     text = pages()
     said = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text))
-    missing = [spellings for spellings in options_of(command_line.build_parser()) if not said & set(spellings)]
+    missing = [spellings for spellings in options_of(build_parser()) if not said & set(spellings)]
     code = "\n".join(path.read_text() for path in (ROOT / "mednext_jax").rglob("*.py"))
     variables = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", code))
     variables |= set(re.findall(r"\bMEDNEXT_JAX_[A-Z_]+\b", code))
@@ -123,7 +124,7 @@ def test_exit_status_follows_the_kind_of_error(capsys, monkeypatch, error, statu
     def fail(options):
         raise error
 
-    monkeypatch.setattr(command_line, "_info", fail)
+    monkeypatch.setitem(command_line.COMMANDS, "info", fail)
     got, _, err = run(capsys, "info", "model")
     assert got == status and str(error) in err
 
@@ -140,7 +141,7 @@ def work(options):
         print("cleaning", flush=True)
         time.sleep(1)
         print("clean", flush=True)
-main._info = work
+main.COMMANDS["info"] = work
 sys.exit(main.main(["info", "model"]))
 """
 

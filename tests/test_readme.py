@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mednext_jax import main as command_line
+from mednext_jax.parser import build_parser
 from mednext_jax.weights.directory import load_models
 from tools.command_reference import commands as parsers
 
@@ -110,7 +111,7 @@ def run(command, capsys):
 
 
 def test_every_command_of_a_page_or_a_help_is_run_somewhere():
-    helps = [p.epilog.removeprefix("example: ") for p in parsers(command_line.build_parser()).values()]
+    helps = [p.epilog.removeprefix("example: ") for p in parsers(build_parser()).values()]
     pages = {page.relative_to(ROOT).as_posix(): commands(page) for page in PAGES}
     said = {command for page, lines in pages.items() if page not in PAGES_ELSEWHERE for command in lines} | {*helps}
     here = {*LABELLED, *SCANS, *CONVERSIONS}

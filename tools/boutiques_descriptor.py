@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mednext_jax.main import EXIT_STATUS, build_parser
+from mednext_jax.parser import EXIT_STATUS, build_parser
 from mednext_jax.version import __version__
 
 FILE = Path(__file__).parents[1] / "launch" / "boutiques.json"

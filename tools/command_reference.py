@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from mednext_jax.main import build_parser
+from mednext_jax.parser import build_parser
 
 
 def page() -> str:

@@ -83,10 +83,11 @@ def dicom_scan(
                     output.rmdir()
 
 
-def write_objects(case: str, output: Path, series: Series, counting: Mapping[str, Any]) -> None:
+def write_objects(case: str, output: Path, series: Series, counting: Mapping[str, Any], *, force: bool = False) -> None:
     """Write CASE_seg.dcm and CASE_report.dcm of a prediction in `output` on a series; those that are newer stay.
 
-    counting: connectivity, min_voxels, min_mm3 and split of `quantify`. Raises InputError as `write_segmentation`.
+    counting: connectivity, min_voxels, min_mm3 and split of `quantify`. force: older ones give way.
+    Raises InputError as `write_segmentation`.
     """
     mask = output / f"{case}_mask.nii.gz"
     segmentation, report = output / f"{case}_seg.dcm", output / f"{case}_report.dcm"
@@ -94,6 +95,8 @@ def write_objects(case: str, output: Path, series: Series, counting: Mapping[str
         print(f"{shown(segmentation)}: is there", flush=True)
         return
     for path in (segmentation, report):
+        if force:
+            path.unlink(missing_ok=True)
         refuse_existing(path)
     record = read_json(output / "prediction.json")
     made_with = MadeWith(tuple(str(m["sha256"]) for m in record["models"] if m["sha256"]), record["threshold"])

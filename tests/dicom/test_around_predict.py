@@ -38,6 +38,10 @@ def test_a_series_is_segmented_and_gets_its_objects(make_series, tmp_path, model
     before = (out / "Patient 7_seg.dcm").read_bytes()
     assert run(*call, "--series", "3") == 0  # goes on
     assert "is there" in capsys.readouterr().out and (out / "Patient 7_seg.dcm").read_bytes() == before
+    assert run(*call, "--series", "3", "--force") == 0  # with other masks the objects are made again
+    assert (out / "Patient 7_seg.dcm").stat().st_mtime_ns > (out / "Patient 7_mask.nii.gz").stat().st_mtime_ns
+    dry = [tmp_path / "dry" if a == out else a for a in call]
+    assert run(*dry, "--series", "3", "--dry-run") == 0 and not (tmp_path / "dry").exists()
     # The scan that was converted, given as NIfTI, on its series and on another.
     (scan,) = (out / HIDDEN).glob("*/*.nii")
     again = ("predict", "-i", scan, "-m", model, "--no-tta", "--dicom-seg", made.folder)

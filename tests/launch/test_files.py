@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mednext_jax.main import build_parser
+from mednext_jax.parser import build_parser
 
 jsonschema = pytest.importorskip("jsonschema")
 yaml = pytest.importorskip("yaml")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mednext_jax.main import build_parser
+from mednext_jax.parser import build_parser
 from tools.boutiques_descriptor import FILE, descriptor, text
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from mednext_jax.main import build_parser
+from mednext_jax.parser import build_parser
 from tools.command_reference import arguments, commands, explained, page
 
 pytestmark = pytest.mark.core
