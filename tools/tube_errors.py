@@ -3,9 +3,10 @@
     python -m tools.tube_errors
 
 Each tube is an arc of even width and random pose, drawn into a mask (voxels that it fills by half or more) and measured
-as `quantify` measures clusters. Prints a Markdown table: for each voxel size and each width in voxels, the share of
-tubes that stay one piece, the median error of the length in % and of the width in voxels (over those pieces), with the
-median of their magnitudes, and how far a direction's median length lies from that of all. docs/measures.md shows it.
+as `quantify` measures clusters. Prints a Markdown table: for each voxel size and each width in voxels, and for all widths
+together, the share of tubes that stay one piece, the median error of the length in % and of the width in voxels (over
+those pieces), with the median of their magnitudes, and how far a direction's median length lies from that of all.
+docs/measures.md shows it.
 """
 
 from __future__ import annotations
@@ -107,15 +108,21 @@ def main() -> None:
     heads += ("error of the width, voxels", "its magnitude", "between directions")
     print(f"| {' | '.join(heads)} |\n| {' | '.join('---' for _ in heads)} |")
     for voxel in VOXELS_MM:
-        for voxels in WIDTHS:
-            found = errors_of(draw_many(voxel, voxels * voxel, options.repeats), voxel)
-            length, width = 100 * found.length, found.width
-            cells = [f"{voxel:g}", f"{voxels:g}", f"{voxels * voxel:.2g}", f"{found.whole:.0%}"]
-            if len(length):
-                cells += [f"{np.median(length):+.1f}", f"{np.median(np.abs(length)):.1f}"]
-                cells += [f"{np.median(width):+.2f}", f"{np.median(np.abs(width)):.2f}"]
-                cells += [f"{100 * found.between_directions:.1f} %"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+        by_width = {width: draw_many(voxel, width * voxel, options.repeats) for width in WIDTHS}
+        for width, tubes in by_width.items():
+            print(_row(f"{voxel:g}", f"{width:g}", f"{width * voxel:.2g}", errors_of(tubes, voxel)), flush=True)
+        every = {n: [tube for tubes in by_width.values() for tube in tubes[n]] for n in range(len(DIRECTIONS))}
+        print(_row(f"{voxel:g}", "all", "all", errors_of(every, voxel)), flush=True)
+
+
+def _row(voxel: str, voxels: str, mm: str, found: Errors) -> str:
+    length, width = 100 * found.length, found.width
+    cells = [voxel, voxels, mm, f"{found.whole:.0%}"]
+    if len(length):
+        cells += [f"{np.median(length):+.1f}", f"{np.median(np.abs(length)):.1f}"]
+        cells += [f"{np.median(width):+.2f}", f"{np.median(np.abs(width)):.2f}"]
+        cells += [f"{100 * found.between_directions:.1f} %"]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
