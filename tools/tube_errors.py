@@ -3,9 +3,9 @@
     python -m tools.tube_errors
 
 Each tube is an arc of even width and random pose, drawn into a mask (voxels that it fills by half or more) and measured
-as `quantify` measures clusters. Prints a Markdown table: for each voxel size and each width in voxels, and for all widths
-together, the share of tubes that stay one piece, the median error of the length in % and of the width in voxels (over
-those pieces), with the median of their magnitudes, and how far a direction's median length lies from that of all.
+as `quantify` measures clusters. Prints a Markdown table: for each voxel size and each width in voxels, and for all
+widths together, the share of tubes that stay one piece, the median error of the length in % and of the width in voxels
+(over those pieces), with the median of their magnitudes, and how far a direction's median length lies from that of all.
 docs/measures.md shows it.
 """
 
