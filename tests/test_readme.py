@@ -82,6 +82,7 @@ SMALLER = {
     "--spacing 0.8": "--spacing 4",
     "--splits kfold:5": "--splits kfold:2",
 }
+RATE = "--config.optimiser.learning_rate=1e-3"
 TINY_TRAINING = (
     "--config.patch_size=(16,16,16) --config.batch_size=1 --config.steps=2 --config.steps_per_epoch=2 "
     "--config.validation_steps=1 --config.model.base_channels=2 --config.model.expansion_ratios=(1,1,1,1,1,1,1,1,1) "
@@ -104,6 +105,8 @@ def run(command, capsys):
         command = command.replace(written, smaller)
     if " train " in command:
         command += " " + TINY_TRAINING
+        if RATE not in command:  # one program for all, which is compiled once
+            command += " " + RATE
     status = command_line.main(shlex.split(command)[1:])
     captured = capsys.readouterr()
     assert status == 0, f"{command}\n{captured.out}\n{captured.err}"
