@@ -48,11 +48,11 @@ def test_a_device_needs_little_more_than_its_slab_of_a_large_volume():
         window = Window((128, 128, 128), mirror_axes=(), mesh=mesh)
         volume = jax.ShapeDtypeStruct((512, 512, 512, 1), jnp.float32)
         total, weight = jax.eval_shape(lambda v: _accumulators(window, network, jnp.asarray(1.0), v), volume)
-        table, count = jax.ShapeDtypeStruct((512, 3), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+        table, limits = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((512, 3), (3,)))
         if mesh is not None:
             slabs = NamedSharding(mesh, PartitionSpec("tiles"))
             total, weight = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=slabs) for x in (total, weight))
-        lowered = _add_tiles.lower(window, network, jnp.asarray(1.0), volume, table, count, total, weight)
+        lowered = _add_tiles.lower(window, network, jnp.asarray(1.0), volume, table, limits, total, weight)
         memory = lowered.compile().memory_analysis()
         return memory.argument_size_in_bytes - 4 * 512**3 + memory.temp_size_in_bytes
 
