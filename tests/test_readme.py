@@ -58,6 +58,11 @@ CONVERSIONS = (
     "mednext-jax convert TRAINER__PLANS mednet_pvs_t2w",
     "mednext-jax convert mednet_pvs_fold_0 mednet_pvs_k7 --upkern 7",
 )
+SETS = "MedNet-PVS_weights/nnUNet_trained_models/nnUNet/3d_fullres"
+MEDNET_PVS = (
+    f"mednext-jax predict -i scans_T2w -o segmented_T2w -m {SETS}/Task019_HCP_T2w",
+    f"mednext-jax predict -i scans_T1w -o segmented_T1w -m {SETS}/Task004_3DStratifiedSplits",
+)
 # What runs in another test or in CI: the file, and words in it that show so.
 ELSEWHERE = {
     "mednext-jax demo --workdir demo": (".ci/run", "demo_command"),
@@ -65,6 +70,7 @@ ELSEWHERE = {
         "tests/dicom/test_around_predict.py",
         '"--dicom-seg"',
     ),
+    **dict.fromkeys(MEDNET_PVS, ("tests/test_readme.py", "test_the_commands_with_mednet_pvs_s_weights")),
     "mednext-jax models": ("tests/hub/test_list_models.py", 'main(["models"])'),
     "mednext-jax check-device": ("tests/kernels/test_check_device.py", 'main(["check-device"])'),
 }
@@ -173,10 +179,11 @@ def test_the_commands_with_mednet_pvs_s_weights(tmp_path, monkeypatch, capsys):
     """On files of the released form, small: the tree of its README, with the plans beside each checkpoint."""
     page = (ROOT / "docs" / "models.md").read_text()
     (block,) = re.findall(r"<!-- mednet-pvs -->\n```bash\n(.*?)```", page, re.S)
+    assert set(MEDNET_PVS) < set(block.splitlines())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for task in ("Task004_3DStratifiedSplits", "Task019_HCP_T2w"):
-        fold = tmp_path / "MedNet-PVS_weights/nnUNet_trained_models/nnUNet/3d_fullres" / task / "fold_0"
+        fold = tmp_path / SETS / task / "fold_0"
         fold.mkdir(parents=True)
         for name in ("model_final_checkpoint.model", "model_final_checkpoint.model.pkl"):
             shutil.copy(ROOT / "tests" / "data" / "torch_files" / name, fold)
