@@ -307,10 +307,6 @@ def _check_device(options: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "simulate": _simulate,
@@ -327,3 +323,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "models": _models,
     "check-device": _check_device,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
