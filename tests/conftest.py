@@ -51,8 +51,32 @@ MAY_BE_SKIPPED = {
 }
 
 
+# The longest files, which several workers begin with: one that begins last keeps the others waiting.
+LONGEST = (
+    "parallel/test_on_eight",
+    "train/test_train.py",
+    "test_readme.py",
+    "model/",
+    "train/",
+    "kernels/",
+    "parallel/",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist's own order: by the number of a file's tests
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
+
+    def rank(item):
+        name = item.path.relative_to(here).as_posix()
+        return next((i for i, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=rank)
     for item in items:
         if item.path.relative_to(here).as_posix().startswith(QUICK) and item.get_closest_marker("slow") is None:
             item.add_marker("quick")
