@@ -38,6 +38,8 @@ from mednext_jax.data.stored_case import (
 )
 from mednext_jax.data.stored_files import STORE_ERRORS, StoredFiles, reason
 from mednext_jax.errors import InputError, Problem, WorkError
+from mednext_jax.io.geometry import voxel_volume
+from mednext_jax.preprocess.trip import Properties
 
 UNFINISHED = "unfinished.json"
 # Bytes of the description or the splits of a hundred thousand cases, of a case.json and of a zarr.json.
@@ -150,6 +152,17 @@ class CaseStore:
         self._check_hash(case, "image", image)
         self._check_hash(case, "label", label)
         return image, label
+
+    def label(self, case: str) -> np.ndarray:
+        """The label int16 (d, h, w) of a whole case, without its image."""
+        return self._read(case, "label")
+
+    def voxel_volume(self, case: str) -> float:
+        """mm3 of a stored voxel: the stored grid is as sheared as the scan's."""
+        record = self.record(case)
+        properties = Properties.from_dict(record["properties"])
+        larger = np.prod(properties.resampled_spacing) / np.prod(properties.spacing)
+        return voxel_volume(np.asarray(record["affine"])) * float(larger)
 
     def regions(self, case: str) -> np.ndarray | None:
         """The region map (d, h, w) int16 of a case, for data sets with region maps (`meta.regions`); else None."""

@@ -15,8 +15,7 @@ def label_ranges(store: CaseStore, cases: Sequence[str]) -> dict[str, list[float
     values = [value for of_class in store.meta.classes.values() for value in of_class]
     counts, volumes = [], []
     for case in cases:
-        mask = np.isin(store.read(case)[1], values)
-        spacing = store.record(case)["properties"]["resampled_spacing"]
+        mask = np.isin(store.label(case), values)
         counts.append(label_clusters(mask)[1])
-        volumes.append(round(float(mask.sum() * np.prod(spacing)), 3))
+        volumes.append(round(float(mask.sum()) * store.voxel_volume(case), 3))
     return {"count": [min(counts), max(counts)], "volume_mm3": [min(volumes), max(volumes)]}

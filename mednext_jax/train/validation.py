@@ -24,7 +24,6 @@ from mednext_jax.evaluate.table import terminal_table
 from mednext_jax.inference.on_device import LoadedScan, load_prepared, on_scan, to_host
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.atomic import atomic_directory
-from mednext_jax.io.geometry import voxel_volume
 from mednext_jax.io.nifti import from_volume, grid_of, image_like, write_image
 from mednext_jax.parallel.processes import is_main_process, meet
 from mednext_jax.preprocess.trip import Properties
@@ -73,10 +72,7 @@ def _validate(
     mask = _label(predictor, loaded, evidence)
     names = {value: name for name, value in store.meta.regions.items()}
     ignored = store.meta.ignore_label
-    # The stored grid is as sheared as the scan's.
-    larger = np.prod(properties.resampled_spacing) / np.prod(properties.spacing)
-    voxel = voxel_volume(np.asarray(store.record(case)["affine"])) * float(larger)
-    scores = evaluate_case(mask, label, voxel, store.regions(case), names, ignored)
+    scores = evaluate_case(mask, label, store.voxel_volume(case), store.regions(case), names, ignored)
     if picture is not None:
         draw_case(image, label * (label != ignored), mask, f"{case}, Dice {scores[WHOLE]['dice']:.3f}", picture)
     if not with_mask:
