@@ -95,8 +95,14 @@ def read_declared(path: str | os.PathLike) -> Declared:
     if not header.sizeof_hdr <= start_byte <= MAX_VOXEL_OFFSET:
         raise damaged(path, f"voxels that start at byte {start_byte:g}")
     offset = int(start_byte)
-    size = path.stat().st_size
-    needed = offset + voxels * dtype.itemsize
+    return Declared(shape_that_fits(path, shape, dtype, offset, compressed), dtype, offset)
+
+
+def shape_that_fits(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int, compressed: bool
+) -> tuple[int, ...]:
+    """The shape without trailing ones; raises InputError if the file cannot hold its voxels behind `offset` bytes."""
+    size, needed = path.stat().st_size, offset + math.prod(shape) * dtype.itemsize
     if size * (MAX_DEFLATE_RATIO if compressed else 1) < needed:
         raise InputError(
             "The file is too short for the scan its header declares.",
@@ -107,7 +113,7 @@ def read_declared(path: str | os.PathLike) -> Declared:
         )
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    return Declared(shape, dtype, offset)
+    return shape
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ from nibabel.freesurfer.mghformat import DATA_OFFSET, MGHHeader
 from mednext_jax.errors import InputError
 from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.nifti_header import (
-    MAX_DEFLATE_RATIO,
     MAX_VOXELS,
     NIFTI_ENDINGS,
     PIECE,
@@ -30,6 +29,7 @@ from mednext_jax.io.nifti_header import (
     not_nifti,
     open_stream,
     refuse_type,
+    shape_that_fits,
 )
 
 MGH_ENDINGS = (".mgz", ".mgh")
@@ -215,18 +215,7 @@ def _require_size(path: Path, sizes: Sequence[int], dtype: np.dtype, offset: int
             found=" x ".join(map(str, shape)),
             hint="export the scan again from its source",
         )
-    size, needed = path.stat().st_size, offset + voxels * dtype.itemsize
-    if size * (MAX_DEFLATE_RATIO if packed else 1) < needed:
-        raise InputError(
-            "The file is too short for the scan its header declares.",
-            file=path,
-            expected=f"{needed} bytes of data for {' x '.join(map(str, shape))} voxels of {dtype.name}",
-            found=f"{size} bytes" + (" compressed" if packed else ""),
-            hint="copy or download the file again",
-        )
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
+    return shape_that_fits(path, shape, dtype.newbyteorder("="), offset, packed)
 
 
 def _header(affine: np.ndarray) -> nib.Nifti1Header:
