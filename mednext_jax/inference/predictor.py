@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.errors import InputError, Problem, is_out_of_memory
 from mednext_jax.hub.open_model import open_models
-from mednext_jax.inference.flags import expects_extracted
+from mednext_jax.inference.flags import skull_flag
 from mednext_jax.inference.on_device import (
     BACKGROUNDS,
     LoadedScan,
@@ -276,9 +276,9 @@ class Predictor:
 
 def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> Problem | None:
     """The warning that a scan's brain was extracted and the training scans' was not, or the other way round."""
-    expected = expects_extracted(recipe)
-    if expected is None or expected == region.brain_extracted:
+    if skull_flag(recipe, region.brain_extracted) is None:
         return None
+    expected = not region.brain_extracted
     words = {True: "zeros around an extracted brain", False: "a whole head"}
     hint = "extract the brain first, or give its mask: --brain-masks MASKS" if expected else "give the whole head"
     what = "The scan does not look like those that the model was trained on; its result may be meaningless."

@@ -52,6 +52,15 @@ def save_scan():
     return _save_scan
 
 
+@pytest.fixture(scope="module")
+def scans(save_scan, tmp_path_factory):
+    """Three scans of three shapes in one bucket."""
+    folder = tmp_path_factory.mktemp("scans")
+    for i, shape in enumerate([(24, 22, 20), (20, 30, 17), (18, 19, 31)]):
+        save_scan(folder / f"case{i}_0000.nii.gz", shape, seed=i)
+    return folder
+
+
 def _save_scan(path, shape=(24, 22, 20), seed=0, affine=None, dtype=np.int16, dark=0):
     """A random scan; `dark` planes at the start of the first axis are 0. qform and sform differ in their codes."""
     rng = np.random.default_rng(seed)

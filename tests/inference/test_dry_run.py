@@ -16,14 +16,6 @@ from mednext_jax.model.config import MedNeXtConfig
 pytestmark = pytest.mark.core
 
 
-@pytest.fixture(scope="module")
-def scans(save_scan, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scans")
-    for i, shape in enumerate([(24, 22, 20), (20, 30, 17), (18, 19, 31)]):
-        save_scan(folder / f"case{i}_0000.nii.gz", shape, seed=i)
-    return folder
-
-
 def test_a_dry_run_tells_and_writes_nothing(models, scans, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     predict(scans / "case0_0000.nii.gz", out, models[0], tta=False)

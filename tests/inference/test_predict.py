@@ -22,15 +22,6 @@ from mednext_jax.measure.clusters import label_clusters
 pytestmark = pytest.mark.core
 
 
-@pytest.fixture(scope="module")
-def scans(save_scan, tmp_path_factory):
-    """Three scans of three shapes in one bucket."""
-    folder = tmp_path_factory.mktemp("scans")
-    for i, shape in enumerate([(24, 22, 20), (20, 30, 17), (18, 19, 31)]):
-        save_scan(folder / f"case{i}_0000.nii.gz", shape, seed=i)
-    return folder
-
-
 def table(path):
     return list(csv.DictReader(path.open(), delimiter="\t"))
 

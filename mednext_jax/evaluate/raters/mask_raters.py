@@ -137,7 +137,8 @@ def pair_rows(pairs: Sequence[Row], measures: Sequence[Row]) -> list[Row]:
         if not pair["without"]:
             chosen.setdefault((pair["region"], pair["first"], pair["second"]), []).append(pair)
     rows = []
-    for (region, first, second), mine in sorted(chosen.items(), key=lambda found: regions_of(pairs).index(found[0][0])):
+    order = regions_of(pairs)
+    for (region, first, second), mine in sorted(chosen.items(), key=lambda found: order.index(found[0][0])):
         row: Row = {"region": region, "first": first, "second": second, "scans": len(mine)}
         for name in OVERLAPS:
             row |= {f"{name}_{key}": value for key, value in _mean([r[name] for r in mine]).items()}
