@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.io.atomic import atomic_file
+from mednext_jax.io.bids import DESCRIPTION, IGNORES
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.table_cell import quoted
 
-DESCRIPTION, IGNORES = "dataset_description.json", ".bidsignore"
 # The values of the entity desc, and what they mean.
 DESCRIPTIONS = {
     "brain": "Mask of the brain that was extracted before segmentation",

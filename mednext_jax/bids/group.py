@@ -6,16 +6,14 @@ import csv
 import shutil
 from pathlib import Path
 
-from mednext_jax.bids.run_folder import LOGS, RECORD
+from mednext_jax.bids.run_folder import LOGS
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_file
-from mednext_jax.io.scan_list import ListedScan, read_scan_list, write_scan_list
+from mednext_jax.io.scan_list import LISTED, RECORD, VOLUMES, ListedScan, read_scan_list, write_scan_list
 from mednext_jax.io.table_cell import unquoted
 from mednext_jax.io.table_file import read_table
 from mednext_jax.quantify.tables import COHORT, TableFiles, cohort_text, dictionaries, read_rows
 from mednext_jax.report.report import report
-
-VOLUMES, LISTED = "volumes.tsv", "scans.json"
 
 
 def merge_group(data_set: Path, output: Path) -> None:

@@ -18,10 +18,10 @@ from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.bids_selection import BidsSelection
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_names import files_below
+from mednext_jax.io.scan_list import RECORD
 
 WORK = ".mednext-jax"
 LOGS = "logs"
-RECORD = "prediction.json"
 # What a run says of itself, for the group and for the user.
 _SAID = re.compile(r"(volumes|failed)\.tsv|(prediction|scans)\.json|.*\.log")
 

@@ -18,11 +18,11 @@ from mednext_jax.dicom.to_nifti import write_nifti
 from mednext_jax.errors import InputError, shown
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
+from mednext_jax.io.scan_list import RECORD, records_in
 from mednext_jax.quantify.quantify import quantify
 
 # Where the converted scan lies; predict takes an output folder in which only such names are.
 HIDDEN = ".predict-dicom"
-_RECORDS = "prediction*.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def dicom_scan(
             hint="leave the folder out: --dicom-seg",
         )
     chosen = [choose_series(source, one) for one in wanted] or [choose_series(source)]
-    if output.exists() and not any(output.glob(_RECORDS)) and any(p.name != HIDDEN for p in output.iterdir()):
+    if output.exists() and not records_in(output) and any(p.name != HIDDEN for p in output.iterdir()):
         refuse_existing(output)
     digest = hashlib.sha256("\n".join(one.uid for one in chosen).encode()).hexdigest()[:16]
     name = _case(source)
@@ -76,7 +76,7 @@ def dicom_scan(
                 write_nifti(series, path)
         yield DicomScan(paths[0], chosen[0] if write_on else None)
     finally:
-        if not any(output.glob(_RECORDS)):
+        if not records_in(output):
             shutil.rmtree(output / HIDDEN, ignore_errors=True)
             with contextlib.suppress(OSError):
                 if made:
@@ -98,7 +98,7 @@ def write_objects(case: str, output: Path, series: Series, counting: Mapping[str
         if force:
             path.unlink(missing_ok=True)
         refuse_existing(path)
-    record = read_json(output / "prediction.json")
+    record = read_json(output / RECORD)
     made_with = MadeWith(tuple(str(m["sha256"]) for m in record["models"] if m["sha256"]), record["threshold"])
     whole = quantify(mask, **{name: value for name, value in counting.items() if not name.startswith("region")})
     try:

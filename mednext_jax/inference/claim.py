@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import InputError
-from mednext_jax.inference.cohort_tables import FAILED, VOLUMES, read_volumes
+from mednext_jax.inference.cohort_tables import FAILED, read_volumes
 from mednext_jax.inference.gather import BUSY, CLAIM_TIMEOUT, claim_path, gather_parts
 from mednext_jax.inference.outputs import LOG, Outputs
 from mednext_jax.inference.run_record import (
     ELSEWHERE,
     EXISTS,
     HIDDEN,
-    RECORD,
     lock_path,
     of_a_scan,
     part_name,
     parts_in,
     record_path,
-    records_in,
     refuse_output,
     require_same,
 )
@@ -32,7 +30,7 @@ from mednext_jax.inference.scan_record import FOLDER, ScanRecord, record_path_of
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.lock import locked
-from mednext_jax.io.scan_list import LISTED
+from mednext_jax.io.scan_list import LISTED, RECORD, VOLUMES, records_in
 from mednext_jax.quantify.scan_tables import ScanTables
 from mednext_jax.quantify.tables import COHORT
 

@@ -16,7 +16,7 @@ from mednext_jax.inference.run_record import EXISTS
 from mednext_jax.io.table_cell import quoted, unquoted
 from mednext_jax.io.table_file import read_table
 
-VOLUMES, FAILED = "volumes.tsv", "failed.tsv"
+FAILED = "failed.tsv"
 COLUMNS = ("scan", "count", "volume_mm3", "seconds", "flags")
 FAILED_COLUMNS = ("scan", "file", "stage", "message", "hint")
 _FIRST_RELEASE = COLUMNS[:4]

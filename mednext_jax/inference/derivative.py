@@ -16,7 +16,6 @@ BIDS_IGNORES = (
     "volumes*.tsv\nfailed*.tsv\npvs*\nclusters.json\nprediction*.json\nscans*.json\n*.log\n"
     "records/\n*_stats.tsv\n*.html\n"
 )
-DESCRIPTION, IGNORES = "dataset_description.json", ".bidsignore"
 
 
 def table_files(scan: Scan) -> TableFiles:

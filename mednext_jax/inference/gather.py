@@ -12,7 +12,6 @@ from typing import Any
 from mednext_jax.errors import InputError
 from mednext_jax.inference.cohort_tables import (
     FAILED,
-    VOLUMES,
     failed_rows_text,
     read_failed,
     read_volumes,
@@ -22,7 +21,7 @@ from mednext_jax.inference.flags import with_cohort_flags
 from mednext_jax.inference.run_record import HIDDEN, lock_path, part_name, parts_in
 from mednext_jax.io.atomic import atomic_file
 from mednext_jax.io.lock import locked
-from mednext_jax.io.scan_list import LISTED, read_scan_list, write_scan_list
+from mednext_jax.io.scan_list import LISTED, VOLUMES, read_scan_list, write_scan_list
 from mednext_jax.quantify.tables import COHORT, cohort_text, dictionaries, read_rows
 
 CLAIM_TIMEOUT = 60.0  # seconds that other parts of the cohort may take to claim theirs

@@ -21,24 +21,25 @@ import numpy as np
 
 from mednext_jax.errors import WorkError
 from mednext_jax.inference import derivative
-from mednext_jax.inference.cohort_tables import FAILED, VOLUMES, failed_text, volumes_text
+from mednext_jax.inference.cohort_tables import FAILED, failed_text, volumes_text
 from mednext_jax.inference.failures import Failure
 from mednext_jax.inference.flags import EDGE, SEPARATOR, edge_flag, training_flags, with_cohort_flags
 from mednext_jax.inference.gather import write_failed
 from mednext_jax.inference.predictor import Segmentation
-from mednext_jax.inference.run_record import RECORD, of_a_scan, part_name, record_path
+from mednext_jax.inference.run_record import of_a_scan, part_name, record_path
 from mednext_jax.inference.scan_record import FOLDER, FileState, ScanRecord, record_path_of
 from mednext_jax.inference.scans import Scan
+from mednext_jax.io.bids import DESCRIPTION, IGNORES
 from mednext_jax.io.geometry import voxel_volume
 from mednext_jax.io.nifti import image_like, write_image
-from mednext_jax.io.scan_list import LISTED, ListedScan, write_scan_list
+from mednext_jax.io.scan_list import LISTED, RECORD, VOLUMES, ListedScan, write_scan_list
 from mednext_jax.measure.clusters import label_clusters
 from mednext_jax.quantify.members import Members
 from mednext_jax.quantify.scan_tables import ScanTables, table_texts
 from mednext_jax.quantify.tables import COHORT, cohort_text, dictionaries, labels_image, read_rows
 
 LOG = "predict.log"
-_OF_BIDS = (derivative.DESCRIPTION, derivative.IGNORES)
+_OF_BIDS = (DESCRIPTION, IGNORES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +80,7 @@ class Outputs:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of volumes.tsv, in the scans' order."""
-        rows = sorted(self._rows.values(), key=lambda row: self._numbers.get(row["scan"], -1))
-        return with_cohort_flags(rows)
+        return with_cohort_flags(self._rows_now())
 
     @property
     def failures(self) -> list[Failure]:
@@ -246,7 +246,7 @@ class Outputs:
         with self._placing:
             if self._closed:
                 raise WorkError("The run was stopped.")
-            if scan.bids_sources and not (self._folder / derivative.DESCRIPTION).exists():
+            if scan.bids_sources and not (self._folder / DESCRIPTION).exists():
                 self._describe_derivative()
             (self._folder / record_path_of(scan.case)).unlink(missing_ok=True)
             placed = []
@@ -269,7 +269,7 @@ class Outputs:
 
     def _describe_derivative(self) -> None:
         about = _json_text(derivative.describe_derivative(self._settings["inputs"]))
-        for name, text in ((derivative.IGNORES, derivative.BIDS_IGNORES), (derivative.DESCRIPTION, about)):
+        for name, text in ((IGNORES, derivative.BIDS_IGNORES), (DESCRIPTION, about)):
             _write(self._hidden / "about", text)
             os.replace(self._hidden / "about", self._folder / name)
 

@@ -17,11 +17,11 @@ from mednext_jax.errors import InputError
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
+from mednext_jax.io.scan_list import RECORD, records_in
 from mednext_jax.quantify.scan_tables import ScanTables
 from mednext_jax.version import __version__
 from mednext_jax.weights.directory import DESCRIPTION
 
-RECORD = "prediction.json"
 HIDDEN = ".predict"  # how the names of lock files and of the hidden folder begin
 EXISTS = "The output exists already and is not overwritten"
 ELSEWHERE = "name another output, or have all of it made again: --force"
@@ -89,11 +89,6 @@ def parts_in(folder: Path) -> list[tuple[int, int]]:
     """The parts of a cohort that have begun in a folder."""
     found = [_PART.fullmatch(path.name) for path in folder.glob("prediction_part-*.json")]
     return sorted((int(match[1]), int(match[2])) for match in found if match)
-
-
-def records_in(folder: Path) -> list[Path]:
-    """The descriptions of all runs in a folder."""
-    return sorted(folder.glob("prediction*.json"))
 
 
 def refuse_output(folder: Path, part: Sequence[int], *, force: bool = False) -> None:

@@ -26,6 +26,7 @@ SUFFIXES = ("T1w", "T2w", "FLAIR")
 NO_SCANS = ("mask", "dseg", "probseg")  # suffixes of derivatives
 # How the labelled clusters that `predict` writes beside a mask end: each PVS has a value of its own.
 CLUSTERS_ENDING = "_seg-PVS_dseg"
+DESCRIPTION, IGNORES = "dataset_description.json", ".bidsignore"
 # Entities that tell scans of one subject apart; a derivative that names another value belongs to another scan.
 SCAN_ENTITIES = ("ses", "acq", "run", "rec", "ce", "part", "echo")
 
@@ -43,7 +44,7 @@ class BidsScan:
 def is_bids(root: str | os.PathLike) -> bool:
     """Whether a folder is a BIDS data set: it describes itself, or has sub-*/[ses-*/]anat."""
     root = Path(root)
-    described = is_named(root / "dataset_description.json") and any(root.glob("sub-*"))
+    described = is_named(root / DESCRIPTION) and any(root.glob("sub-*"))
     return described or any(root.glob("sub-*/anat")) or any(root.glob("sub-*/ses-*/anat"))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import read_json
 
-LISTED = "scans.json"
+LISTED, RECORD, VOLUMES = "scans.json", "prediction.json", "volumes.tsv"
 LIST_LIMIT = 2**28  # bytes; 10,000 scans take some MiB
 
 
@@ -29,6 +29,11 @@ class ListedScan:
     mask: str = ""
     probability: str = ""
     problem: str = ""
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The descriptions of all runs of `predict` in a folder: of one, or of the parts of a cohort."""
+    return sorted(folder.glob("prediction*.json"))
 
 
 def write_scan_list(path: Path, scans: Iterable[ListedScan]) -> None:
