@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import random
 import shutil
 import signal
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 
 from tools.arguments import some_of
+from tools.kill_predict import differences
 
 COMMANDS = ("simulate", "prepare", "convert", "quantify", "report", "evaluate")
 
@@ -52,12 +52,6 @@ class Command:
             shutil.copytree(self.copied, out)
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """Name below a folder -> hash of what it holds."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def commands(work: Path, model: str) -> dict[str, Command]:
     """The commands in the order in which each needs what the one before wrote."""
     data, masks = str(work / "simulate"), str(work / "predict")
@@ -82,7 +76,6 @@ def try_kills(command: Command, name: str, work: Path, kills: int, rng: random.R
     took = time.monotonic() - began
     if status != 0:
         raise RuntimeError(f"{name}: the undisturbed run ended with {status}: {said}")
-    expected = files_of(whole)
     killed = found_whole = 0
     for _ in range(kills):
         with tempfile.TemporaryDirectory(dir=work) as folder:
@@ -93,11 +86,8 @@ def try_kills(command: Command, name: str, work: Path, kills: int, rng: random.R
             found_whole += status == 2
             if status not in (0, 2):
                 raise RuntimeError(f"{name}: after the kill, the same command ended with {status}: {said}")
-            now = files_of(out)
-            differ = sorted(f for f in {*now, *expected} if now.get(f) != expected.get(f))
-            hidden = [p.name for p in Path(folder).rglob(".mednext-jax*")]
-            if differ or hidden:
-                raise RuntimeError(f"{name}: differ: {differ}; hidden: {hidden}; the second run: {said}")
+            if wrong := differences(whole, out):
+                raise RuntimeError(f"{name}: differ, or hidden: {wrong}; the second run: {said}")
     return f"{name:10} {killed:4} killed, {kills - killed} had finished; {found_whole} found whole by the second run"
 
 
