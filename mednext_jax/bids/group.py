@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mednext_jax.bids.run_folder import LOGS
 from mednext_jax.errors import InputError
-from mednext_jax.io.atomic import atomic_file
+from mednext_jax.io.atomic import atomic_file, replace_text
 from mednext_jax.io.scan_list import LISTED, RECORD, VOLUMES, ListedScan, read_scan_list, write_scan_list
 from mednext_jax.io.table_cell import unquoted
 from mednext_jax.io.table_file import read_table
@@ -54,7 +54,6 @@ def merge_group(data_set: Path, output: Path) -> None:
     tables = {case: output / TableFiles.bids(Path(listed[case].mask).parent, case).regions for case in there}
     if measured := [(case, read_rows(table)) for case, table in tables.items() if table.is_file()]:
         for name, text in ({COHORT: cohort_text(measured)} | dictionaries()).items():
-            with atomic_file(output / name) as path:
-                path.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+            replace_text(output / name, text)
     participants = data_set if (data_set / "participants.tsv").is_file() else None
     report(output, participants=participants, pages=False)

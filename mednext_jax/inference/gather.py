@@ -19,7 +19,7 @@ from mednext_jax.inference.cohort_tables import (
 )
 from mednext_jax.inference.flags import with_cohort_flags
 from mednext_jax.inference.run_record import HIDDEN, lock_path, part_name, parts_in
-from mednext_jax.io.atomic import atomic_file
+from mednext_jax.io.atomic import atomic_file, replace_text
 from mednext_jax.io.lock import locked
 from mednext_jax.io.scan_list import LISTED, VOLUMES, read_scan_list, write_scan_list
 from mednext_jax.quantify.tables import COHORT, cohort_text, dictionaries, read_rows
@@ -90,7 +90,7 @@ def _merge(folder: Path, parts: list[tuple[int, int]]) -> Gathered:
     failed = sorted((row for path in named[FAILED] for row in read_failed(path)), key=lambda row: row["scan"])
     listed = {scan.case: scan for path in named[LISTED] if path.is_file() for scan in read_scan_list(path)}
     measured = [path for path in named[COHORT] if path.is_file()]
-    _replace(folder / VOLUMES, volumes_text(rows))
+    replace_text(folder / VOLUMES, volumes_text(rows))
     write_failed(folder / FAILED, failed_rows_text(failed) if failed else None)
     with atomic_file(folder / LISTED) as temporary:
         write_scan_list(temporary, (listed[case] for case in sorted(listed)))
@@ -99,7 +99,7 @@ def _merge(folder: Path, parts: list[tuple[int, int]]) -> Gathered:
         for row in (row for path in measured for row in read_rows(path)):
             tables.setdefault(row.pop("scan"), []).append(row)
         for name, text in ({COHORT: cohort_text(sorted(tables.items()))} | dictionaries()).items():
-            _replace(folder / name, text)
+            replace_text(folder / name, text)
     begun = {k for k, _ in parts}
     missing = tuple(k for k in range(1, parts[0][1] + 1) if k not in begun)
     return Gathered(rows, len(failed), missing, tuple(k for k, n in parts if is_at_work(folder, (k, n))))
@@ -108,15 +108,10 @@ def _merge(folder: Path, parts: list[tuple[int, int]]) -> Gathered:
 def write_failed(path: Path, text: str | None) -> None:
     """Write or, without a `text`, remove a failed.tsv."""
     if text is not None:
-        _replace(path, text)
+        replace_text(path, text)
     else:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def summary(gathered: Gathered) -> Iterable[str]:

@@ -74,6 +74,12 @@ def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
         os.close(lock)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Give the file `path` this content, whole or not at all; names that are not UTF-8 keep their bytes."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
 def refuse_existing(target: str | os.PathLike, *, hidden: bool = True) -> None:
     """Raise InputError if `target` is a file or a folder with something in it; stale temporary files are cleared.
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError, Problem, in_groups, shown
-from mednext_jax.io.atomic import atomic_file, refuse_existing
+from mednext_jax.io.atomic import atomic_file, refuse_existing, replace_text
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.lock import locked
 from mednext_jax.io.nifti import refuse_labels, write_image
@@ -169,9 +169,9 @@ def _quantify_files(
             except InputError as error:
                 problems += [dataclasses.replace(p, file=p.file or str(file.mask)) for p in error.problems]
         if done:
-            _write_text(out / COHORT, cohort_text(done))
+            replace_text(out / COHORT, cohort_text(done))
             for name, text in dictionaries().items():
-                _write_text(out / name, text)
+                replace_text(out / name, text)
         else:
             (out / RECORD).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -186,7 +186,7 @@ def write_tables(out: Path, files: TableFiles, found: Quantified, like: nib.Nift
     """Write the files of one scan into the folder `out`; the table of regions last: where it is, the others are."""
     write_image(out / files.labels, labels_image(found, like))
     for path, text in table_texts(files, found).items():
-        _write_text(out / path, text)
+        replace_text(out / path, text)
 
 
 def _by_case(source: Source, cases: Sequence[str], what: str) -> dict[str, Path]:
@@ -224,8 +224,3 @@ def _tell(number: int, total: int, case: str, found: Quantified) -> None:
     )
     for warning in found.warnings:
         print(f"  {shown(warning)}", flush=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
