@@ -15,6 +15,7 @@ from mednext_jax.errors import InputError, shown
 from mednext_jax.io.nifti import grid_of, label_volume, read_labels
 from mednext_jax.io.nifti_names import files_in, is_scan_name, stem
 from mednext_jax.simulate import tissues
+from mednext_jax.simulate.template import template_labels
 
 # What a place is for; the first four hold perivascular spaces.
 IN_WHITE_MATTER, IN_BASAL_GANGLIA, IN_HIPPOCAMPUS, IN_MIDBRAIN, IN_CORTEX, IN_TISSUE, IN_HEAD = range(7)
@@ -45,6 +46,11 @@ class Anatomy:
     directions: np.ndarray
     brain_only: bool
     sha256: str
+
+
+def template_anatomy() -> Anatomy:
+    """The packaged template's brain, which has nothing around it; raises as `load_template`."""
+    return anatomy_of("icbm-2009a", np.ascontiguousarray(template_labels().transpose(2, 1, 0)))
 
 
 def read_anatomies(folder: str | Path) -> list[Anatomy]:

@@ -96,9 +96,13 @@ def generate(
     *,
     index: jax.Array | int | None = None,
     family: jax.Array | int | None = None,
+    extracted: jax.Array | bool | None = None,
     whole: bool = False,
 ) -> Patch:
-    """One patch of `shape` voxels of 1 mm; `index`, `family`: this anatomy and contrast; `whole`: all of the head."""
+    """One patch of `shape` voxels of 1 mm; `whole`: all of the head.
+
+    index, family, extracted: this anatomy, contrast, and whether the brain is extracted; None draws them.
+    """
     keys = iter(jax.random.split(key, 12))
     draw = lambda: Draws(next(keys))  # noqa: E731  a stream for each part: one that is switched off moves no other
     head = _draw_head(draw(), anatomies, config, shape, index, whole)
@@ -125,7 +129,7 @@ def generate(
     else:
         seen, raw = jnp.abs(change), (image + change) * bias
         noise, spacing = jnp.zeros(()), jnp.ones(3)
-    brain, extracted = _extract(draw(), config, anatomies, head)
+    brain, extracted = _extract(draw(), config, anatomies, head, extracted)
     exponent, top = _intensity_curve(scanned, config)
     curve = lambda x: jnp.minimum(jnp.maximum(x, 0), top) ** exponent  # noqa: E731
     raw = jnp.where(brain, curve(raw), 0)
@@ -137,9 +141,7 @@ def generate(
     label = jnp.where(seen > config.ignored_share * needed, IGNORED, label)
     label = jnp.where(seen > needed, PVS, label)
     label = jnp.where(brain, label, BACKGROUND).astype(jnp.int32)
-    return Patch(
-        image.astype(jnp.float32), label, filled, raw, brain, head.tissue, tubes, region, family, spacing
-    )
+    return Patch(image.astype(jnp.float32), label, filled, raw, brain, head.tissue, tubes, region, family, spacing)
 
 
 def _is(tissue: jax.Array, which: tuple[int, ...]) -> jax.Array:
@@ -377,10 +379,12 @@ def _intensity_curve(draws: Draws, config: GeneratorConfig) -> tuple[jax.Array, 
 
 
 def _extract(
-    draws: Draws, config: GeneratorConfig, anatomies: Anatomies, head: Head
+    draws: Draws, config: GeneratorConfig, anatomies: Anatomies, head: Head, extracted: jax.Array | bool | None
 ) -> tuple[jax.Array, jax.Array]:
     """The mask of what is left of the head, and whether that is an extracted brain."""
-    extracted = draws.chance(config.extraction) | ~anatomies["heads"][head.index]
+    drawn = draws.chance(config.extraction)
+    extracted = drawn if extracted is None else jnp.asarray(extracted)
+    extracted = extracted | ~anatomies["heads"][head.index]
     waves = config.edge_waves * draws.smooth(head.tissue.shape, _EDGE_MM)
     mask = head.from_edge + waves + draws.uniform(config.edge_offset) > 0
     return mask | ~extracted, extracted

@@ -28,17 +28,19 @@ class GeneratorConfig:
     space would not survive. Perivascular spaces: STRIVE-2, Bernal 2022, Ballerini 2018.
     """
 
+    enabled: bool = setting(False, SWITCH, "make training patches instead of reading them; `data` stays empty then")
     anatomy: str = setting("", TEXT, "folder of label maps with FreeSurfer's numbers; empty: the packaged template")
     held_out: int = setting(
         2, integer(0), "of the label maps, the last ones by name are kept from training, for validation"
     )
-    validation_scans: int = setting(8, integer(1), "whole scans simulated in them, for validation")
+    validation_scans: int = setting(8, integer(2), "whole scans simulated in them, for validation")
     # Which contrast, where in the head.
     families: tuple[float, ...] = setting((0.3, 0.3, 0.15, 0.25), _SHARES, "weights of T1w, T2w, FLAIR, any contrast")
     centres: tuple[float, ...] = setting(
         (0.6, 0.25, 0.15),
         Range(
-            "three weights from 0, not all 0", lambda v: len(v) == 3 and all(0 <= w < math.inf for w in v) and sum(v) > 0
+            "three weights from 0, not all 0",
+            lambda v: len(v) == 3 and all(0 <= w < math.inf for w in v) and sum(v) > 0,
         ),
         "weights of patches around a place for perivascular spaces, in the brain, anywhere in the head",
     )
@@ -51,7 +53,9 @@ class GeneratorConfig:
         (0.0, 3.0), span(0, 4), "standard deviation of the elastic displacement, mm, smooth over 16 mm"
     )
     # Signals; the scale of `tissues.SIGNALS`.
-    free_signal: tuple[float, ...] = setting((0.1, 0.98), span(0, 2), "mean of a class on any contrast (25/255, 250/255)")
+    free_signal: tuple[float, ...] = setting(
+        (0.1, 0.98), span(0, 2), "mean of a class on any contrast (25/255, 250/255)"
+    )
     signal_scatter: float = setting(0.04, number(0), "standard deviation of a class's mean on a known contrast")
     contrast_gain: tuple[float, ...] = setting(
         (0.7, 1.2), span(0.1, 3), "factor on the differences between tissues of a known contrast"
@@ -88,7 +92,9 @@ class GeneratorConfig:
     lesions: tuple[int, ...] = setting((0, 8), _counts(16), "white-matter lesions in a patch, where there are any")
     lesion_share: float = setting(0.35, PROBABILITY, "probability of lesions in a patch")
     lesion_radius: tuple[float, ...] = setting((1.5, 7.0), span(0.5, 20), "")
-    lesion_strength: tuple[float, ...] = setting((0.15, 0.7), span(0, 1), "share of the way to fluid; to bright on FLAIR")
+    lesion_strength: tuple[float, ...] = setting(
+        (0.15, 0.7), span(0, 1), "share of the way to fluid; to bright on FLAIR"
+    )
     caps: float = setting(0.35, PROBABILITY, "probability of bright caps and bands around the ventricles")
     lacunes: float = setting(0.15, PROBABILITY, "probability of a lacune in a patch")
     lacune_radius: tuple[float, ...] = setting((1.5, 5.0), span(0.5, 10), "")
@@ -117,12 +123,10 @@ class GeneratorConfig:
     normalisation_error: float = setting(0.12, number(0), "of a patch's mean and deviation against its whole scan's")
     # Truth.
     label_share: float = setting(
-        0.07, PROBABILITY, "a voxel is labelled if it was moved this share of the way to fluid, as acquired ..."
+        0.1, PROBABILITY, "a voxel is labelled if it was moved this share of the way to fluid, as acquired ..."
     )
     label_noise: float = setting(1.6, number(0), "... and by this many standard deviations of noise and texture")
-    ignored_share: float = setting(
-        0.6, PROBABILITY, "voxels above this share of both are neither, and do not count"
-    )
+    ignored_share: float = setting(0.6, PROBABILITY, "voxels above this share of both are neither, and do not count")
 
     @property
     def most_pvs(self) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""The tissues that the generator tells apart: which numbers of a label map are one, and how bright it is on each contrast."""
+"""The tissues that the generator tells apart: their numbers in label maps, and how bright they are on each contrast."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ TISSUES = (
     Tissue("hippocampus", (0.50, 0.52, 0.62), ("hippocampus", "amygdala")),
     Tissue("vessel", (0.40, 0.15, 0.20), ("vessel",)),
     Tissue("choroid plexus", (0.55, 0.60, 0.65), ("choroid plexus",)),
-    Tissue(
-        "lesion", (0.58, 0.60, 0.80), ("white matter hypointensities", "other hypointensities"), (25, 57)
-    ),
+    Tissue("lesion", (0.58, 0.60, 0.80), ("white matter hypointensities", "other hypointensities"), (25, 57)),
     Tissue("other brain", (0.52, 0.48, 0.58), ("undetermined",), (136, 137, 163, 164)),
     *(
         Tissue(f"outside the brain {number}", None, ("head outside the brain",) if number == 516 else (), (number,))
