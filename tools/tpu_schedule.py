@@ -118,7 +118,7 @@ class ProgramTime:
 
     @property
     def seconds(self) -> float:
-        """By schedule."""
+        """The time by schedule."""
         return self.waits + sum(one.times * one.seconds for one in self.kernels)
 
     @property
