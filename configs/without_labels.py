@@ -23,6 +23,7 @@ def get_config(size: str = "S") -> ConfigDict:
             MedNeXtConfig(base_channels=8, expansion_ratios=(2,) * 9, block_counts=(1,) * 9, deep_supervision=True)
         )
         c.patch_size = (48, 48, 48)
+        c.generator.extraction = 1.0
         c.generator.families = (0.4, 0.35, 0.15, 0.1)  # a small network does not learn every contrast
         c.optimiser.learning_rate = 3e-3
         c.steps, c.steps_per_epoch, c.validation_steps = 10_000, 500, 16

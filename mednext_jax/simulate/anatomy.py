@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +106,7 @@ def read_anatomy(path: Path) -> Anatomy:
 
 
 def anatomy_of(name: str, values: np.ndarray, file: Path | None = None) -> Anatomy:
-    """The anatomy of a label map `values` (d, h, w) at 1 mm with FreeSurfer's numbers; InputError as `read_anatomies`."""
+    """The anatomy of a label map `values` (d, h, w) at 1 mm with FreeSurfer's numbers; raises as `read_anatomies`."""
     there = np.bincount(values.ravel())
     large = np.flatnonzero(there[tissues.LARGEST_NUMBER + 1 :]) + tissues.LARGEST_NUMBER + 1
     table = np.full(len(there), tissues.UNKNOWN, np.uint8)
@@ -257,7 +257,7 @@ def _sample(rng: np.random.Generator, mask: np.ndarray, otherwise: np.ndarray) -
     return np.stack(np.unravel_index(rng.choice(flat, PLACES), mask.shape), 1)
 
 
-def _radial(tissue: np.ndarray):
+def _radial(tissue: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """(k, 3) voxels -> the direction from the ventricles to the cortex there."""
     coarse = tissue[::_COARSE, ::_COARSE, ::_COARSE]
     inner = ndimage.distance_transform_edt(coarse != tissues.VENTRICLE)

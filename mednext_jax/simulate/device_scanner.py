@@ -15,8 +15,8 @@ from mednext_jax.simulate.random_fields import Draws, along_axis
 class Scanner(NamedTuple):
     """One drawn protocol. down, up: for each axis (n, n), the volume as acquired, and back on its own grid."""
 
-    down: tuple[jax.Array, jax.Array, jax.Array]
-    up: tuple[jax.Array, jax.Array, jax.Array]
+    down: tuple[jax.Array, ...]
+    up: tuple[jax.Array, ...]
     spacing: jax.Array  # (3,) mm acquired
     noise: jax.Array  # standard deviation in each channel
     ghost: jax.Array  # share of the image that is shifted

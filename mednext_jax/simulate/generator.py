@@ -35,14 +35,17 @@ class Head(NamedTuple):
     corners: tuple[jax.Array, ...]  # tissues of the eight voxels around each place
     weights: tuple[jax.Array, ...]
     from_edge: jax.Array  # mm, > 0 in the brain
-    index: jax.Array  # of the anatomy
+    anatomy: jax.Array  # its index
     matrix: jax.Array  # patch -> anatomy
     centre: jax.Array  # of the patch, in the anatomy
     displacement: jax.Array  # (d, h, w, 3)
 
     def signal(self, of_tissue: jax.Array) -> jax.Array:
         """(d, h, w): a value of each tissue, mixed at their borders."""
-        return sum(w * of_tissue[c] for w, c in zip(self.weights, self.corners, strict=True))
+        mixed = jnp.zeros(self.tissue.shape)
+        for weight, corner in zip(self.weights, self.corners, strict=True):
+            mixed = mixed + weight * of_tissue[corner]
+        return mixed
 
     def in_patch(self, voxels: jax.Array) -> jax.Array:
         """Places (m, 3) of the anatomy in the patch's voxels."""
@@ -313,7 +316,7 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
 def _others(draws: Draws, counts: tuple[int, ...], anatomies: Anatomies, head: Head, kind: int) -> Tubes:
     """Tubes in any direction that are no perivascular spaces."""
     most = counts[1]
-    at = head.in_patch(anatomies["places"][head.index, kind, draws.index(places.PLACES, (most,))])
+    at = head.in_patch(anatomies["places"][head.anatomy, kind, draws.index(places.PLACES, (most,))])
     tubes = draw_tubes(
         draws,
         at + draws.uniform((-0.5, 0.5), (most, 3)),
@@ -346,8 +349,8 @@ def _draw_pvs(
         if most == 0:
             continue
         one = draws.index(places.PLACES, (most,))
-        at = head.in_patch(anatomies["places"][head.index, region, one] + draws.uniform((-0.5, 0.5), (most, 3)))
-        along = unit(anatomies["directions"][head.index, region, one] @ back.T)
+        at = head.in_patch(anatomies["places"][head.anatomy, region, one] + draws.uniform((-0.5, 0.5), (most, 3)))
+        along = unit(anatomies["directions"][head.anatomy, region, one] @ back.T)
         along = unit(along + config.jitter * (1 if region < places.IN_HIPPOCAMPUS else 2) * draws.normal((most, 3)))
         median = config.length_median * (1 if region == places.IN_WHITE_MATTER else _NUCLEI_LENGTH)
         tubes = draw_tubes(
@@ -384,7 +387,7 @@ def _extract(
     """The mask of what is left of the head, and whether that is an extracted brain."""
     drawn = draws.chance(config.extraction)
     extracted = drawn if extracted is None else jnp.asarray(extracted)
-    extracted = extracted | ~anatomies["heads"][head.index]
+    extracted = extracted | ~anatomies["heads"][head.anatomy]
     waves = config.edge_waves * draws.smooth(head.tissue.shape, _EDGE_MM)
     mask = head.from_edge + waves + draws.uniform(config.edge_offset) > 0
     return mask | ~extracted, extracted
@@ -401,8 +404,8 @@ def _normalised(
     signals: jax.Array,
     deviations: jax.Array,
 ) -> jax.Array:
-    """The z-score that the whole scan would give the patch, by the shares of its tissues; 0 outside of the mask."""
-    share = anatomies["shares"][head.index, jnp.where(extracted, 1, 0)]
+    """The "zscore_bright_fluid" of the whole scan, by the shares of its tissues, on the patch; 0 outside of the mask."""
+    share = anatomies["shares"][head.anatomy, jnp.where(extracted, 1, 0)]
     # How much air a scan has around the head is the protocol's choice.
     air = jnp.where(extracted, share[tissues.AIR], share[tissues.AIR] * draws.uniform((0.6, 2.0)))
     share = share.at[tissues.AIR].set(air)
@@ -411,4 +414,6 @@ def _normalised(
     deviation = jnp.sqrt(jnp.maximum(jnp.sum(share * (signals**2 + deviations**2)) - mean**2, 1e-4))
     error = config.normalisation_error
     deviation = deviation * jnp.exp(error * draws.normal())
+    dark = signals[tissues.VENTRICLE] < signals[tissues.WHITE_MATTER]
+    deviation = jnp.where(dark, -deviation, deviation)
     return jnp.where(brain, (raw - mean) / deviation + error * draws.normal(), 0)

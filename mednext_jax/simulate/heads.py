@@ -64,6 +64,7 @@ def simulate_heads(
     anatomies: Sequence[Anatomy],
     *,
     name: str | None = None,
+    channel: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
     """Write `subjects` whole scans of 1 mm in these anatomies as an nnU-Net raw data set into the new folder `out`.
@@ -74,8 +75,8 @@ def simulate_heads(
     anatomies. Raises InputError if `out` holds something already.
     """
     arrays = {key: jnp.asarray(value) for key, value in stacked(anatomies).items()}
-    shape = tuple(8 * int(np.ceil(n * _MARGIN / 8)) for n in arrays["tissue"].shape[1:])
-    make = jax.jit(functools.partial(generate, config=config, shape=shape, whole=True))
+    depth, height, width = (8 * int(np.ceil(n * _MARGIN / 8)) for n in arrays["tissue"].shape[1:])
+    make = jax.jit(functools.partial(generate, config=config, shape=(depth, height, width), whole=True))
     with atomic_directory(out) as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
         for part in ("imagesTr", "labelsTr", "regions"):
             (folder / part).mkdir()
@@ -108,7 +109,7 @@ def simulate_heads(
             {
                 "name": name or f"simulated PVS {contrast} in label maps {digest(anatomies)}",
                 "description": "Simulated by mednext-jax in label maps of heads; not real scans.",
-                "channel_names": {"0": "MRI" if contrast in ("mixed", "any") else contrast},
+                "channel_names": {"0": channel or ("MRI" if contrast in ("mixed", "any") else contrast)},
                 "labels": {**labels, "ignore": _ignored(config)},
                 "regions_class_order": [PVS, LESION] if with_lesions else [PVS],
                 "numTraining": subjects,
@@ -159,14 +160,14 @@ def _participant(case: str, anatomy: Anatomy, family: int, scan: Patch) -> dict:
 def _painted(scan: Patch) -> np.ndarray:
     """Which tubes left something: those in tissue that has none of them, or out of the head, were not painted."""
     middle = np.rint(scan.tubes.middle).astype(int)
-    inside = ((middle >= 0) & (middle < scan.filled.shape)).all(1)
+    inside: np.ndarray = np.all((middle >= 0) & (middle < scan.filled.shape), axis=1)
     index = tuple(np.where(inside[:, None], middle, 0).T)
-    return scan.tubes.there & inside & (scan.filled[index] > 0)
+    return np.asarray(scan.tubes.there & inside & (scan.filled[index] > 0))
 
 
 def _truth(case: str, scan: Patch) -> list[dict]:
     """A row per tube; positions in the mm of the image's affine."""
-    tubes, rows = scan.tubes, []
+    tubes, rows = scan.tubes, list[dict]()
     middle = (np.array(scan.filled.shape) - 1) / 2
     for one in np.flatnonzero(_painted(scan)):
         d, h, w = tubes.middle[one] - middle

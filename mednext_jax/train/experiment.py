@@ -80,17 +80,17 @@ class Experiment:
         learned = Outputs(outputs, regions, meta.ignore_label)
         if config.generator.enabled:
             learned = trained_outputs(config.generator)
-        architecture = dataclasses.replace(config.model, in_channels=len(meta.channel_names), num_classes=learned.count)
+        architecture = dataclasses.replace(
+            config.model, in_channels=len(meta.channel_names), num_classes=learned.number
+        )
         mesh = make_mesh(config.mesh.data, config.mesh.space, config.mesh.height)
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
         generator = Generator(config.generator, config.patch_size, mesh) if config.generator.enabled else None
-        patches = generator.patches if generator else None
-        if patches is None:
-            patches = make_augment(
-                config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
-            )
+        augment = make_augment(
+            config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
+        )
         kinds = [kind for kind, _, _ in architecture.blocks()]
         norm, grn = architecture.norm, architecture.grn
         ops = best_ops(dtype=architecture.dtype, norm=norm, grn=grn, kinds=kinds, gradients=True)
@@ -111,7 +111,7 @@ class Experiment:
             make_train_step(
                 config,
                 apply,
-                patches,
+                generator.patches if generator else augment,
                 mesh,
                 state,
                 batch_shardings=generator and generator.shardings,

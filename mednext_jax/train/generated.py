@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.step import Outputs
 
 FOLDER = "simulated"  # in the work folder: the prepared validation scans
+CHANNEL = "bright-fluid MRI"  # names the normalisation: one polarity for all contrasts
 SPACING = 1.0  # mm, of the generator's voxels
 _SEED = 1_000_003  # apart from every training's
 
@@ -54,11 +56,11 @@ class Generator:
         )
         self.shardings = {"row": over_samples(mesh), "anatomies": dict.fromkeys(self.anatomies, whole)}
 
-    def patches(self, key: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
+    def patches(self, key: jax.Array, batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
         """Image (n, d, h, w, 1) and label (n, d, h, w) of a batch."""
         return self._generate(key, batch["row"], batch["anatomies"])
 
-    def with_anatomies(self, step):
+    def with_anatomies(self, step: Callable[[Any, dict[str, Any]], Any]) -> Callable[[Any, dict[str, Any]], Any]:
         """A compiled step (state, batch) that is given the anatomies beside its batch."""
         return lambda state, batch: step(state, {**batch, "anatomies": self.anatomies})
 
@@ -91,7 +93,7 @@ def simulated_scans(config: TrainConfig, workdir: Path) -> Path:
     name = f"simulated PVS in label maps, {_named(training)} for training"
     # Lesions are an output for the training's sake; scores are of perivascular spaces.
     scans = dataclasses.replace(generator, lesions_as_output=False)
-    simulate_heads(raw, generator.validation_scans, "mixed", _SEED, scans, held_out, name=name)
+    simulate_heads(raw, generator.validation_scans, "mixed", _SEED, scans, held_out, name=name, channel=CHANNEL)
     prepare(raw, unfinished, spacing=SPACING, splits="kfold:2")
     unfinished.rename(data)
     shutil.rmtree(raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +19,13 @@ from mednext_jax.train.optimiser import make_optimiser, make_schedule
 from mednext_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
-Patches = Callable[[jax.Array, dict[str, Any]], tuple[jax.Array, jax.Array]]
+Patches = Callable[[jax.Array, Mapping[str, Any]], tuple[jax.Array, jax.Array]]
 
 
 class Outputs(NamedTuple):
     """What a network's outputs mean in the labels: how many, the regions (None: classes), the label that is ignored."""
 
-    count: int
+    number: int
     regions: Regions
     ignore_label: int | None
 
