@@ -209,7 +209,7 @@ def _from_edge(tissue: np.ndarray) -> np.ndarray:
     mm = _COARSE * (signed - np.sign(signed) / 2)
     fine = ndimage.zoom(mm.astype(np.float32), _COARSE, order=1, grid_mode=True, mode="nearest")
     whole = np.full(tissue.shape, -127.0, np.float32)
-    part = tuple(slice(min(ends)) for ends in zip(whole.shape, fine.shape, strict=True))
+    part = tuple(slice(n) for n in np.minimum(whole.shape, fine.shape))
     whole[part] = fine[part]
     return np.clip(np.rint(EDGE_UNITS * whole), -127, 127).astype(np.int8)
 
