@@ -91,7 +91,7 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
         "",
         "## What it is for",
         "",
-        "- A first look at scans in a lab that has neither labels nor weights: where to look, what a rater may correct.",
+        "- A first look at scans in a lab without labels and weights: where to look, what a rater may correct.",
         "- A start for [fine-tuning](../../../docs/without_labels.md#fine-tune-it) on a few scans that you label.",
         "",
         "## What it is not for",

@@ -156,7 +156,7 @@ def test_a_model_of_version_0_1_0_has_one_threshold_and_no_temperature(model):
 TABLE = ({"contrast": "T1w", "largest_voxel": 1.2, "threshold": 0.4},)
 
 
-def binary(path):
+def calibrated(path):
     """A model of background and PVS with a table of thresholds; returns its folder."""
     config = dataclasses.replace(CONFIG, in_channels=1, num_classes=2, deep_supervision=False)
     state = {key: np.ones(shape, np.float32) for key, shape in expected_shapes(config).items()}
@@ -165,7 +165,7 @@ def binary(path):
 
 
 def test_a_table_of_thresholds_gives_way_to_one_threshold_and_is_kept(tmp_path):
-    model = binary(tmp_path / "model")
+    model = calibrated(tmp_path / "model")
     assert load_model(model).recipe.thresholds == TABLE and load_model(model).recipe.temperature == 1.5
     set_threshold(model, 0.25, {"criterion": "dice"})
     after = load_model(model)
@@ -177,7 +177,7 @@ def test_a_table_of_thresholds_gives_way_to_one_threshold_and_is_kept(tmp_path):
 
 
 def test_a_calibration_sets_temperature_and_thresholds_alone(tmp_path):
-    model = binary(tmp_path / "model")
+    model = calibrated(tmp_path / "model")
     before = load_model(model)
     new = dataclasses.replace(before.recipe, temperature=2.0, thresholds=(), threshold=0.3, mirror_axes=())
     assert set_calibration(model, new, {"scans": 3}) == [model / "model.json"]
@@ -199,9 +199,9 @@ def test_a_notice_that_is_none_is_not_told(provenance):
     ids=str,
 )
 def test_a_broken_table_of_thresholds_is_refused_by_name(tmp_path, table):
-    model = binary(tmp_path / "model")
+    model = calibrated(tmp_path / "model")
     edit(model, lambda d: d["recipe"].update(thresholds=table))
-    with pytest.raises(InputError, match="(?s)model.json.*thresholds is not valid.*largest_voxel"):
+    with pytest.raises(InputError, match="(?s)thresholds is not valid.*model.json.*largest_voxel"):
         load_model(model)
 
 
