@@ -14,7 +14,7 @@ LARGEST = 12_000_000  # bytes of its weights
 
 
 def packaged_model() -> Path:
-    """Its model directory; raises InputError if the installation lacks it."""
+    """The packaged model's directory; raises InputError if the installation lacks it."""
     if not (FOLDER / DESCRIPTION).is_file():
         raise InputError(
             "The model of the package is not there: the installation is not whole.",

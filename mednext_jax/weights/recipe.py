@@ -32,7 +32,7 @@ class Recipe(Preprocessing):
     mirror_axes: tuple[int, ...] = (0, 1, 2)  # of test-time augmentation
     average: str = "logits"  # what tiles, mirrors and models are averaged in: "logits" or "softmax"
     threshold: float = 0.5  # of the foreground probability
-    # Thresholds by contrast and voxel size (weights.threshold_table); a scan without a row takes `threshold`.
+    # Thresholds by contrast and voxel size (weights.threshold_table); without a row `threshold`.
     thresholds: tuple[ThresholdRow, ...] = ()
     temperature: float = 1.0  # that logits are divided by, so that probabilities are true (Guo et al. 2017)
 
