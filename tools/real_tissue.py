@@ -3,12 +3,12 @@
 The atlas of `quantify --regions atlas` says roughly what lies where; a Gaussian mixture of three classes (white matter,
 grey matter, fluid), whose prior is that atlas blurred by some millimetres, then decides by the scan's own intensities.
 
-What it gets wrong: deep nuclei, hippocampus and brainstem are the atlas's, true to some millimetres; in T2w and FLAIR
-scans grey and white matter overlap, so that their border is half the atlas's (a T1w scan of the same person on the same
-grid should be given, too); bright or dark lesions count as grey matter or fluid unless a lesion mask is given; where the
-cortex is thinner than the voxels, white matter reaches too far out; tissue of another kind thinner than 3 mm inside white
-matter is taken for white matter, so that perivascular spaces stay in it, and so do blades of cortex between two sulci.
-A map of SynthSeg, FastSurfer or FreeSurfer is better than this estimate.
+What it gets wrong: deep nuclei, hippocampus and brainstem are the atlas's, true to some millimetres. In T2w and FLAIR
+scans grey and white matter overlap, so that their border is half the atlas's (give a T1w scan of the same person on the
+same grid, too). Lesions count as grey matter or fluid unless a mask of them is given. Where the cortex is thinner than
+the voxels, white matter reaches too far out. Whatever is thinner than 3 mm inside white matter is taken for white matter,
+so that perivascular spaces stay in it, and so do thin blades of cortex. A map of SynthSeg, FastSurfer or FreeSurfer is
+better than this estimate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _BIAS_MM = 25.0  # standard deviation of the smooth field by which white matter 
 _ROUNDS = 10
 _CLOSED_MM = 1.5  # radius: what is thinner than twice this inside white matter is white matter
 _HOLE_MM3 = 300.0
-_AROUND_VENTRICLES_MM = 10.0
+_AROUND_VENTRICLES_MM = 12.0
+_LEAST_VENTRICLE_MM3 = 20.0
 WHITE, GREY, FLUID = range(3)
 
 
@@ -101,7 +102,8 @@ def _bias(values: np.ndarray, white: np.ndarray, brain: np.ndarray, spacing: np.
     level, weight = (np.zeros(brain.shape, np.float32) for _ in range(2))
     level[brain], weight[brain] = np.where(white, values, 0), white
     coarse = tuple(slice(None, None, step) for _ in range(3))
-    sums = [ndimage.gaussian_filter(ndimage.uniform_filter(a, step)[coarse], _BIAS_MM / spacing / step) for a in (level, weight)]
+    sigma = _BIAS_MM / spacing / step
+    sums = [ndimage.gaussian_filter(ndimage.uniform_filter(a, step)[coarse], sigma) for a in (level, weight)]
     field = sums[0] / np.maximum(sums[1], 1e-6)
     at = np.argwhere(brain).T / step
     found = ndimage.map_coordinates(field, at, order=1, mode="nearest")
@@ -118,12 +120,13 @@ def _map(
 ) -> np.ndarray:
     structures = atlas.structures
     numbers = {(s.name, s.hemisphere): value for value, s in sorted(FREESURFER.items(), reverse=True)}
-    inner = np.array([s.region not in ("", "white matter", "cerebellum") and s.tissue != "white matter" for s in structures])
+    inner = np.array([s.region not in ("", "cerebellum") and s.tissue != "white matter" for s in structures])
     cerebellar = select(structures, region="cerebellum")[names]
     fluid = best == FLUID
     kept = inner[names] & ~fluid  # nuclei, hippocampus, brainstem, ...: the atlas's
-    fluid_names = select(structures, tissue="ventricle") & (select(structures, name="lateral ventricle") | select(structures, name="inferior lateral ventricle") | select(structures, name="third ventricle"))
-    ventricles = _ventricles(fluid, fluid_names[names], spacing)
+    lateral = select(structures, name="lateral ventricle") | select(structures, name="inferior lateral ventricle")
+    cortex = select(structures, tissue="cortex") | select(structures, region="cerebellum")
+    ventricles = _ventricles(fluid, lateral[names], cortex[names], spacing)
     white = (best == WHITE) & ~kept & ~cerebellar
     if lesions is not None:
         white |= lesions & brain & ~kept
@@ -145,17 +148,15 @@ def _map(
     return values
 
 
-def _ventricles(fluid: np.ndarray, seeds: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Fluid that hangs together with the atlas's ventricles and lies within some millimetres of them."""
-    if not seeds.any():
+def _ventricles(fluid: np.ndarray, seeds: np.ndarray, cortex: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Fluid that hangs together with the atlas's ventricles and lies nearer to them than to the atlas's cortex."""
+    if not (fluid & seeds).any():
         return np.zeros_like(fluid)
-    near = fluid & (ndimage.distance_transform_edt(~seeds, sampling=spacing) <= _AROUND_VENTRICLES_MM)
-    # Sulci near by hang together with the ventricles by single voxels.
-    opened = ndimage.binary_opening(near, ndimage.generate_binary_structure(3, 1)) | (near & seeds)
-    labels, count = ndimage.label(opened)
-    within = np.bincount(labels[seeds], minlength=count + 1)
-    size = np.bincount(labels.ravel())
-    chosen = within > 0.2 * size
+    away = ndimage.distance_transform_edt(~seeds, sampling=spacing)
+    near = fluid & (away <= _AROUND_VENTRICLES_MM)
+    near &= away < ndimage.distance_transform_edt(~cortex, sampling=spacing)
+    labels, count = ndimage.label(near)
+    chosen = np.bincount(labels[seeds], minlength=count + 1) * spacing.prod() > _LEAST_VENTRICLE_MM3
     chosen[0] = False
     return chosen[labels]
 
