@@ -8,20 +8,22 @@ PERSON_lesions.nii.gz beside them are masks of lesions. Nothing else is read. -m
 segmented by the first model that takes its contrast, as its channel or its table of thresholds tells.
 
 * painted recall: tubes painted by `simulate.painting` into white matter, basal ganglia, hippocampus and brainstem, of
-  all, by volume and by strength; `recall_untouched` is how many of these places the mask of the untouched scan marks.
+  all, by volume (below 5, 5 to 15, above 15 mm3) and by strength (weak below 0.4, strong from 0.6);
+  recall_untouched is how many of these places the mask of the untouched scan marks already. recall_at_N: at the
+  threshold from which on the untouched scan never has more than N clusters.
 * misplaced: the share of clusters of the untouched scan of which at least half lies in cortex, cerebellum, sulci,
-  ventricles, outside of the brain or in its outer 2 mm. not_deep: of which not half lies deeper than 2 mm in white matter
-  or a nucleus; that is stricter, since real PVS reach the edge of white matter, too. tubes_misplaced and tubes_not_deep
-  are these shares of the painted tubes' own labels: what a perfect mask would have.
-* agreement: between the contrasts of one person on one grid, of clusters that are not misplaced, and the ratio to that of
+  ventricles, outside of the brain or in its outer 2 mm. not_deep: of which not half lies deeper than 2 mm in white
+  matter or a nucleus; that is stricter, since real PVS reach the edge of white matter, too. tubes_misplaced and
+  tubes_not_deep are these shares of the painted tubes' own labels: what a perfect mask would have.
+* agreement: between contrasts of one person on one grid, of clusters that are not misplaced, and the ratio to that of
   randomly moved clusters. in_lesions: the share of clusters of which at least half lies in the lesion mask.
 
 `--regions MAPS` are region maps as for `quantify`; without them `real_tissue` estimates them (its docstring says what
 that gets wrong), and OUT/tissue keeps them for the next call. OUT gets summary.tsv, agreement.tsv, curves.tsv (over
-thresholds), curves.png, pictures/CASE.png (untouched above: green deep, orange at an edge, red misplaced; painted below:
-green found, magenta missed), and painted/CASE_painted.nii.gz: masks of other tools are measured with --masks, which takes
-CASE_mask.nii.gz and CASE_probability.nii.gz, and CASE_painted_mask.nii.gz and CASE_painted_probability.nii.gz of these.
-In Python: `bench_real`.
+thresholds), curves.png, pictures/CASE.png (above untouched: green deep, orange at an edge, red misplaced; below
+painted: green found, magenta missed), and painted/CASE_painted.nii.gz. Masks of other tools are measured with --masks:
+CASE_mask and CASE_probability.nii.gz, and CASE_painted_mask and CASE_painted_probability.nii.gz of these. In Python:
+`bench_real`.
 """
 
 from __future__ import annotations
@@ -241,11 +243,18 @@ def _predictors(models: Sequence[str | Path], tta: bool, step: float) -> list[An
 
 
 def _takes(predictor: Any, contrast: str) -> bool:
-    """Whether a model is for this contrast: its table of thresholds or its channel tells; one that names none takes all."""
+    """Whether a model is for this contrast, as its table of thresholds or its channel tells; else it is for any."""
     table = {row["contrast"] for row in getattr(predictor.recipe, "thresholds", ())}
     channel = contrast_in(predictor.recipe.channel_names[0])
     named = table or ({channel} if channel else set())
     return not named or None in named or contrast in named
+
+
+def _cut(brain: Parcellation, case: Case) -> Parcellation:
+    """A map on the grid of the whole scan, cut to its box."""
+    if brain.codes.shape != case.whole.shape or not np.allclose(brain.affine, case.whole.affine, atol=1e-3):
+        return brain
+    return dataclasses.replace(brain, codes=brain.codes[case.box], affine=case.scan.affine)
 
 
 def _measure(
@@ -257,6 +266,7 @@ def _measure(
     seed: int,
     min_voxels: int,
 ) -> Measured:
+    brain = _cut(brain, case)
     painted = paint_scan(case.scan, brain, case.contrast, random_of(seed, case.name), TUBES, file=case.path)
     whole = np.asarray(case.whole.dataobj).copy()
     whole[case.box] = painted.image

@@ -6,9 +6,9 @@ grey matter, fluid), whose prior is that atlas blurred by some millimetres, then
 What it gets wrong: deep nuclei, hippocampus and brainstem are the atlas's, true to some millimetres. In T2w and FLAIR
 scans grey and white matter overlap, so that their border is half the atlas's (give a T1w scan of the same person on the
 same grid, too). Lesions count as grey matter or fluid unless a mask of them is given. Where the cortex is thinner than
-the voxels, white matter reaches too far out. Whatever is thinner than 3 mm inside white matter is taken for white matter,
-so that perivascular spaces stay in it, and so do thin blades of cortex. A map of SynthSeg, FastSurfer or FreeSurfer is
-better than this estimate.
+the voxels, white matter reaches too far out. Whatever is thinner than 3 mm inside white matter is taken for white
+matter, so that perivascular spaces stay in it, and so do thin blades of cortex. A map of SynthSeg, FastSurfer or
+FreeSurfer is better than this estimate.
 """
 
 from __future__ import annotations
