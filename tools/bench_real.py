@@ -30,69 +30,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
-import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import replace_text
 from mednext_jax.io.contrast import contrast_in
-from mednext_jax.io.nifti import image_like, read_labels, read_scan, write_image
-from mednext_jax.io.nifti_names import case_of, files_in, is_nifti_name
-from mednext_jax.measure.freesurfer import FREESURFER
+from mednext_jax.io.nifti import image_like, write_image
 from mednext_jax.measure.parcellation import Parcellation
-from mednext_jax.quantify.atlas import register_atlas
-from mednext_jax.quantify.region_source import RegionSource, open_regions
-from mednext_jax.simulate.acquisition import PAINTED_CONTRASTS
-from mednext_jax.simulate.on_scans import find_cases, random_of, regions_of
+from mednext_jax.quantify.region_source import open_regions
+from mednext_jax.simulate.on_scans import find_cases, random_of
 from mednext_jax.simulate.painting import PaintedScan, paint_scan
 from mednext_jax.simulate.placement import PvsDistribution
 from tools.real_measures import Found, Point, Tissue, agreement, at_count, curve, find, hit, recalls
-from tools.real_tissue import estimate_tissue
+from tools.real_scans import BEST, Case, ask_model, brains_of, cut_to_brain, open_cases, read_answer, same_grid, tell
 
 # Enough tubes for a share of each kind, fewer than crowd a brain.
 TUBES = PvsDistribution(white_matter=(110, 110), basal_ganglia=(25, 25), hippocampus=(3, 3), brainstem=(2, 2))
 THRESHOLDS = (0.02, 0.05, *(round(0.1 * k, 2) for k in range(1, 10)), 0.95, 0.98, 0.99, 0.995, 0.999)
 COUNTS = (25, 50, 100, 200)
-MARGIN = 4  # voxels around the brain
-_BEST = ("T1w", "T2w", "FLAIR")  # which contrast of a person tells the tissues
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One scan, cut to its brain. box: of the whole scan. lesions: boolean or None."""
-
-    name: str
-    person: str
-    contrast: str
-    path: Path
-    whole: nib.Nifti1Image
-    box: tuple[slice, ...]
-    lesions: np.ndarray | None
-
-    @functools.cached_property
-    def scan(self) -> nib.Nifti1Image:
-        return self.whole.slicer[self.box]
-
-    @property
-    def array(self) -> np.ndarray:
-        return np.asarray(self.scan.dataobj)
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a model or a tool says of a scan, cut to the box. probability: None if it gives none."""
-
-    mask: np.ndarray
-    probability: np.ndarray | None
-    threshold: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +88,7 @@ def bench_real(
     is left, or for a wrong argument.
     """
     paths = [scans] if isinstance(scans, str | Path) else list(scans)
-    cases = _open_cases({name: path for source in paths for name, path in find_cases(source).items()})
+    cases = open_cases({name: path for source in paths for name, path in find_cases(source).items()})
     predictors = _predictors([models] if isinstance(models, str | Path) else models, tta, step)
     source = None if regions is None else open_regions(Path(regions), single=len(cases) == 1)
     out = Path(out)
@@ -137,7 +98,7 @@ def bench_real(
     between: list[dict[str, Any]] = []
     for person in dict.fromkeys(case.person for case in cases):
         theirs = [case for case in cases if case.person == person]
-        brains = _brains(theirs, source, out / "tissue")
+        brains = brains_of(theirs, source, out / "tissue")
         here = []
         for case in theirs:
             start = time.perf_counter()
@@ -146,7 +107,7 @@ def bench_real(
                     continue
                 here.append(_measure(case, brains[case.name], predictors, masks, out, seed, min_voxels))
             except InputError as error:
-                _tell(error)
+                tell(error)
                 continue
             if pictures:
                 from tools.real_pictures import draw_scan
@@ -161,7 +122,7 @@ def bench_real(
     if not measured:
         raise InputError("No scan could be measured.", expected="brain-extracted T1w, T2w or FLAIR scans")
     rows = [one.row for one in measured if len(one.row) > 2]
-    rows += [_mean_row(rows, contrast) for contrast in _BEST if any(row["contrast"] == contrast for row in rows)]
+    rows += [_mean_row(rows, contrast) for contrast in BEST if any(row["contrast"] == contrast for row in rows)]
     curves = [_curve_row(one.case.name, point) for one in measured for point in one.points]
     for name, table in (("summary", rows), ("agreement", between), ("curves", curves)):
         replace_text(out / f"{name}.tsv", _tsv(table))
@@ -170,66 +131,6 @@ def bench_real(
 
         draw_curves(out / "curves.png", {one.case.name: one.points for one in measured if one.points})
     return rows
-
-
-def _open_cases(paths: Mapping[str, Path]) -> list[Case]:
-    lesions = {name.removesuffix("_lesions"): path for name, path in paths.items() if name.endswith("_lesions")}
-    cases = []
-    for name, path in paths.items():
-        if name.endswith("_lesions"):
-            continue
-        contrast = contrast_in(name)
-        try:
-            if contrast not in PAINTED_CONTRASTS:
-                expected = f"one of {', '.join(PAINTED_CONTRASTS)}"
-                raise InputError("The name of a scan tells no contrast.", file=path, expected=expected, found=contrast)
-            whole = read_scan(path)
-            at = np.argwhere(np.asarray(whole.dataobj) != 0)
-            low, high = np.maximum(at.min(0) - MARGIN, 0), at.max(0) + 1 + MARGIN
-            box = tuple(slice(int(a), int(min(b, n))) for a, b, n in zip(low, high, whole.shape, strict=True))
-            person = _person(name)
-            mask = None
-            if person in lesions:
-                image = read_labels(lesions[person])
-                if image.shape == whole.shape and np.allclose(image.affine, whole.affine, atol=1e-3):
-                    mask = np.asarray(image.dataobj)[box] > 0
-            cases.append(Case(name, person, str(contrast), path, whole, box, mask))
-        except InputError as error:
-            _tell(error)
-    return cases
-
-
-def _person(name: str) -> str:
-    """The name without the word of its contrast: ms07 of ms07_T1."""
-    return "_".join(word for word in name.split("_") if contrast_in(word) is None)
-
-
-def _brains(cases: Sequence[Case], source: RegionSource | None, folder: Path) -> dict[str, Parcellation]:
-    """The region map of each scan of a person, given or estimated; scans on one grid share the best estimate."""
-    found: dict[str, Parcellation] = {}
-    estimated: list[tuple[Case, np.ndarray]] = []
-    for case in sorted(cases, key=lambda c: _BEST.index(c.contrast)):
-        try:
-            if source is not None:
-                found[case.name] = regions_of(source, case.name, case.whole, case.path)[0]
-                continue
-            same = [values for other, values in estimated if _same_grid(case, other)]
-            if same:
-                values = same[0]
-            else:
-                atlas, _ = register_atlas(case.name, case.path, case.whole)
-                values = np.zeros(case.whole.shape, np.int16)
-                values[case.box] = estimate_tissue(case.scan, atlas, case.contrast == "T2w", case.lesions)
-                estimated.append((case, values))
-            write_image(folder / f"{case.name}.nii.gz", image_like(values, case.whole, np.int16))
-            found[case.name] = Parcellation.of(values, case.whole.affine, FREESURFER).refined()
-        except InputError as error:
-            _tell(error)
-    return found
-
-
-def _same_grid(one: Case, other: Case) -> bool:
-    return one.whole.shape == other.whole.shape and np.allclose(one.whole.affine, other.whole.affine, atol=1e-3)
 
 
 def _predictors(models: Sequence[str | Path], tta: bool, step: float) -> list[Any]:
@@ -250,13 +151,6 @@ def _takes(predictor: Any, contrast: str) -> bool:
     return not named or None in named or contrast in named
 
 
-def _cut(brain: Parcellation, case: Case) -> Parcellation:
-    """A map on the grid of the whole scan, cut to its box."""
-    if brain.codes.shape != case.whole.shape or not np.allclose(brain.affine, case.whole.affine, atol=1e-3):
-        return brain
-    return dataclasses.replace(brain, codes=brain.codes[case.box], affine=case.scan.affine)
-
-
 def _measure(
     case: Case,
     brain: Parcellation,
@@ -266,7 +160,7 @@ def _measure(
     seed: int,
     min_voxels: int,
 ) -> Measured:
-    brain = _cut(brain, case)
+    brain = cut_to_brain(brain, case)
     painted = paint_scan(case.scan, brain, case.contrast, random_of(seed, case.name), TUBES, file=case.path)
     whole = np.asarray(case.whole.dataobj).copy()
     whole[case.box] = painted.image
@@ -274,7 +168,7 @@ def _measure(
     image = image_like(whole, case.whole, np.float32)
     row: dict[str, Any] = {"case": case.name, "contrast": case.contrast}
     if masks is not None:
-        before, after = (_read_answer(Path(masks), case, name) for name in (case.name, f"{case.name}_painted"))
+        before, after = (read_answer(Path(masks), case, name) for name in (case.name, f"{case.name}_painted"))
     else:
         fitting = [p for p in predictors if _takes(p, case.contrast)]
         if predictors and not fitting:
@@ -283,7 +177,7 @@ def _measure(
                 "No model takes the scan's contrast.", file=case.path, expected=channels, found=case.contrast
             )
         write_image(out / "painted" / f"{case.name}_painted.nii.gz", image)
-        before, after = (_predict(fitting[0], case, scan) if fitting else None for scan in (case.whole, image))
+        before, after = (ask_model(fitting[0], case, scan) if fitting else None for scan in (case.whole, image))
     if before is None:
         return Measured(case, tissue, painted, row, None, None, [])
     found = find(before.mask, tissue, case.lesions, min_voxels)
@@ -313,46 +207,12 @@ def _measure(
     return Measured(case, tissue, painted, row, found, hits, points)
 
 
-def _predict(predictor: Any, case: Case, scan: nib.Nifti1Image) -> Answer:
-    scan.set_filename(str(case.path))  # whose name tells the contrast
-    answer = predictor(scan)
-    labels = predictor.recipe.labels
-    mask = np.asarray(answer.mask.dataobj)[case.box]
-    pvs = mask == labels["pvs"] if len(labels) > 2 and "pvs" in labels else mask > 0
-    threshold = getattr(answer, "threshold", predictor.threshold)
-    return Answer(pvs, np.asarray(answer.probability.dataobj)[case.box], threshold)
-
-
-def _read_answer(folder: Path, case: Case, name: str) -> Answer | None:
-    """The mask of a case or of its painted scan, and the probability if it is there; None without a mask."""
-    files = [p for p in files_in(folder) if is_nifti_name(p) and case_of(p) == name]
-    maps = [p for p in files if re.search(r"_prob(ability|seg)\.", p.name)]
-    chosen = [p for p in files if p not in maps]
-    if not chosen:
-        if name == case.name:
-            raise InputError("A scan has no mask.", file=folder, expected=f"{name}_mask.nii.gz", found="nothing")
-        return None
-    if len(chosen) > 1:
-        raise InputError(
-            "A scan has several masks.", file=folder, expected="one", found=", ".join(p.name for p in chosen)
-        )
-    arrays = []
-    for path, read in ((chosen[0], read_labels), *((p, read_scan) for p in maps[:1])):
-        image = read(path)
-        if image.shape != case.whole.shape or not np.allclose(image.affine, case.whole.affine, atol=1e-3):
-            raise InputError(
-                "A mask is not on the grid of its scan.", file=path, expected=case.whole.shape, found=image.shape
-            )
-        arrays.append(np.asarray(image.dataobj)[case.box])
-    return Answer(arrays[0] > 0, arrays[1] if len(arrays) > 1 else None)
-
-
 def _agreements(measured: Sequence[Measured], seed: int) -> list[dict[str, Any]]:
     """A row for each two contrasts of one person that lie on one grid."""
     rows = []
     for k, one in enumerate(measured):
         for other in measured[k + 1 :]:
-            if one.found is None or other.found is None or not _same_grid(one.case, other.case):
+            if one.found is None or other.found is None or not same_grid(one.case, other.case):
                 continue
             box = tuple(
                 slice(max(a.start, b.start), min(a.stop, b.stop))
@@ -411,10 +271,6 @@ def print_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
-def _tell(error: InputError) -> None:
-    print(error, file=sys.stderr, flush=True)
-
-
 PRINTED = (
     *("case", "threshold", "clusters", "misplaced", "not_deep", "in_lesions", "recall", "recall_untouched"),
     *("recall_below_5", "recall_5_to_15", "recall_above_15", "recall_weak", "recall_middle", "recall_strong"),
@@ -451,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pictures=not options.no_pictures,
         )
     except InputError as error:
-        _tell(error)
+        tell(error)
         return 2
     print_table(rows, PRINTED)
     print("\nAgreement across contrasts")
