@@ -29,7 +29,7 @@ Anatomies = Mapping[str, jax.Array]  # the arrays of `anatomy.stacked`
 
 
 class Head(NamedTuple):
-    """The deformed head of a patch. tissue (d, h, w); signal_of: tissue's signals -> partial volumes of them."""
+    """The deformed head of a patch. tissue (d, h, w): the nearest one."""
 
     tissue: jax.Array
     corners: tuple[jax.Array, ...]  # tissues of the eight voxels around each place
@@ -404,7 +404,7 @@ def _normalised(
     signals: jax.Array,
     deviations: jax.Array,
 ) -> jax.Array:
-    """The "zscore_bright_fluid" of the whole scan, by the shares of its tissues, on the patch; 0 outside of the mask."""
+    """"zscore_bright_fluid" of the whole scan, by the shares of its tissues, on the patch; 0 outside of the mask."""
     share = anatomies["shares"][head.anatomy, jnp.where(extracted, 1, 0)]
     # How much air a scan has around the head is the protocol's choice.
     air = jnp.where(extracted, share[tissues.AIR], share[tissues.AIR] * draws.uniform((0.6, 2.0)))

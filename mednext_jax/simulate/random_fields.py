@@ -45,7 +45,7 @@ class Draws:
         return jnp.searchsorted(jnp.asarray(ends[:-1]), jax.random.uniform(self.key()), side="right")
 
     def count(self, span: Sequence[int]) -> jax.Array:
-        """A whole number, log-uniform over both ends; 0 is as frequent as 1."""
+        """A whole number, both ends included; n is as likely as log((n + 2) / (n + 1)): few more often than many."""
         low, high = span
         drawn = jnp.exp(self.uniform((math.log(low + 1), math.log(high + 2)))) - 1
         return jnp.clip(jnp.floor(drawn), low, high).astype(jnp.int32)
