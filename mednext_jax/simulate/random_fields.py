@@ -70,7 +70,8 @@ def unit(vectors: jax.Array) -> jax.Array:
 
 def along_axis(matrix: jax.Array | np.ndarray, field: jax.Array, axis: int) -> jax.Array:
     """`matrix` (m, n) times the lines of `field` along an axis of n."""
-    return jnp.moveaxis(jnp.tensordot(matrix, field, (1, axis)), 0, axis)
+    # In whole float32: factors rounded as GPUs and TPUs do by themselves would show as stripes.
+    return jnp.moveaxis(jnp.tensordot(matrix, field, (1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
 
 
 def nodes_along(voxels: int, spacing: float) -> int:

@@ -87,7 +87,9 @@ class Experiment:
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
-        generator = Generator(config.generator, config.patch_size, mesh) if config.generator.enabled else None
+        generator = None
+        if config.generator.enabled:
+            generator = Generator(config.generator, config.patch_size, mesh, meta.name)
         augment = make_augment(
             config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
         )

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.data.batches import Batch
+from mednext_jax.errors import InputError
 from mednext_jax.parallel.mesh import over_samples, replicated
 from mednext_jax.prepare.prepare import prepare
 from mednext_jax.simulate.anatomy import Anatomy, stacked
@@ -42,8 +43,17 @@ class GeneratedPatches:
 class Generator:
     """The generator on a mesh, with its anatomies on every device."""
 
-    def __init__(self, config: GeneratorConfig, patch_size: tuple[int, int, int], mesh: Mesh):
+    def __init__(self, config: GeneratorConfig, patch_size: tuple[int, int, int], mesh: Mesh, scans: str | None = None):
+        """scans: name of the run's simulated scans; raises InputError if they were made beside other anatomies."""
         anatomies, _ = training_and_held_out(config, anatomies_of(config))
+        if scans is not None and _named(anatomies) not in scans:
+            raise InputError(
+                "The label maps are not those that this run started with.",
+                file=config.anatomy or None,
+                expected=scans,
+                found=f"{_named(anatomies)} for training",
+                hint="bring the folder back to what it was, or start a new run in another --workdir",
+            )
         whole = replicated(mesh)
         self.anatomies = {name: _everywhere(array, whole) for name, array in stacked(anatomies).items()}
         samples = PartitionSpec("data")
