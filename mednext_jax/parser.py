@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --on: the map of each scan, as of SynthSeg or FreeSurfer, as for quantify (default: none)",
     )
     simulate.add_argument(
-        "--sites", type=int, metavar="K", help="simulated scanners, in the template only (default: 1)"
+        "--sites", type=int, metavar="K", help="simulated scanners, in the template only (default: one)"
     )
     simulate.add_argument(
         "--seed", type=int, default=0, metavar="S", help="another number draws other subjects (default: 0)"
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--voxel-size",
         type=float,
         metavar="MM",
-        help="of the first site, in mm, in the template only (default: 1)",
+        help="of the first site, in mm, in the template only (default: of 1 mm)",
     )
 
     prepare = command(

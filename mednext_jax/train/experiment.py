@@ -34,10 +34,10 @@ from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.generated import GeneratedPatches, Generator, trained_outputs
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
-from mednext_jax.train.step import Metrics, Outputs, first_logits, make_train_step, make_validation_step
+from mednext_jax.train.step import LearnedOutputs, Metrics, first_logits, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
 from mednext_jax.weights.directory import Model, load_model
-from mednext_jax.weights.read_out import first_outputs
+from mednext_jax.weights.first_outputs import first_outputs
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
@@ -77,7 +77,7 @@ class Experiment:
         training_ids, validation_ids = fold_cases(store, config.fold)
         meta, (labels, regions) = store.meta, _outputs(store)
         outputs = len(labels) if regions is None else len(regions)
-        learned = Outputs(outputs, regions, meta.ignore_label)
+        learned = LearnedOutputs(outputs, regions, meta.ignore_label)
         if config.generator.enabled:
             learned = trained_outputs(config.generator)
         architecture = dataclasses.replace(

@@ -21,7 +21,7 @@ from mednext_jax.simulate.generator import IGNORED, LESION, PVS, make_generate
 from mednext_jax.simulate.generator_config import GeneratorConfig
 from mednext_jax.simulate.heads import anatomies_of, digest, simulate_heads, training_and_held_out
 from mednext_jax.train.configuration import TrainConfig
-from mednext_jax.train.step import Outputs
+from mednext_jax.train.step import LearnedOutputs
 
 FOLDER = "simulated"  # in the work folder: the prepared validation scans
 CHANNEL = "bright-fluid MRI"  # names the normalisation: one polarity for all contrasts
@@ -75,10 +75,10 @@ class Generator:
         return lambda state, batch: step(state, {**batch, "anatomies": self.anatomies})
 
 
-def trained_outputs(config: GeneratorConfig) -> Outputs:
+def trained_outputs(config: GeneratorConfig) -> LearnedOutputs:
     """What a network learns of generated patches: perivascular spaces, and to tell them from lesions."""
     regions = ((PVS,), (LESION,)) if config.lesions_as_output else ((PVS,),)
-    return Outputs(len(regions), regions, IGNORED)
+    return LearnedOutputs(len(regions), regions, IGNORED)
 
 
 def _everywhere(array: np.ndarray, sharding: NamedSharding) -> jax.Array:

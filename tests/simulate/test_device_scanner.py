@@ -73,7 +73,7 @@ def test_the_blur_has_its_width(sigma):
         line = np.asarray(scanner.down[axis][n // 2])
         at = np.arange(n) - n // 2
         assert line @ at == pytest.approx(0, abs=1e-4)
-        assert line @ at**2 == pytest.approx(sigma**2 + 0.04 / 12, rel=0.02)
+        assert line @ at**2 == pytest.approx(sigma**2 + 0.04 / 12, rel=0.03)  # as whole voxels sample it
 
 
 def test_slices_are_as_thick_as_their_spacing_without_the_gap():

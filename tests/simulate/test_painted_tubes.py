@@ -46,8 +46,10 @@ def test_what_is_filled_is_the_volume_of_the_tube(shape):
     # A voxel that is full holds a few points more or fewer than its share; more than full is cut off.
     assert share.sum() == pytest.approx(analytic, rel=0.03 if w < 2 else 0.08)
     np.testing.assert_allclose(strength[share > 0], 0.4, rtol=1e-5)
-    middle = np.argwhere(share > 0) * share[share > 0, None]
-    np.testing.assert_allclose(middle.sum(0) / share.sum(), one.middle[0], atol=1.0 if t < 1 else 0.35)
+    s = (np.arange(2000) + 0.5) / 2000
+    forward = l * ((s * radii**2).sum() / (radii**2).sum() - 0.5) * np.asarray(one.direction[0])  # to the wide end
+    middle = (np.argwhere(share > 0) * share[share > 0, None]).sum(0) / share.sum()
+    np.testing.assert_allclose(middle, np.asarray(one.middle[0]) + forward, atol=0.15)
 
 
 def test_shares_are_those_of_fine_sampling():
@@ -59,7 +61,7 @@ def test_shares_are_those_of_fine_sampling():
     inside = (np.abs(along) < 4.5) & ((away**2).sum(-1) - along**2 < 1.0)
     exact = inside.reshape(24, 12, 24, 12, 24, 12).mean((1, 3, 5))
     assert np.abs(share - exact).max() < 0.2
-    assert np.sqrt(np.mean((share - exact)[exact > 0] ** 2)) < 0.05
+    assert np.sqrt(np.mean((share - exact)[exact > 0] ** 2)) < 0.08  # some 70 points in a voxel that is full
 
 
 def test_nothing_is_painted_where_it_may_not_be_nor_beyond_the_box_nor_twice():

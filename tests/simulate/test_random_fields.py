@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +64,7 @@ def test_a_smooth_field_has_variance_1_and_is_smooth_over_its_spacing():
         return np.corrcoef(*pairs)[0, 1]
 
     assert alike(1) > 0.9 and abs(alike(8)) < 0.1
-    three = jax.eval_shape(functools.partial(Draws(jax.random.key(0)).smooth, channels=3), (5, 6, 7), 2.0)
+    three = jax.eval_shape(lambda key: Draws(key).smooth((5, 6, 7), 2.0, 3), jax.random.key(0))
     assert three.shape == (5, 6, 7, 3)
 
 

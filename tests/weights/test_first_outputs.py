@@ -7,7 +7,7 @@ import pytest
 
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.weights.read_out import first_outputs
+from mednext_jax.weights.first_outputs import first_outputs
 
 pytestmark = pytest.mark.core
 
