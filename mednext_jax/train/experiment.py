@@ -38,6 +38,7 @@ from mednext_jax.train.step import LearnedOutputs, Metrics, first_logits, make_t
 from mednext_jax.train.validation import validate_scans
 from mednext_jax.weights.directory import Model, load_model
 from mednext_jax.weights.first_outputs import first_outputs
+from mednext_jax.weights.packaged import or_packaged
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
@@ -275,7 +276,7 @@ def _weights_of(config: TrainConfig, architecture: MedNeXtConfig) -> Any:
 
     `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). Raises InputError if they differ else.
     """
-    path = config.init_from
+    path = or_packaged(config.init_from)
     model = load_model(path)
     theirs, params = model.config, model.params
     kernel = architecture.encoder_kernel_size
