@@ -36,7 +36,7 @@ class Anatomy:
 
     tissue: uint8, index into TISSUES. from_edge: int8, quarters of a mm from the edge of the closed brain, > 0 inside,
     which an imperfect brain mask follows. places: (7, PLACES, 3) voxels. directions: (4, PLACES, 3) unit, along the
-    vessels there. brain: whether the map has nothing outside of the brain (an extracted one).
+    vessels there. brain_only: whether the map has nothing outside of the brain (an extracted one).
     """
 
     name: str

@@ -26,7 +26,7 @@ class Scanner(NamedTuple):
     def expected(self, volume: jax.Array) -> jax.Array:
         """What is left of a volume (d, h, w) without noise and ghosts; linear."""
         for axis in range(3):
-            volume = along_axis(self.up[axis] @ self.down[axis], volume, axis)
+            volume = along_axis(along_axis(self.up[axis], self.down[axis], 0), volume, axis)
         return volume
 
     def scan(self, draws: Draws, volume: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ Anatomies = Mapping[str, jax.Array]  # the arrays of `anatomy.stacked`
 
 
 class Head(NamedTuple):
-    """The deformed head of a patch. tissue (d, h, w); signal_of: tissue's signals -> partial volumes of them."""
+    """The deformed head of a patch. tissue (d, h, w): the nearest one."""
 
     tissue: jax.Array
     corners: tuple[jax.Array, ...]  # tissues of the eight voxels around each place
@@ -183,7 +183,7 @@ def _draw_head(
     displacement = draws.uniform(config.elastic) * draws.smooth(shape, _ELASTIC_MM, 3)
 
     grid = jnp.stack(jnp.meshgrid(*(jnp.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"), -1)
-    at = grid @ matrix.T + displacement + centre
+    at = along_axis(matrix, grid, 3) + displacement + centre
     low = jnp.floor(at).astype(jnp.int32)
     part = at - low
     corners, weights = [], []
@@ -404,7 +404,7 @@ def _normalised(
     signals: jax.Array,
     deviations: jax.Array,
 ) -> jax.Array:
-    """The "zscore_bright_fluid" of the whole scan, by the shares of its tissues, on the patch; 0 outside of the mask."""
+    """ "zscore_bright_fluid" of the whole scan, by the shares of its tissues, on the patch; 0 outside of the mask."""
     share = anatomies["shares"][head.anatomy, jnp.where(extracted, 1, 0)]
     # How much air a scan has around the head is the protocol's choice.
     air = jnp.where(extracted, share[tissues.AIR], share[tissues.AIR] * draws.uniform((0.6, 2.0)))

@@ -91,13 +91,13 @@ class GeneratorConfig:
     confounders: bool = setting(True, SWITCH, "lesions, lacunes, vessels, sulcal fluid, microbleeds")
     lesions: tuple[int, ...] = setting((0, 8), _counts(16), "white-matter lesions in a patch, where there are any")
     lesion_share: float = setting(0.35, PROBABILITY, "probability of lesions in a patch")
-    lesion_radius: tuple[float, ...] = setting((1.5, 7.0), span(0.5, 20), "")
+    lesion_radius: tuple[float, ...] = setting((1.5, 7.0), span(0.5, 20), "half the longest axis")
     lesion_strength: tuple[float, ...] = setting(
         (0.15, 0.7), span(0, 1), "share of the way to fluid; to bright on FLAIR"
     )
     caps: float = setting(0.35, PROBABILITY, "probability of bright caps and bands around the ventricles")
     lacunes: float = setting(0.15, PROBABILITY, "probability of a lacune in a patch")
-    lacune_radius: tuple[float, ...] = setting((1.5, 5.0), span(0.5, 10), "")
+    lacune_radius: tuple[float, ...] = setting((1.5, 5.0), span(0.5, 10), "the same")
     microbleeds: float = setting(0.1, PROBABILITY, "probability of a microbleed in a patch")
     vessels: tuple[int, ...] = setting((10, 150), _counts(400), "vessels in a whole brain, dark or bright, log-uniform")
     vessel_share: float = setting(0.6, PROBABILITY, "probability that vessels are seen at all")
@@ -128,7 +128,8 @@ class GeneratorConfig:
     label_noise: float = setting(1.6, number(0), "... and by this many standard deviations of noise and texture")
     ignored_share: float = setting(0.6, PROBABILITY, "voxels above this share of both are neither, and do not count")
 
-    @property
-    def most_pvs(self) -> tuple[int, int, int, int]:
-        """The most perivascular spaces in a whole brain, by region."""
-        return self.white_matter[1], self.basal_ganglia[1], self.hippocampus[1], self.midbrain[1]
+    def problems_between(self) -> dict[str, str]:
+        """Ranges that several fields break together, by field."""
+        if self.white_matter[1] + self.basal_ganglia[1] + self.hippocampus[1] + self.midbrain[1] == 0:
+            return {"white_matter": "a region that may have perivascular spaces"}
+        return {}

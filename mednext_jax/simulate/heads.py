@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
-from mednext_jax.simulate import raw_folder, tissues
+from mednext_jax.simulate import tissues
 from mednext_jax.simulate.anatomy import REGIONS, Anatomy, read_anatomies, stacked, template_anatomy
+from mednext_jax.simulate.dataset_files import make_folders, refuse_wrong_number, write_tables, write_volume
 from mednext_jax.simulate.generator import IGNORED, LESION, PVS, Patch, generate
 from mednext_jax.simulate.generator_config import GeneratorConfig
 
+CONTRASTS = (*tissues.FAMILIES, "mixed")  # mixed: T1w, T2w and FLAIR in turn
 _SCALE = 1000  # of the stored intensities
 _MARGIN = 1.2  # of the box around a head, which may be drawn larger
 _REGION_OF_TISSUE = {
@@ -72,14 +74,17 @@ def simulate_heads(
     contrast: T1w, T2w, FLAIR, any (tissues' signals drawn freely), or mixed: each scan's own. Files as
     `simulate.simulate`'s, with label 1 perivascular space, 2 lesion (if they are an output), the last label what is
     too faint to count (nnU-Net's ignore label). A scan is a function of (seed, its number), the configuration and the
-    anatomies. Raises InputError if `out` holds something already.
+    anatomies. Raises InputError if an argument is wrong or `out` holds something already.
     """
+    if contrast not in CONTRASTS:
+        raise InputError("There is no such contrast to simulate.", expected=" or ".join(CONTRASTS), found=contrast)
+    refuse_wrong_number("subjects", subjects, 1, 100_000)
+    refuse_wrong_number("seed", seed, 0, 2**63 - 1)
     arrays = {key: jnp.asarray(value) for key, value in stacked(anatomies).items()}
     depth, height, width = (8 * int(np.ceil(n * _MARGIN / 8)) for n in arrays["tissue"].shape[1:])
     make = jax.jit(functools.partial(generate, config=config, shape=(depth, height, width), whole=True))
     with atomic_directory(out) as folder, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        for part in ("imagesTr", "labelsTr", "regions"):
-            (folder / part).mkdir()
+        make_folders(folder)
         participants, truth, writing = [], [], []
         with tqdm(total=subjects, desc="simulate", unit="subject", disable=True if progress else None) as bar:
             for number in range(subjects):
@@ -97,24 +102,19 @@ def simulate_heads(
                     progress(number + 1, subjects)
             for one in writing:
                 one.result()
-        raw_folder.write_table(folder / "participants.tsv", participants)
-        raw_folder.write_table(folder / "truth.tsv", truth)
-        raw_folder.write_json(
-            folder / "regions" / "regions.json", {region: number + 1 for number, region in enumerate(REGIONS)}
-        )
-        with_lesions = config.lesions_as_output
-        labels = {"background": 0, "pvs": [PVS], **({"lesion": [LESION]} if with_lesions else {})}
-        raw_folder.write_json(
-            folder / "dataset.json",
-            {
-                "name": name or f"simulated PVS {contrast} in label maps {digest(anatomies)}",
-                "description": "Simulated by mednext-jax in label maps of heads; not real scans.",
-                "channel_names": {"0": channel or ("MRI" if contrast in ("mixed", "any") else contrast)},
-                "labels": {**labels, "ignore": _ignored(config)},
-                "regions_class_order": [PVS, LESION] if with_lesions else [PVS],
-                "numTraining": subjects,
-                "file_ending": ".nii.gz",
-            },
+        labels, order = {"background": 0, "pvs": [PVS], "lesion": [LESION]}, [PVS, LESION]
+        if not config.lesions_as_output:
+            del labels["lesion"], order[1]
+        write_tables(
+            folder,
+            participants,
+            truth,
+            {region: number + 1 for number, region in enumerate(REGIONS)},
+            name or f"simulated PVS {contrast} in label maps {digest(anatomies)}",
+            "Simulated by mednext-jax in label maps of heads; not real scans.",
+            channel or ("MRI" if contrast in ("mixed", "any") else contrast),
+            labels={**labels, "ignore": _ignored(config)},
+            regions_class_order=order,
         )
     return out
 
@@ -136,7 +136,7 @@ def _write(folder: Path, case: str, scan: Patch, config: GeneratorConfig) -> Non
         ("labelsTr", f"{case}.nii.gz", label),
         ("regions", f"{case}.nii.gz", table[scan.tissue]),
     ):
-        raw_folder.write_nifti(folder / part / name, array.transpose(2, 1, 0), affine)
+        write_volume(folder / part / name, array.transpose(2, 1, 0), affine)
 
 
 def _participant(case: str, anatomy: Anatomy, family: int, scan: Patch) -> dict:

@@ -102,7 +102,8 @@ def points_of(tubes: Tubes) -> tuple[jax.Array, jax.Array]:
     cloud = line[:, :, None] + x[..., None] * tubes.side[:, None, None] + y[..., None] * third[:, None, None]
     volume = jnp.pi * radius**2 * tubes.length[:, None] / (_ALONG * _ACROSS)
     volume = jnp.broadcast_to(jnp.where(tubes.there[:, None], volume, 0)[..., None], x.shape)
-    return cloud.reshape(len(s) and x.shape[0], -1, 3), volume.reshape(x.shape[0], -1)
+    points = len(tubes.length), _ALONG * _ACROSS
+    return cloud.reshape(*points, 3), volume.reshape(points)
 
 
 def fill(tubes: Tubes, allowed: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -45,7 +45,7 @@ class Draws:
         return jnp.searchsorted(jnp.asarray(ends[:-1]), jax.random.uniform(self.key()), side="right")
 
     def count(self, span: Sequence[int]) -> jax.Array:
-        """A whole number, log-uniform over both ends; 0 is as frequent as 1."""
+        """A whole number, both ends included; n is as likely as log((n + 2) / (n + 1)): few more often than many."""
         low, high = span
         drawn = jnp.exp(self.uniform((math.log(low + 1), math.log(high + 2)))) - 1
         return jnp.clip(jnp.floor(drawn), low, high).astype(jnp.int32)
@@ -70,7 +70,8 @@ def unit(vectors: jax.Array) -> jax.Array:
 
 def along_axis(matrix: jax.Array | np.ndarray, field: jax.Array, axis: int) -> jax.Array:
     """`matrix` (m, n) times the lines of `field` along an axis of n."""
-    return jnp.moveaxis(jnp.tensordot(matrix, field, (1, axis)), 0, axis)
+    # In whole float32: factors rounded as GPUs and TPUs do by themselves would show as stripes.
+    return jnp.moveaxis(jnp.tensordot(matrix, field, (1, axis), precision=jax.lax.Precision.HIGHEST), 0, axis)
 
 
 def nodes_along(voxels: int, spacing: float) -> int:

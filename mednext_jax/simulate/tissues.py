@@ -13,7 +13,7 @@ FAMILIES = ("T1w", "T2w", "FLAIR", "any")
 
 
 @dataclasses.dataclass(frozen=True)
-class Tissue:
+class HeadTissue:
     """One class of the generator. signals: T1w, T2w, FLAIR, on a scale where 1 is about the brightest tissue.
 
     structures: names of `FREESURFER`'s structures; numbers: further numbers of label maps.
@@ -29,37 +29,37 @@ class Tissue:
 # matter on FLAIR; each draw scatters around them. Numbers above 500 are those of SynthSeg's training maps outside of
 # the brain, 25 and 57 its lesions.
 TISSUES = (
-    Tissue("air", (0.0, 0.0, 0.0)),
-    Tissue(
+    HeadTissue("air", (0.0, 0.0, 0.0)),
+    HeadTissue(
         "white matter",
         (0.75, 0.36, 0.45),
         ("cerebral white matter", "deep white matter", "corpus callosum", "optic chiasm"),
     ),
-    Tissue("cortex", (0.50, 0.50, 0.60), ("cerebral cortex",)),
-    Tissue(
+    HeadTissue("cortex", (0.50, 0.50, 0.60), ("cerebral cortex",)),
+    HeadTissue(
         "ventricle",
         (0.15, 0.93, 0.12),
         ("lateral ventricle", "inferior lateral ventricle", "third ventricle", "fourth ventricle", "fifth ventricle"),
     ),
-    Tissue("fluid", (0.17, 0.93, 0.15), ("cerebrospinal fluid", "cerebrospinal fluid outside the brain")),
-    Tissue("cerebellar white matter", (0.74, 0.36, 0.45), ("cerebellar white matter",)),
-    Tissue("cerebellar cortex", (0.50, 0.50, 0.58), ("cerebellar cortex",)),
-    Tissue("thalamus", (0.60, 0.43, 0.52), ("thalamus",)),
-    Tissue("caudate", (0.52, 0.48, 0.58), ("caudate", "accumbens")),
-    Tissue("putamen", (0.55, 0.43, 0.55), ("putamen",)),
-    Tissue("pallidum", (0.66, 0.32, 0.45), ("pallidum",)),
-    Tissue(
+    HeadTissue("fluid", (0.17, 0.93, 0.15), ("cerebrospinal fluid", "cerebrospinal fluid outside the brain")),
+    HeadTissue("cerebellar white matter", (0.74, 0.36, 0.45), ("cerebellar white matter",)),
+    HeadTissue("cerebellar cortex", (0.50, 0.50, 0.58), ("cerebellar cortex",)),
+    HeadTissue("thalamus", (0.60, 0.43, 0.52), ("thalamus",)),
+    HeadTissue("caudate", (0.52, 0.48, 0.58), ("caudate", "accumbens")),
+    HeadTissue("putamen", (0.55, 0.43, 0.55), ("putamen",)),
+    HeadTissue("pallidum", (0.66, 0.32, 0.45), ("pallidum",)),
+    HeadTissue(
         "brainstem",
         (0.70, 0.38, 0.48),
         ("brainstem", "midbrain", "pons", "medulla", "superior cerebellar peduncle", "ventral diencephalon"),
     ),
-    Tissue("hippocampus", (0.50, 0.52, 0.62), ("hippocampus", "amygdala")),
-    Tissue("vessel", (0.40, 0.15, 0.20), ("vessel",)),
-    Tissue("choroid plexus", (0.55, 0.60, 0.65), ("choroid plexus",)),
-    Tissue("lesion", (0.58, 0.60, 0.80), ("white matter hypointensities", "other hypointensities"), (25, 57)),
-    Tissue("other brain", (0.52, 0.48, 0.58), ("undetermined",), (136, 137, 163, 164)),
+    HeadTissue("hippocampus", (0.50, 0.52, 0.62), ("hippocampus", "amygdala")),
+    HeadTissue("vessel", (0.40, 0.15, 0.20), ("vessel",)),
+    HeadTissue("choroid plexus", (0.55, 0.60, 0.65), ("choroid plexus",)),
+    HeadTissue("lesion", (0.58, 0.60, 0.80), ("white matter hypointensities", "other hypointensities"), (25, 57)),
+    HeadTissue("other brain", (0.52, 0.48, 0.58), ("undetermined",), (136, 137, 163, 164)),
     *(
-        Tissue(f"outside the brain {number}", None, ("head outside the brain",) if number == 516 else (), (number,))
+        HeadTissue(f"outside the brain {number}", None, ("head outside the brain",) if number == 516 else (), (number,))
         for number in (502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530)
     ),
 )

@@ -35,11 +35,11 @@ from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.generated import GeneratedPatches, Generator, trained_outputs
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
-from mednext_jax.train.step import Metrics, Outputs, first_logits, make_train_step, make_validation_step
+from mednext_jax.train.step import LearnedOutputs, Metrics, first_logits, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
 from mednext_jax.weights.directory import Model, load_model
+from mednext_jax.weights.first_outputs import first_outputs
 from mednext_jax.weights.packaged import or_packaged
-from mednext_jax.weights.read_out import first_outputs
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
@@ -81,7 +81,7 @@ class Experiment:
         if config.generator.enabled:  # one region by itself, whatever other outputs help the training
             regions, order = ((PVS,),), (PVS,)
         outputs = len(labels) if regions is None else len(regions)
-        learned = Outputs(outputs, regions, meta.ignore_label)
+        learned = LearnedOutputs(outputs, regions, meta.ignore_label)
         if config.generator.enabled:
             learned = trained_outputs(config.generator)
         architecture = dataclasses.replace(
@@ -91,7 +91,9 @@ class Experiment:
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
-        generator = Generator(config.generator, config.patch_size, mesh) if config.generator.enabled else None
+        generator = None
+        if config.generator.enabled:
+            generator = Generator(config.generator, config.patch_size, mesh, meta.name)
         augment = make_augment(
             config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
         )

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mednext_jax.data.batches import Batch
+from mednext_jax.errors import InputError
 from mednext_jax.parallel.mesh import over_samples, replicated
 from mednext_jax.prepare.prepare import prepare
 from mednext_jax.simulate.anatomy import Anatomy, stacked
@@ -20,7 +21,7 @@ from mednext_jax.simulate.generator import IGNORED, LESION, PVS, make_generate
 from mednext_jax.simulate.generator_config import GeneratorConfig
 from mednext_jax.simulate.heads import anatomies_of, digest, simulate_heads, training_and_held_out
 from mednext_jax.train.configuration import TrainConfig
-from mednext_jax.train.step import Outputs
+from mednext_jax.train.step import LearnedOutputs
 
 FOLDER = "simulated"  # in the work folder: the prepared validation scans
 CHANNEL = "bright-fluid MRI"  # names the normalisation: one polarity for all contrasts
@@ -42,8 +43,17 @@ class GeneratedPatches:
 class Generator:
     """The generator on a mesh, with its anatomies on every device."""
 
-    def __init__(self, config: GeneratorConfig, patch_size: tuple[int, int, int], mesh: Mesh):
+    def __init__(self, config: GeneratorConfig, patch_size: tuple[int, int, int], mesh: Mesh, scans: str | None = None):
+        """scans: name of the run's simulated scans; raises InputError if they were made beside other anatomies."""
         anatomies, _ = training_and_held_out(config, anatomies_of(config))
+        if scans is not None and _named(anatomies) not in scans:
+            raise InputError(
+                "The label maps are not those that this run started with.",
+                file=config.anatomy or None,
+                expected=scans,
+                found=f"{_named(anatomies)} for training",
+                hint="bring the folder back to what it was, or start a new run in another --workdir",
+            )
         whole = replicated(mesh)
         self.anatomies = {name: _everywhere(array, whole) for name, array in stacked(anatomies).items()}
         samples = PartitionSpec("data")
@@ -65,10 +75,10 @@ class Generator:
         return lambda state, batch: step(state, {**batch, "anatomies": self.anatomies})
 
 
-def trained_outputs(config: GeneratorConfig) -> Outputs:
+def trained_outputs(config: GeneratorConfig) -> LearnedOutputs:
     """What a network learns of generated patches: perivascular spaces, and to tell them from lesions."""
     regions = ((PVS,), (LESION,)) if config.lesions_as_output else ((PVS,),)
-    return Outputs(len(regions), regions, IGNORED)
+    return LearnedOutputs(len(regions), regions, IGNORED)
 
 
 def _everywhere(array: np.ndarray, sharding: NamedSharding) -> jax.Array:

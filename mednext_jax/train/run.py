@@ -62,7 +62,7 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                     _refuse_needless(checked)
                     _refuse_name(workdir)
                 if checked.generator.enabled and is_main_process():
-                    simulated_scans(checked, workdir)
+                    _simulate_once(checked, workdir)
         if finished:
             print(f"This run has finished: {shown(model)}")
             return model
@@ -77,6 +77,26 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                 held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
         with leaving_at_once():
             return _run(experiment, workdir, model)
+
+
+def _simulate_once(config: TrainConfig, workdir: Path) -> None:
+    """Make the simulated scans of a run if they are not there. Raises InputError for those of another generator.
+
+    The configuration is written first: with it the folder is a run's, and a start that was killed can be repeated.
+    """
+    written = workdir / "config.json"
+    if not (workdir / FOLDER).is_dir():
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write_config(config, workdir)
+    saved = read_json(written)
+    if not isinstance(saved, dict) or saved.get("generator") != config.plain()["generator"]:
+        raise InputError(
+            "The simulated scans of this run were made with another configuration of the generator.",
+            file=workdir / FOLDER,
+            expected=f"config.generator as in {shown(written)}",
+            hint="use the run's own configuration, or another --workdir",
+        )
+    simulated_scans(config, workdir)
 
 
 def _data_of(config: TrainConfig, workdir: Path) -> str | Path:

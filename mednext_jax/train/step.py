@@ -22,7 +22,7 @@ Metrics = dict[str, jax.Array]
 Patches = Callable[[jax.Array, Mapping[str, Any]], tuple[jax.Array, jax.Array]]
 
 
-class Outputs(NamedTuple):
+class LearnedOutputs(NamedTuple):
     """What a network's outputs mean in the labels: how many, the regions (None: classes), the label that is ignored."""
 
     number: int
