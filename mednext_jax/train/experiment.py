@@ -245,7 +245,7 @@ def warn_of_other_preparation(model: str, recipe: Recipe) -> None:
         for name in ("normalisation", "spacing", "optional_steps"):
             if getattr(recipe, name) != getattr(theirs, name):
                 _LOG.warning(
-                    "The data set is prepared with %s %s, but the model in config.init_from learned with %s. Prepare it "
+                    "The data set is prepared with %s %s, the model in config.init_from learned with %s. Prepare it "
                     "alike; the normalisation goes by the channel's name in dataset.json (there: %s).",
                     name,
                     getattr(recipe, name),
