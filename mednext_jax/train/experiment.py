@@ -31,6 +31,7 @@ from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.parallel.processes import compiled_together
+from mednext_jax.simulate.generator import PVS
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.generated import GeneratedPatches, Generator, trained_outputs
 from mednext_jax.train.optimiser import make_optimiser
@@ -79,7 +80,9 @@ class Experiment:
         """
         store = CaseStore.open(data or config.data)
         training_ids, validation_ids = fold_cases(store, config.fold)
-        meta, (labels, regions) = store.meta, _outputs(store)
+        meta, (labels, regions), order = store.meta, _outputs(store), store.meta.regions_class_order
+        if config.generator.enabled:  # one region by itself, whatever other outputs help the training
+            regions, order = ((PVS,),), (PVS,)
         outputs = len(labels) if regions is None else len(regions)
         learned = LearnedOutputs(outputs, regions, meta.ignore_label)
         if config.generator.enabled:
@@ -156,7 +159,7 @@ class Experiment:
             recipe=Recipe(
                 channel_names=meta.channel_names,
                 labels=labels,
-                regions_class_order=None if regions is None else meta.regions_class_order,
+                regions_class_order=None if regions is None else order,
                 patch_size=config.patch_size,
                 **vars(meta.preprocessing),
                 mirror_axes=config.augment.mirror_axes,
