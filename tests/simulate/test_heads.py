@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from mednext_jax.main import main
 from mednext_jax.preprocess.normalise import find_scaling
 from mednext_jax.simulate import heads
 from mednext_jax.simulate.heads import simulate_heads
-from tests.simulate.conftest import PLAIN
+from tests.simulate.conftest import PLAIN, QUICKLY
 from tests.simulate.heads import head_map
 
 pytestmark = pytest.mark.core
@@ -35,19 +37,32 @@ def voxels(path):
 
 
 @pytest.fixture(scope="module")
-def dataset(small_head, tmp_path_factory):
-    """T1w, T2w, FLAIR, and a T1w scan with its skull; the calls of `progress`."""
-    calls = []
-    out = simulate_heads(
-        tmp_path_factory.mktemp("simulated") / "out",
-        4,
-        "mixed",
-        SEED,
-        AS_IT_IS,
-        [small_head],
-        progress=lambda done, total: calls.append((done, total)),
-    )
-    return out, calls
+def simulated(small_head, tmp_path_factory):
+    """T1w, T2w, FLAIR, and a T1w scan with its skull; the calls of `progress`; what the generator made for each."""
+    calls, made = [], {}
+
+    def write(folder, case, scan, config, write=heads._write):
+        made[case] = scan
+        write(folder, case, scan, config)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(heads, "_write", write)
+        patched.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=QUICKLY))
+        out = simulate_heads(
+            tmp_path_factory.mktemp("simulated") / "out",
+            4,
+            "mixed",
+            SEED,
+            AS_IT_IS,
+            [small_head],
+            progress=lambda done, total: calls.append((done, total)),
+        )
+    return out, calls, made
+
+
+@pytest.fixture(scope="module")
+def dataset(simulated):
+    return simulated[:2]
 
 
 def test_files_are_an_nnunet_raw_data_set(dataset):
@@ -95,24 +110,16 @@ def test_every_fourth_head_keeps_its_skull_and_the_others_are_brains(dataset):
     assert max(shares[:3]) < 0.4 and shares[3] == 1
 
 
-@pytest.mark.parametrize(("number", "family"), [(0, "T1w"), (1, "T2w"), (2, "FLAIR")])
-def test_a_patch_is_normalised_as_its_whole_scan_is(dataset, small_head, arrays, number, family):
-    """By the tissues' shares on the patch, and over all voxels by the preprocessing of a file."""
-    import jax
-
-    from mednext_jax.simulate import tissues
-    from mednext_jax.simulate.generator import generate
-
-    out, _ = dataset
-    (path,) = (out / "imagesTr").glob(f"sub-{number + 1:03d}_*")
-    scan = (voxels(path) / heads._SCALE).astype(np.float32)
+@pytest.mark.parametrize("case", ["sub-001_T1w", "sub-002_T2w", "sub-003_FLAIR"])
+def test_a_patch_is_normalised_as_its_whole_scan_is(simulated, case):
+    """By the tissues' shares in the generator, and over all voxels by the preprocessing of the file."""
+    out, _, made = simulated
+    scan = (voxels(out / "imagesTr" / f"{case}_0000.nii.gz") / heads._SCALE).astype(np.float32)
     (scaling,) = find_scaling(scan[..., None], ["zscore_bright_fluid"], scan > 0, use_mask=True)
-    key = jax.random.fold_in(jax.random.key(SEED), number)
-    made = generate(key, arrays, AS_IT_IS, (8, 8, 8), index=0, family=tissues.FAMILIES.index(family), whole=True)
-    raw, image = (np.asarray(values)[np.asarray(made.brain)].astype(float) for values in (made.raw, made.image))
-    slope, offset = np.polyfit(raw, image, 1)
+    brain = made[case].brain
+    slope, offset = np.polyfit(made[case].raw[brain].astype(float), made[case].image[brain], 1)
     mean, deviation = -offset / slope, 1 / slope
-    assert np.sign(deviation) == np.sign(scaling.deviation) == (1 if family == "T2w" else -1)
+    assert np.sign(deviation) == np.sign(scaling.deviation) == (1 if case.endswith("T2w") else -1)
     # Partial volumes, and the edge of the deformed brain, which the shares do not have.
     assert mean == pytest.approx(scaling.mean, abs=0.25 * abs(scaling.deviation))
     assert deviation == pytest.approx(scaling.deviation, rel=0.2)

@@ -67,7 +67,7 @@ def test_lesions_are_learned_as_an_output_of_their_own():
 
 def test_a_run_needs_no_data_and_leaves_a_model_of_one_output(run, config):
     model = load_model(run / "model")
-    assert model.config.num_classes == 1 and set(model.recipe.labels) == {"background", "pvs"}
+    assert model.config.num_classes == 1 and model.recipe.regions_class_order == (1,)
     assert model.recipe.normalisation == ("zscore_bright_fluid",)
     store = CaseStore.open(run / FOLDER)
     assert sorted(store.meta.cases) == ["sub-001_T1w", "sub-002_T2w"]
