@@ -214,7 +214,7 @@ def _gradient_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> 
             products = products_ref[c, m]
             _sum_diagonals(products.T if taps.scatter else products, masks_ref, profiles_ref, c, m, taps.stride)
 
-        each(taps.matrices, matrix)
+        each(taps.matrices, matrix, most=4)
 
     lax.fori_loop(0, jnp.where(last, step.channels, 0), channel, None)
 
@@ -246,7 +246,7 @@ def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: S
             turned = words.from_words(matrix, step.dtype)
             matrices_ref[c, m] = turned if taps.scatter else turned.astype(jnp.float32).T.astype(step.dtype)
 
-        each(taps.matrices, form)
+        each(taps.matrices, form, most=8)
 
     lax.fori_loop(0, channels, channel, None)
 
@@ -340,9 +340,7 @@ def _voxels(taps: Taps, front: bool) -> np.ndarray:
 def _product(a: Array, b: Array, over: int) -> Array:
     """a b for `over` 1, a^T b for 0; float32."""
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return lax.dot_general(
-        a, b, (((over,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
-    )
+    return lax.dot_general(a, b, (((over,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
 
 
 def _in_lanes(x: Array, lanes: int) -> Array:

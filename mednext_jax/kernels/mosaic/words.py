@@ -23,7 +23,7 @@ VMEM_BYTES = 100 * 2**20
 _CHANNELS = 16  # of one step: whole registers of bfloat16
 _STEP_BYTES = 36 * 2**20  # what a step's activations may take of VMEM
 _ROWS = 256  # of one product, so that a matrix is used often once it is loaded
-_UNROLLED = 8
+_UNROLLED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,13 +245,16 @@ def word_of(channels: list[Array], dtype: jnp.dtype) -> Array:
     return bits[0] if len(bits) == 1 else (bits[0] >> 16) | bits[1]
 
 
-def each(count: int, body: Callable[[Array], None]) -> None:
-    """Run `body` for 0 .. count - 1, several at a time."""
+def each(count: int, body: Callable[[Array], None], most: int = 16) -> None:
+    """Run `body` for 0 .. count - 1, up to `most` in one turn of a loop."""
+
+    together = divisor_up_to(count, min(most, _UNROLLED))
 
     def turn(i: Array, _: None) -> None:
-        body(i)
+        for one in range(together):
+            body(together * i + one)
 
-    lax.fori_loop(0, count, turn, None, unroll=divisor_up_to(count, _UNROLLED))
+    lax.fori_loop(0, count // together, turn, None)
 
 
 def _strided(words_ref: Any, plane: int, first: Array, count: int, step: int, words: int, word: Array) -> Array:
