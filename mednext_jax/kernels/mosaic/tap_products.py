@@ -115,7 +115,7 @@ def kernel_gradient(
 
 def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> None:
     of_arguments = iter(refs)
-    arguments = [next(of_arguments) if here else None for here in given]
+    arguments: list[Any] = [next(of_arguments) if here else None for here in given]
     x_ref, profiles_ref, masks_ref, bias_ref, counted_ref, kept_ref, beside_ref = arguments
     y_ref, sums_ref, source_ref, target_ref, matrices_ref = of_arguments
     taps, dtype = step.taps, step.dtype
@@ -168,7 +168,7 @@ def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) ->
 
 def _gradient_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> None:
     of_arguments = iter(refs)
-    arguments = [next(of_arguments) if here else None for here in given]
+    arguments: list[Any] = [next(of_arguments) if here else None for here in given]
     x_ref, g_ref, u_ref, affine_ref, kept_ref, masks_ref = arguments
     profiles_ref, *du_ref, source_ref, target_ref, products_ref = of_arguments
     taps = step.taps

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mednext_jax.kernels.mosaic.taps import Taps
+from mednext_jax.kernels.mosaic.taps import Taps, Term
 from mednext_jax.ops.correlate import divisor_up_to
 
 SUBLANES = 8
@@ -142,16 +142,14 @@ class Step:
         def plane(q: Array, _: None) -> None:
             here = (first + q >= 0) & (first + q < source.d)
 
-            @pl.when(here)
-            def _() -> None:
-                def line(h: Array) -> None:
-                    words_ref[q, self.at(h - self.first_line)] = to_words(x_ref[0, first + q - start, h])
+            def line(h: Array) -> None:
+                words_ref[q, self.at(h - self.first_line)] = to_words(x_ref[0, first + q - start, h])
 
-                each(source.groups, line)
-
-            @pl.when(jnp.logical_not(here))
-            def _() -> None:
+            def clear() -> None:
                 words_ref[q] = jnp.zeros_like(words_ref[q])
+
+            pl.when(here)(lambda: each(source.groups, line))
+            pl.when(jnp.logical_not(here))(clear)
 
         lax.fori_loop(0, self.source_planes, plane, None)
 
@@ -160,7 +158,7 @@ class Step:
         return pl.ds(pl.multiple_of(line * self.words, self.words), self.words)
 
     def source_rows(self, words_ref: Any, word: Array, block: Array) -> Callable[[Term, int], Array]:
-        """The left sides of products: a term's (planes lines, lanes) of one of a word's channels, for a block of lines."""
+        """The left sides of products: a term's (planes lines, lanes) of one of a word's channels, by block of lines."""
         steps = self.taps.source_steps
         read: dict[tuple[int, int], list[Array]] = {}
         packed: dict[tuple[int, int, tuple[int, ...]], Array] = {}
