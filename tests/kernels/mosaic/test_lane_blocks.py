@@ -5,7 +5,7 @@ The interpreter keeps memory as a TPU has it: what nobody wrote is not a number,
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import tpu as pltpu
+from jax.experimental import pallas as pl
 
-from mednext_jax.kernels.mosaic import lane_blocks, lane_ops, mlp
+from mednext_jax.kernels.mosaic import lane_ops
 from mednext_jax.kernels.mosaic.lane_ops import LaneOps
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
@@ -33,8 +33,8 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pallas's interpreter of TPU kernels, in float32, for so few channels."""
     monkeypatch.setattr(lane_ops, "COMPUTE_TYPE", jnp.float32)
     monkeypatch.setattr(lane_ops, "_SUBLANES", 1)
-    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams()):
-        yield
+    monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
+    yield
 
 
 def weights(key: jax.Array, c: int, r: int, e: int) -> MLPWeights:
