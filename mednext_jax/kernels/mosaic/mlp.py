@@ -25,8 +25,8 @@ from mednext_jax.ops.mlp import MLPWeights
 _P = (0.7975078812565347, 0.03700564870957801, -0.00035151722400066207)
 _TURNS = 40.0  # z^2 above which the polynomial would fall again; tanh is 1 long before
 _LINES = 64  # lines of one step of the grid
-_JOINED = 16  # lines side by side in one product ...
-_JOINED_BYTES = 2**22  # ... whose hidden layer takes no more, float32
+_JOINED = 16  # lines side by side in one product, if its hidden layer has at most as many numbers as below
+_HIDDEN, _HIDDEN_BACKWARD = 2**19, 2**18
 VMEM_BYTES = 100 * 2**20
 
 
@@ -56,7 +56,7 @@ def forward(
     """
     n, c = u.shape[0], u.shape[3]
     r, e = weights.compress_kernel.shape
-    steps, joined = _cut(lines, r)
+    steps, joined = _cut(lines, r, _HIDDEN)
     extra = [_flat(x) for x in (beside, skip) if x is not None]
     kernel = functools.partial(
         _forward_kernel,
@@ -97,10 +97,10 @@ def backward(
     *,
     front: bool = False,
 ) -> tuple[Array, MLPSums]:
-    """The gradient dt at the norm's output, in u's shape, and the sums, from g (n, d, groups, e, lanes) at the output."""
+    """The gradient dt at the norm's output, and the sums, from g (n, d, groups, e, lanes) at the block's output."""
     n, c = u.shape[0], u.shape[3]
     r, e = weights.compress_kernel.shape
-    steps, joined = _cut(lines, r)
+    steps, joined = _cut(lines, r, _HIDDEN_BACKWARD)
     lanes = lines.lanes
     sums = [(c, r), (e, r), (r, lanes), (e, lanes)]
     dt, dexpand, dcompress, dexpand_bias, dcompress_bias, through_norm = pl.pallas_call(
@@ -249,11 +249,11 @@ def _kept(line: Array, lines: Lines, front: bool, x: Array) -> Array:
     if lines.is_full and not front:
         return x
     lane = lax.broadcasted_iota(jnp.int32, (1, lines.lanes), 1)
-    w = lane % lines.width
-    h = line % lines.groups * lines.rows + lane // lines.width
+    w = lax.rem(lane, lines.width)
+    h = lax.rem(line, lines.groups) * lines.rows + lax.div(lane, lines.width)
     keep = (h < lines.h) & (w < lines.w)
     if front:
-        keep = keep & (line // lines.groups > 0) & (h > 0) & (w > 0)
+        keep = keep & (line >= lines.groups) & (h > 0) & (w > 0)
     return jnp.where(keep, x, jnp.zeros_like(x))
 
 
@@ -266,10 +266,10 @@ def _part(x: Array, i: int, lanes: int) -> Array:
     return x[:, lanes * i : lanes * (i + 1)]
 
 
-def _cut(lines: Lines, hidden: int) -> tuple[int, int]:
+def _cut(lines: Lines, hidden: int, most: int) -> tuple[int, int]:
     """Lines of one step of the grid, and of one product in it."""
     steps = divisor_up_to(lines.d * lines.groups, _LINES)
-    return steps, divisor_up_to(steps, min(_JOINED, max(1, _JOINED_BYTES // (4 * hidden * lines.lanes))))
+    return steps, divisor_up_to(steps, min(_JOINED, most // (hidden * lines.lanes)))
 
 
 def _flat(x: Array) -> Array:
