@@ -47,6 +47,7 @@ MAY_BE_SKIPPED = {
     r"could not import 'jax_cuda12_plugin'": "JAX's CUDA plugin is half a gigabyte: an environment of its own has it",
     r"could not import '(nnunetv2|nnunet_mednext\b.*)'": "nnU-Net itself, in the extra `peers` or beside this package",
     r"the kernels were imported before TRITON_INTERPRET was set": "the interpreter takes a process of its own",
+    r"libtpu is not installed": "the TPU's compiler is an extra of JAX, of a quarter of a gigabyte",
     r"this user may not mount a small disk": "a full disk is made where mounting is allowed",
 }
 

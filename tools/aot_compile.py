@@ -4,10 +4,10 @@
     python -m tools.aot_compile configs/mednet_pvs_t2w.py --topology v5e:4x4 --mesh 16,1,1 --config.batch_size=32
     python -m tools.aot_compile configs/mednet_pvs_t2w.py --topology local
 
-`--topology local` compiles for the devices present. Per device: memory against the chip's, FLOPs, bytes, and the
-cycles that the TPU compiler expects of all instructions, as time: an estimate, nothing runs, and waiting for other
-chips is not in it. How many tiles a volume has, a program learns when it runs: the prediction's time is that of the
-network on one tile, times mirrors and tiles.
+`--topology local` compiles for the devices present. Per device: memory against the chip's, FLOPs, bytes, and of a TPU
+the time by both clocks of `tools.tpu_schedule`: nothing runs, and waiting for other chips is in neither. How many
+tiles a volume has, a program learns when it runs: the prediction's time is that of the network on one tile, times
+mirrors and tiles.
 
 Exit status 1 if a program does not fit, 2 for a call or configuration that is wrong.
 """
@@ -26,11 +26,8 @@ from typing import Any
 
 from mednext_jax.errors import is_out_of_memory
 from tools.arguments import integers, some_of
+from tools.tpu_schedule import CHIPS, start_dump, time_of
 
-# Bytes of high-bandwidth memory per chip, by `device_kind`; the compiler keeps a part of it.
-MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
-# Cycles a second: a chip's published bfloat16 FLOP/s over two times its multipliers (v5e: 4 units of 128 x 128).
-CLOCK = {"TPU v5 lite": 1.5e9, "TPU v5": 1.75e9, "TPU v6 lite": 1.75e9}
 # What libtpu would ask a TPU VM for; the topology that is compiled for does not depend on it.
 NO_TPU = {
     "JAX_PLATFORMS": "cpu",
@@ -62,12 +59,16 @@ def devices_of(topology: str) -> list[Any]:
         raise SystemExit(2) from None
 
 
-def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
-    """Plain numbers of one program, per device; memory in bytes. `fits` is None where the memory is unknown."""
+def compile_and_measure(name: str, lowered: Any, device: Any, dump: Path | None = None) -> dict[str, Any]:
+    """Plain numbers of one program, per device; memory in bytes. `fits` is None where the memory is unknown.
+
+    dump: the folder of `start_dump`, for a TPU's two clocks.
+    """
     from tools import hlo
     from tools.comm_report import collectives
 
-    limit = MEMORY[device.device_kind] * 2**30 if device.device_kind in MEMORY else None
+    chip = CHIPS.get(device.device_kind)
+    limit = chip.memory * 2**30 if chip else None
     if device.platform == "gpu":
         limit = (device.memory_stats() or {}).get("bytes_limit")
     row: dict[str, Any] = {"program": name, "device": device.device_kind, "memory_limit": limit}
@@ -91,8 +92,9 @@ def compile_and_measure(name: str, lowered: Any, device: Any) -> dict[str, Any]:
     row["fits"] = None if limit is None else row["peak"] <= limit
     program = hlo.instructions(compiled.as_text())
     row["flops"], row["bytes"] = hlo.flops(program), hlo.bytes_moved(program)
-    cycles, clock = hlo.cycles(program), CLOCK.get(device.device_kind)
-    row["estimated_seconds"] = cycles / clock if cycles and clock else None
+    times = time_of(compiled, dump, device.device_kind) if dump and chip else None
+    row["schedule_seconds"] = times.seconds if times else None
+    row["estimated_seconds"] = times.estimated_seconds if times else None
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for collective in collectives(program):
@@ -110,13 +112,17 @@ def show(row: dict[str, Any]) -> str:
     def gib(value: float | None) -> str:
         return "?" if value is None else f"{value / 2**30:.2f} GiB"
 
-    estimate = row["estimated_seconds"]
+    clocks = [(row["schedule_seconds"], "schedule"), (row["estimated_seconds"], "estimate")]
     lines = [
         f"{row['program']} on {row['device']}, per device",
         f"  memory      {gib(row['peak'])} of {gib(row['memory_limit'])}: arguments {gib(row['arguments'])}, "
         f"temporaries {gib(row['temporaries'])}",
         f"  work        {row['flops'] / 1e9:.1f} GFLOP, {gib(row['bytes'])} read and written",
-        "  estimate    " + (f"{1e3 * estimate:.1f} ms by the compiler's cycles" if estimate else "none"),
+        "  time        "
+        + (
+            ", ".join(f"{1e3 * seconds:.1f} ms by the compiler's {clock}" for seconds, clock in clocks if seconds)
+            or "?"
+        ),
         f"  compile     {row['compile_seconds']:.0f} s",
     ]
     for kind, moved in row["collectives"].items():
@@ -137,7 +143,7 @@ def table_row(row: dict[str, Any], topology: str, mesh: str) -> str:
         {True: "yes", False: "**no**", None: "?"}[row["fits"]],
         scaled(row.get("flops"), 1e12, 2),
         scaled(row.get("bytes"), 2**30, 1),
-        scaled(row.get("estimated_seconds"), 1e-3, 1),
+        *(scaled(row.get(name), 1e-3, 1) for name in ("schedule_seconds", "estimated_seconds")),
         ", ".join(f"{kind} {m['count']} x {m['bytes'] / 2**20:.1f} MiB" for kind, m in moved.items()) or "-",
         f"{row['compile_seconds']:.0f}",
     ]
@@ -146,7 +152,7 @@ def table_row(row: dict[str, Any], topology: str, mesh: str) -> str:
 
 TABLE_HEAD = (
     "| program | topology | mesh | memory (GiB) | arguments | temporaries | peak | fits | TFLOP | GiB moved | "
-    "estimate (ms) | collectives | compile (s) |\n" + "| --- " * 13 + "|"
+    "schedule (ms) | estimate (ms) | collectives | compile (s) |\n" + "| --- " * 14 + "|"
 )
 
 
@@ -172,6 +178,7 @@ def main() -> int:
     if arguments.json and not arguments.json.parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.parent}")
 
+    dump = None if arguments.topology == "local" else start_dump()
     devices = devices_of(arguments.topology)
     import numpy as np
 
@@ -191,11 +198,13 @@ def main() -> int:
             print(TABLE_HEAD)
         for name in arguments.programs:
             if name == "train":
-                row = compile_and_measure(name, lower_train_step(config, mesh), devices[0])
+                row = compile_and_measure(name, lower_train_step(config, mesh), devices[0], dump)
             else:
-                row = compile_and_measure(name, lower_prediction(config, used, volume), devices[0])
-                tile = compile_and_measure("tile", lower_tile(config, devices[0]), devices[0]).get("estimated_seconds")
-                row["estimated_seconds"] = tile and tile * rounds_of_tiles(config, mesh.size, volume)
+                row = compile_and_measure(name, lower_prediction(config, used, volume), devices[0], dump)
+                tile = compile_and_measure("tile", lower_tile(config, devices[0]), devices[0], dump)
+                for clock in ("schedule_seconds", "estimated_seconds"):
+                    one = tile.get(clock)
+                    row[clock] = one and one * rounds_of_tiles(config, mesh.size, volume)
             rows.append(row)
             shape = ",".join(map(str, used.shape))
             print(table_row(row, arguments.topology, shape) if arguments.markdown else show(row), flush=True)

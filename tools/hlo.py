@@ -1,8 +1,7 @@
 """The instructions of a compiled program, read from its text, each with how often it runs: loops counted in full.
 
 XLA's own cost analysis counts a loop's body once, and its `optimal_seconds` assumes full speed of memory or matrix
-unit. The TPU compiler also writes into the program how many cycles it expects of each instruction; these are summed
-here. All of it is estimates of the compiler: nothing runs.
+unit. Times of a TPU's programs are in `tools.tpu_schedule`.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable
 
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|\w+_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _WIDTH = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
@@ -45,7 +45,7 @@ class Instruction:
     @property
     def arrays(self) -> list[tuple[str, int]]:
         """Arrays of the result: (type and extents, bytes)."""
-        return [(f"{kind}[{extents}]", _elements(extents) * _WIDTH.get(kind, 4)) for kind, extents in self._types]
+        return [(f"{kind}[{extents}]", _elements(extents) * _WIDTH.get(kind, 4)) for kind, extents, _ in self._types]
 
     @property
     def bytes(self) -> int:
@@ -53,7 +53,7 @@ class Instruction:
 
     @property
     def elements(self) -> int:
-        return sum(_elements(extents) for _, extents in self._types)
+        return sum(_elements(extents) for _, extents, _ in self._types)
 
     @property
     def extents(self) -> list[int]:
@@ -61,7 +61,20 @@ class Instruction:
         return [int(n) for n in self._types[0][1].split(",") if n]
 
     @property
-    def _types(self) -> list[tuple[str, str]]:
+    def layouts(self) -> list[tuple[int, bool]]:
+        """Arrays of the result as they lie: (bytes with the padding of their tiles, whether in the main memory)."""
+        return [
+            (_padded(extents, layout) * _WIDTH.get(kind, 4), not re.search(r"S\([1-9]", layout))
+            for kind, extents, layout in self._types
+        ]
+
+    @property
+    def main_memory_bytes(self) -> int:
+        """`bytes` with padding, of what lies in the main memory (a TPU's HBM) only."""
+        return sum(size for size, main in self.layouts if main)
+
+    @property
+    def _types(self) -> list[tuple[str, str, str]]:
         return _ARRAY.findall(self.result)
 
 
@@ -94,15 +107,6 @@ def instructions(hlo: str) -> list[Instruction]:
     ]
 
 
-def cycles(program: list[Instruction]) -> int:
-    """The compiler's estimates, summed; 0 where it gives none (not a TPU)."""
-    total = 0
-    for one in program:
-        if not one.fused and (estimate := re.search(r'"estimated_cycles":"(\d+)"', one.arguments)):
-            total += one.times * int(estimate[1])
-    return total
-
-
 def flops(program: list[Instruction]) -> int:
     """Operations of matrix products, convolutions (borders and dilation aside) and elementwise arithmetic."""
     known = _by_name(program)
@@ -130,24 +134,31 @@ def launches(program: list[Instruction]) -> int:
 
 def bytes_moved(program: list[Instruction]) -> int:
     """Read and written by all kernels, from and to whatever memory; of a slice, only what it takes or replaces."""
+    return sum(one.times * moved for one, moved in kernels(program))
+
+
+def kernels(
+    program: list[Instruction], size: Callable[[Instruction], int] = lambda one: one.bytes
+) -> list[tuple[Instruction, int]]:
+    """Every kernel and what one run of it reads and writes, each array of `size`; of a slice as in `bytes_moved`."""
     known, inside = _by_name(program), _by_computation(program)
-    total = 0
+    found = []
     for one in program:
         if not _is_kernel(one):
             continue
         kernel = re.search(r"\bcalls=%?([\w.\-]+)", one.arguments)
         body = inside[kernel[1]] if kernel else [one]
         names = _parameters(body, len(one.operands)) if kernel else one.operands
-        taken = {part.operands[0]: part.bytes for part in body if part.operation == "dynamic-slice"}
+        taken = {part.operands[0]: size(part) for part in body if part.operation == "dynamic-slice"}
         updates = [part for part in body if part.operation == "dynamic-update-slice"]
         taken |= {part.operands[0]: 0 for part in updates}  # what is replaced is not read
-        replaced = [known[part.computation, part.operands[1]].bytes for part in updates]
+        replaced = [size(known[part.computation, part.operands[1]]) for part in updates]
         read = 0
         for operand, name in zip(one.operands, names, strict=True):
             source = known.get((one.computation, operand))
-            read += taken.get(name, source.bytes if source else 0)
-        total += one.times * (read + (sum(replaced) or one.bytes))
-    return total
+            read += taken.get(name, size(source) if source else 0)
+        found.append((one, read + (sum(replaced) or size(one))))
+    return found
 
 
 def _is_kernel(one: Instruction) -> bool:
@@ -208,3 +219,16 @@ def _convolution_products(one: Instruction, data: list[int], kernel: list[int]) 
 
 def _elements(extents: str) -> int:
     return math.prod(int(n) for n in extents.split(",") if n)
+
+
+def _padded(extents: str, layout: str) -> int:
+    """Elements with those that fill up the tiles of a layout like '2,1,0:T(8,128)(2,1)', innermost axis first."""
+    sizes = [int(n) for n in extents.split(",") if n]
+    order, _, tiling = layout.partition(":")
+    tile = re.match(r"T\(([\d,]+)\)", tiling)
+    if not tile or not sizes:
+        return math.prod(sizes)
+    inwards = [sizes[int(axis)] for axis in order.split(",")]
+    for axis, multiple in enumerate(reversed([int(n) for n in tile[1].split(",")][-len(inwards) :])):
+        inwards[axis] = -(-inwards[axis] // multiple) * multiple
+    return math.prod(inwards)

@@ -1,11 +1,11 @@
-"""Forms of the depthwise convolution on a TPU, by the compiler's own estimates: why `ops.correlate` takes the banded.
+"""Forms of the depthwise convolution on a TPU, by the compiler's two clocks: why `ops.correlate` takes the banded.
 
     pip install "jax[tpu]"
     python -m tools.tpu_forms --level 128x32 --level 32x128 --forms banded,shifts,densified
 
-Per form and level (extent x channels, two bfloat16 volumes, k5): the compiler's cycles as time, temporary memory, and
-seconds to compile. Nothing runs. `gradients`: of input and kernel, for the form in use. The shifts and the densified
-convolution are here for comparison only.
+Per form and level (extent x channels, two bfloat16 volumes, k5): the time by the compiler's schedule and by its
+estimate (`tools.tpu_schedule`), temporary memory, and seconds to compile. Nothing runs. `gradients`: of input and
+kernel, for the form in use. The shifts and the densified convolution are here for comparison only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from tools.aot_compile import compile_and_measure, devices_of
 from tools.arguments import integers, some_of
+from tools.tpu_schedule import start_dump
 
 K = 5
 LEVELS = ((128, 32), (64, 64), (32, 128), (16, 256), (8, 512))
@@ -67,22 +68,24 @@ def main() -> None:
     parser.add_argument("--forms", type=some_of(FORMS), default=["banded", "gradients", "shifts"])
     arguments = parser.parse_args()
 
+    dump = start_dump()
     device = devices_of(arguments.topology)[0]
     import jax
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
     place, known = SingleDeviceSharding(device), forms()
-    print("| level | form | estimate (ms) | temporaries (MiB) | compile (s) |\n| --- | --- | --- | --- | --- |")
+    print("| level | form | schedule (ms) | estimate (ms) | temporaries (MiB) | compile (s) |\n" + "| --- " * 6 + "|")
     for level, name in itertools.product(arguments.level or LEVELS, arguments.forms):
         extent, channels = level
         x = jax.ShapeDtypeStruct((2, extent, extent, extent, channels), jnp.bfloat16, sharding=place)
         kernel = jax.ShapeDtypeStruct((K, K, K, channels), jnp.float32, sharding=place)
-        row = compile_and_measure(name, jax.jit(known[name]).lower(x, kernel), device)
-        estimate, memory = row.get("estimated_seconds"), row["temporaries"]
-        shown = "does not fit" if row["fits"] is False else "-" if estimate is None else f"{1e3 * estimate:.2f}"
+        row = compile_and_measure(name, jax.jit(known[name]).lower(x, kernel), device, dump)
+        memory, clocks = row["temporaries"], [row.get(f"{clock}_seconds") for clock in ("schedule", "estimated")]
+        missing = "does not fit" if row["fits"] is False else "-"
         cells = [
-            *(f"{extent}x{channels}", name, shown),
+            *(f"{extent}x{channels}", name),
+            *(missing if seconds is None else f"{1e3 * seconds:.2f}" for seconds in clocks),
             *("-" if memory is None else f"{memory / 2**20:.0f}", f"{row['compile_seconds']:.0f}"),
         ]
         print(f"| {' | '.join(cells)} |", flush=True)

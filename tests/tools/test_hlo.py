@@ -69,7 +69,7 @@ def test_a_loop_counts_as_often_as_it_turns():
     assert hlo.bytes_moved(program) < 15 * 2 * hlo.bytes_moved(once)
 
 
-def test_cycles_are_those_of_kernels_not_of_their_parts():
+def test_kernels_count_and_not_their_parts():
     text = """
 %inner (a: f32[8]) -> f32[8] {
   %a = f32[8]{0} parameter(0)
@@ -99,6 +99,18 @@ ENTRY %main (x.1: f32[8]) -> (s32[], f32[8]) {
 }
 """
     program = hlo.instructions(text)
-    assert hlo.cycles(program) == 700
     assert hlo.bytes_moved(program) == 7 * 64 + 7 * (1 + 4 + 4)  # and the comparisons
     assert hlo.launches(program) == 7 + 7
+
+
+def test_arrays_as_they_lie_in_a_tpu():
+    def lying(result):
+        return hlo.Instruction("x", result, "copy", ")", "main").main_memory_bytes
+
+    assert lying("bf16[2,100,30]{2,1,0:T(8,128)(2,1)}") == 2 * 104 * 128 * 2
+    assert lying("bf16[2,5,128,32]{2,0,3,1:T(2,128)}") == 2 * 5 * 128 * 32 * 2
+    assert lying("f32[3,200]{0,1:T(4,128)}") == 200 * 128 * 4
+    assert lying("f32[300]{0:T(256)}") == 512 * 4
+    assert lying("f32[8,128]{1,0:T(8,128)S(1)}") == 0
+    assert lying("(f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, f32[], u32[]{:S(2)})") == 4096 + 4
+    assert lying("f32[3,5]{1,0}") == 60
