@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from mednext_jax.kernels.mosaic import instance_norm, mlp, xla_depthwise
+from mednext_jax.kernels.mosaic import depthwise, instance_norm, mlp, xla_depthwise
 from mednext_jax.kernels.mosaic.instance_norm import InstanceNorm
 from mednext_jax.kernels.mosaic.layout import Lines, from_lanes, inside, to_lanes
 from mednext_jax.kernels.mosaic.xla_depthwise import Volumes
@@ -46,10 +47,8 @@ def _block_forward(
 def _block_backward(residual: bool, lines: Lines, split: Split, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights]:
     x, u, norm, conv1, weights = saved
     volumes = _conv_volumes(conv1, lines, split)
-    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, volumes, split)
-    if residual:
-        dx = (dx + _with_zeros(g, volumes)).astype(x.dtype)
-    return dx, dconv1, dweights
+    beside = _with_zeros(g, volumes) if residual else None
+    return _gradients(x, u, norm, conv1, weights, g, beside, volumes, split)
 
 
 block.defvjp(_block_forward, _block_backward)
@@ -74,14 +73,14 @@ def _down_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | N
 def _down_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None]:
     x, u, norm, conv1, weights, res_conv = saved
     volumes = _down_volumes(lines)
-    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, volumes, WHOLE)
-    dres = None
+    beside, dres = None, None
     if res_conv is not None:
-        even = to_lanes(_even(from_lanes(x, lines)))
-        dres = (outer(even, g), dweights.compress_bias)
-        beside = from_lanes(product(res_conv[0], g).astype(x.dtype), volumes.after)
+        coarse = from_lanes(product(res_conv[0], g).astype(x.dtype), volumes.after)
         onto = [(0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 1, 1), (0, 0, 0)]
-        dx = dx + to_lanes(lax.pad(beside, jnp.zeros((), x.dtype), onto))
+        beside = to_lanes(lax.pad(coarse, jnp.zeros((), x.dtype), onto))
+    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, beside, volumes, WHOLE)
+    if res_conv is not None:
+        dres = (outer(to_lanes(_even(from_lanes(x, lines))), g), dweights.compress_bias)
     return dx, dconv1, dweights, dres
 
 
@@ -111,12 +110,13 @@ def _up_forward(
 def _up_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None, Array]:
     x, u, norm, conv1, weights, res_conv = saved
     volumes = _up_volumes(lines)
-    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, volumes, WHOLE)
-    dres = None
+    odd, beside, dres = None, None, None
     if res_conv is not None:
         odd = to_lanes(from_lanes(g, volumes.after)[:, 1::2, 1::2, 1::2])
+        beside = product(res_conv[0], odd).astype(x.dtype)
+    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, beside, volumes, WHOLE)
+    if odd is not None:
         dres = (outer(x, odd), dweights.compress_bias)
-        dx = (dx + product(res_conv[0], odd)).astype(x.dtype)
     return dx, dconv1, dweights, dres, g
 
 
@@ -143,7 +143,7 @@ def masked(x: Array, lines: Lines) -> Array:
 def _convolved(
     x: Array, conv1: Conv, weights: MLPWeights, volumes: Volumes, split: Split
 ) -> tuple[Array, InstanceNorm]:
-    u, sums = xla_depthwise.forward(x, *conv1, volumes)
+    u, sums = _form(volumes).forward(x, *conv1, volumes)
     affine = weights.norm_scale, weights.norm_bias
     norm = instance_norm.fold(sums, conv1[1], affine, volumes.after, split, volumes.step == "up")
     # What remat "dw" keeps; without the norm's numbers it would run the convolution again for them.
@@ -157,13 +157,14 @@ def _gradients(
     conv1: Conv,
     weights: MLPWeights,
     g: Array,
+    beside: Array | None,
     volumes: Volumes,
     split: Split,
 ) -> tuple[Array, Conv, MLPWeights]:
-    """Those of the block's input, without the path beside, of its convolution and its weights."""
+    """Gradients of the block's input, plus `beside`, what the path around adds, of its convolution and its weights."""
     dt, sums = mlp.backward(u, norm, weights, g, volumes.after, front=volumes.step == "up")
     by_scale, by_bias, through = instance_norm.backward(sums.through_norm, norm, split)
-    dx, dkernel = xla_depthwise.gradients(x, dt, u, through, conv1[0], volumes)
+    dx, dkernel = _form(volumes).gradients(x, dt, u, through, conv1[0], volumes, beside)
     dweights = MLPWeights(
         norm_scale=by_scale,
         norm_bias=by_bias,
@@ -174,6 +175,11 @@ def _gradients(
     )
     # The norm removes the convolution's bias.
     return dx, (dkernel, jnp.zeros_like(conv1[1])), dweights
+
+
+def _form(volumes: Volumes) -> ModuleType:
+    """Who computes a convolution: the kernels, but XLA where its input has a halo along the lanes."""
+    return xla_depthwise if volumes.halo[2] else depthwise
 
 
 def without_halo(lines: Lines, conv1: Conv, split: Split) -> Lines:
