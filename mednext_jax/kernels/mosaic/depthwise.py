@@ -1,8 +1,7 @@
-"""The depthwise convolutions of the three blocks and their gradients on lines of lanes, through the TPU kernels.
+"""The depthwise convolutions of the blocks and their gradients on lines of lanes, through the TPU kernels.
 
-`lines` are those of x. Along the axes d and h of `halo`, x holds its neighbours' voxels, too, as in `ops.depthwise`; w
-is never split. Forward results come with the sums (n, 2, c) float32 over their voxels of u - bias and of its square.
-Gradients of biases are left out: the instance norm that follows makes them 0.
+The functions of `xla_depthwise`, in two passes over memory: the convolution with the norm's sums; the kernel's gradient,
+which goes through the norm on its way, then the input's.
 """
 
 from __future__ import annotations
@@ -14,51 +13,60 @@ from jax import Array
 
 from mednext_jax.kernels.mosaic import tap_products
 from mednext_jax.kernels.mosaic.instance_norm import ThroughNorm
-from mednext_jax.kernels.mosaic.layout import Lines
 from mednext_jax.kernels.mosaic.taps import Taps
-from mednext_jax.ops.split import Halo
-
-_NO_HALO: Halo = (False, False, False)
-
-
-def conv(x: Array, kernel: Array, bias: Array, lines: Lines, halo: Halo = _NO_HALO) -> tuple[Array, Array]:
-    """Convolution at stride 1 of x (n, d, groups, c, lanes), with k // 2 more voxels both ways along `halo`."""
-    return tap_products.correlate(_conv_taps(kernel.shape[0], lines, halo), x, _flipped(kernel), bias)
+from mednext_jax.kernels.mosaic.xla_depthwise import Volumes
+from mednext_jax.ops.depthwise import up_halo
 
 
-def conv_input_gradient(
-    du: Array, kernel: Array, lines: Lines, halo: Halo = _NO_HALO, beside: Array | None = None
-) -> Array:
-    """Gradient of `conv`'s x, plus `beside`, the one in x's shape that reaches it another way."""
-    taps = _conv_taps(kernel.shape[0], lines, halo)
-    # Of the two directions of a relation at stride 1, both scatter: the taps turned round.
-    low = tuple(-(taps.k - 1) - low for low in taps.low)
-    back = dataclasses.replace(taps, coarse=taps.fine, fine=taps.coarse, low=(low[0], low[1], low[2]))
-    return tap_products.correlate(back, du, kernel, jnp.zeros(kernel.shape[-1]), beside)[0]
+def forward(x: Array, kernel: Array, bias: Array, volumes: Volumes) -> tuple[Array, Array]:
+    """(n, d, groups, c, lanes) -> the convolution's output, and (n, 2, c) sums of output - bias and of its square."""
+    return tap_products.correlate(*_scattering(taps_of(kernel.shape[0], volumes), kernel), x, bias, front=_front(volumes))
 
 
-def conv_kernel_gradient(
-    x: Array, dt: Array, k: int, lines: Lines, halo: Halo = _NO_HALO, through: tuple[Array, ThroughNorm] | None = None
+def gradients(
+    x: Array,
+    dt: Array,
+    u: Array,
+    through: ThroughNorm,
+    kernel: Array,
+    volumes: Volumes,
+    beside: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Gradient (k, k, k, c) float32 of `conv`'s kernel, and that at its output, from dt, the one at the norm's output.
+    """The gradients by x (its shape), plus `beside`, and by the kernel (k, k, k, c), float32."""
+    taps = taps_of(kernel.shape[0], volumes)
+    scattering, _ = _scattering(taps, kernel)
+    dkernel, du = tap_products.kernel_gradient(scattering, x, dt, (u, jnp.stack(through, 1)), _front(volumes))
+    back, turned = _scattering(dataclasses.replace(taps, scatter=not taps.scatter), kernel)
+    dx, _ = tap_products.correlate(back, turned, du, jnp.zeros(kernel.shape[-1]), beside)
+    return dx, dkernel if scattering is taps else _turned(dkernel)
 
-    through: the convolution's output and the way through the norm; without it dt is the gradient at the output itself.
+
+def taps_of(k: int, volumes: Volumes) -> Taps:
+    """The taps of a convolution, from its input to its output."""
+    p, before = k // 2, up_halo(k)[0]
+    if volumes.step == "up":
+        low = [1 - p - 2 * before * here for here in volumes.halo]
+        return Taps(k, 2, (low[0], low[1], low[2]), coarse=volumes.before, fine=volumes.after, scatter=True)
+    low = [0 if here else -p for here in volumes.halo]
+    stride = 1 if volumes.step == "conv" else 2
+    return Taps(k, stride, (low[0], low[1], low[2]), coarse=volumes.after, fine=volumes.before, scatter=False)
+
+
+def _scattering(taps: Taps, kernel: Array) -> tuple[Taps, Array]:
+    """Taps and kernel as they are, but those of stride 1 turned round where they would gather.
+
+    At stride 1 either voxel may be called the coarse one, and the matrices of a scatter need no transposition.
     """
-    gradient, du = tap_products.kernel_gradient(_conv_taps(k, lines, halo), x, dt, _coefficients(through))
-    return _flipped(gradient), du
+    if taps.scatter or taps.stride > 1:
+        return taps, kernel
+    low = tuple(1 - taps.k - low for low in taps.low)
+    turned = Taps(taps.k, 1, (low[0], low[1], low[2]), coarse=taps.fine, fine=taps.coarse, scatter=True)
+    return turned, _turned(kernel)
 
 
-def _conv_taps(k: int, lines: Lines, halo: Halo) -> Taps:
-    p = k // 2
-    d, h, _ = ((k - 1) * here for here in halo)
-    low = tuple(-(k - 1) if here else -p for here in halo)  # of turned taps: output o is x's voxel and tap o + t + low
-    target = Lines(lines.d - d, lines.h - h, lines.w)
-    return Taps(k, 1, (low[0], low[1], low[2]), coarse=lines, fine=target, scatter=True)
-
-
-def _coefficients(through: tuple[Array, ThroughNorm] | None) -> tuple[Array, Array] | None:
-    return None if through is None else (through[0], jnp.stack(through[1], 1))
-
-
-def _flipped(kernel: Array) -> Array:
+def _turned(kernel: Array) -> Array:
     return kernel[::-1, ::-1, ::-1]
+
+
+def _front(volumes: Volumes) -> bool:
+    return volumes.step == "up"

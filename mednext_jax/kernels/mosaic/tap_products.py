@@ -22,7 +22,7 @@ from mednext_jax.kernels.mosaic.words import SUBLANES, Step, each
 
 
 def correlate(
-    taps: Taps, x: Array, kernel: Array, bias: Array, beside: Array | None = None, front: bool = False
+    taps: Taps, kernel: Array, x: Array, bias: Array, beside: Array | None = None, front: bool = False
 ) -> tuple[Array, Array]:
     """The sum over `taps` of x (n, d, groups, c, lanes) plus `bias` (c,) and, in the output's shape, `beside`.
 
@@ -121,10 +121,9 @@ def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) ->
     taps, dtype = step.taps, step.dtype
     j = pl.program_id(2)
 
-    @pl.when((pl.program_id(1) == 0) & (j == 0))
-    def _() -> None:
-        source_ref[...] = jnp.zeros_like(source_ref)
-        _form_matrices(profiles_ref, masks_ref, matrices_ref, step)
+    first = (pl.program_id(1) == 0) & (j == 0)
+    _form_matrices(profiles_ref, masks_ref, matrices_ref, step, jnp.where(first, step.channels, 0))
+    _clear(source_ref, first)
 
     @pl.when(j == 0)
     def _() -> None:
@@ -175,11 +174,8 @@ def _gradient_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> 
     taps = step.taps
     n, j = pl.program_id(1), pl.program_id(2)
 
-    @pl.when((n == 0) & (j == 0))
-    def _() -> None:
-        source_ref[...] = jnp.zeros_like(source_ref)
-        target_ref[...] = jnp.zeros_like(target_ref)
-        products_ref[...] = jnp.zeros_like(products_ref)
+    for ref in (source_ref, target_ref, products_ref):
+        _clear(ref, (n == 0) & (j == 0))
 
     step.take_source(x_ref, source_ref)
 
@@ -211,42 +207,48 @@ def _gradient_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> 
 
     _each_product(step, some)
 
-    @pl.when((n == pl.num_programs(1) - 1) & (j == pl.num_programs(2) - 1))
-    def _() -> None:
-        def channel(c: Array, _: None) -> None:
-            def matrix(m: Array, _: None) -> None:
-                products = products_ref[c, m]
-                _sum_diagonals(products.T if taps.scatter else products, masks_ref, profiles_ref, c, m, taps.stride)
-
-            lax.fori_loop(0, taps.matrices, matrix, None)
-
-        lax.fori_loop(0, step.channels, channel, None)
-
-
-def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: Step) -> None:
-    """The matrices of the step's channels, (input lanes, output lanes) each."""
-    taps, lanes = step.taps, step.taps.coarse.lanes
-    rows = SUBLANES * step.per_word  # of one register
-
-    def form(c: Array, m: Array) -> None:
-        total = None
-        for i in range(masks_ref.shape[0]):
-            profile = jnp.broadcast_to(profiles_ref[c, m, i : i + 1], (rows, lanes))
-            first = words.to_words(
-                pltpu.roll(profile, 0, 1, stride=taps.stride, stride_axis=0).astype(step.dtype)
-            )
-            shifts = [rows * part * taps.stride % lanes for part in range(lanes // rows)]
-            rolled = jnp.concatenate([pltpu.roll(first, shift, 1) if shift else first for shift in shifts])
-            rolled = rolled & masks_ref[i]
-            total = rolled if total is None else total | rolled
-        assert total is not None
-        matrix = words.from_words(total, step.dtype)
-        matrices_ref[c, m] = matrix if taps.scatter else matrix.astype(jnp.float32).T.astype(step.dtype)
+    last = (n == pl.num_programs(1) - 1) & (j == pl.num_programs(2) - 1)
 
     def channel(c: Array, _: None) -> None:
-        lax.fori_loop(0, taps.matrices, lambda m, _: form(c, m), None)
+        def matrix(m: Array) -> None:
+            products = products_ref[c, m]
+            _sum_diagonals(products.T if taps.scatter else products, masks_ref, profiles_ref, c, m, taps.stride)
 
-    lax.fori_loop(0, step.channels, channel, None)
+        each(taps.matrices, matrix)
+
+    lax.fori_loop(0, jnp.where(last, step.channels, 0), channel, None)
+
+
+def _clear(ref: Any, here: Array) -> None:
+    """Zeros in all of `ref`, if `here`."""
+
+    def part(i: Array, _: None) -> None:
+        ref[i] = jnp.zeros_like(ref[i])
+
+    lax.fori_loop(0, jnp.where(here, ref.shape[0], 0), part, None)
+
+
+def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: Step, channels: Array) -> None:
+    """The matrices of so many of the step's channels, (input lanes, output lanes) each."""
+    taps, lanes = step.taps, step.taps.coarse.lanes
+    rows = SUBLANES * step.per_word  # of one register
+    shifts = [rows * part * taps.stride % lanes for part in range(lanes // rows)]
+
+    def channel(c: Array, _: None) -> None:
+        def form(m: Array) -> None:
+            matrix = jnp.zeros((lanes // step.per_word, lanes), jnp.uint32)
+            for i in range(masks_ref.shape[0]):
+                profile = jnp.broadcast_to(profiles_ref[c, m, i : i + 1], (rows, lanes))
+                rolled = pltpu.roll(profile, 0, 1, stride=taps.stride, stride_axis=0)
+                first = words.to_words(rolled.astype(step.dtype))
+                parts = [pltpu.roll(first, shift, 1) if shift else first for shift in shifts]
+                matrix = matrix | jnp.concatenate(parts) & masks_ref[i]
+            turned = words.from_words(matrix, step.dtype)
+            matrices_ref[c, m] = turned if taps.scatter else turned.astype(jnp.float32).T.astype(step.dtype)
+
+        each(taps.matrices, form)
+
+    lax.fori_loop(0, channels, channel, None)
 
 
 def _sum_diagonals(products: Array, masks_ref: Any, profiles_ref: Any, c: Array, m: Array, stride: int) -> None:
