@@ -20,7 +20,9 @@ from mednext_jax.ops.depthwise import up_halo
 
 def forward(x: Array, kernel: Array, bias: Array, volumes: Volumes) -> tuple[Array, Array]:
     """(n, d, groups, c, lanes) -> the convolution's output, and (n, 2, c) sums of output - bias and of its square."""
-    return tap_products.correlate(*_scattering(taps_of(kernel.shape[0], volumes), kernel), x, bias, front=_front(volumes))
+    return tap_products.correlate(
+        *_scattering(taps_of(kernel.shape[0], volumes), kernel), x, bias, front=_front(volumes)
+    )
 
 
 def gradients(

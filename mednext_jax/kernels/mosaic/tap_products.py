@@ -255,8 +255,17 @@ def _sum_diagonals(products: Array, masks_ref: Any, profiles_ref: Any, c: Array,
     """The transpose of rolling a profile: `products` (coarse lanes, fine lanes)."""
     lanes = products.shape[1]
     for i in range(masks_ref.shape[0]):
-        rolled = pltpu.roll(products * masks_ref[i], 0, 1, stride=lanes - stride, stride_axis=0)
-        profiles_ref[c, m, i : i + 1] = rolled.sum(0, keepdims=True)
+        masked = products * masks_ref[i]
+        # Rolled back first by whole registers of rows, then by the rows in one.
+        tiles = [_rolled_back(masked[r : r + SUBLANES], stride * r) for r in range(0, masked.shape[0], SUBLANES)]
+        tile = functools.reduce(jnp.add, tiles)
+        rows = [_rolled_back(tile[r : r + 1], stride * r) for r in range(SUBLANES)]
+        profiles_ref[c, m, i : i + 1] = functools.reduce(jnp.add, rows)
+
+
+def _rolled_back(x: Array, shift: int) -> Array:
+    shift = -shift % x.shape[1]
+    return pltpu.roll(x, shift, 1) if shift else x
 
 
 def _counted_only(
@@ -334,9 +343,7 @@ def _voxels(taps: Taps, front: bool) -> np.ndarray:
 def _product(a: Array, b: Array, over: int) -> Array:
     """a b for `over` 1, a^T b for 0; float32."""
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return lax.dot_general(
-        a, b, (((over,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
-    )
+    return lax.dot_general(a, b, (((over,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
 
 
 def _in_lanes(x: Array, lanes: int) -> Array:
