@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from mednext_jax.kernels.mosaic import depthwise, instance_norm, mlp, xla_depthwise
+from mednext_jax.kernels.mosaic import depthwise, every_other, instance_norm, mlp, xla_depthwise
 from mednext_jax.kernels.mosaic.instance_norm import InstanceNorm
 from mednext_jax.kernels.mosaic.layout import Lines, from_lanes, inside, to_lanes
 from mednext_jax.kernels.mosaic.xla_depthwise import Volumes
@@ -65,7 +65,7 @@ def _down_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | N
     u, norm = _convolved(x, conv1, weights, volumes, WHOLE)
     beside = None
     if res_conv is not None:
-        beside = product(res_conv[0].T, to_lanes(_even(from_lanes(x, lines)))).astype(x.dtype)
+        beside = product(res_conv[0].T, every_other.take(x, volumes.after, odd=False)).astype(x.dtype)
     y = mlp.forward(u, norm, _with_bias(weights, res_conv), volumes.after, beside=beside)
     return y, (x, u, norm, conv1, weights, res_conv)
 
@@ -75,12 +75,10 @@ def _down_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLP
     volumes = _down_volumes(lines)
     beside, dres = None, None
     if res_conv is not None:
-        coarse = from_lanes(product(res_conv[0], g).astype(x.dtype), volumes.after)
-        onto = [(0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 1, 1), (0, 0, 0)]
-        beside = to_lanes(lax.pad(coarse, jnp.zeros((), x.dtype), onto))
+        beside = every_other.put(product(res_conv[0], g).astype(x.dtype), volumes.after, odd=False)
     dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, beside, volumes, WHOLE)
     if res_conv is not None:
-        dres = (outer(to_lanes(_even(from_lanes(x, lines))), g), dweights.compress_bias)
+        dres = (outer(every_other.take(x, volumes.after, odd=False), g), dweights.compress_bias)
     return dx, dconv1, dweights, dres
 
 
@@ -100,9 +98,7 @@ def _up_forward(
     u, norm = _convolved(x, conv1, weights, volumes, WHOLE)
     beside = None
     if res_conv is not None:
-        coarse = from_lanes(product(res_conv[0].T, x).astype(x.dtype), lines)
-        onto = [(0, 0, 0), (1, 0, 1), (1, 0, 1), (1, 0, 1), (0, 0, 0)]
-        beside = to_lanes(lax.pad(coarse, jnp.zeros((), x.dtype), onto))
+        beside = every_other.put(product(res_conv[0].T, x).astype(x.dtype), lines, odd=True)
     y = mlp.forward(u, norm, _with_bias(weights, res_conv), volumes.after, beside=beside, skip=skip, front=True)
     return y, (x, u, norm, conv1, weights, res_conv)
 
@@ -112,7 +108,7 @@ def _up_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLPWe
     volumes = _up_volumes(lines)
     odd, beside, dres = None, None, None
     if res_conv is not None:
-        odd = to_lanes(from_lanes(g, volumes.after)[:, 1::2, 1::2, 1::2])
+        odd = every_other.take(g, lines, odd=True)
         beside = product(res_conv[0], odd).astype(x.dtype)
     dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, beside, volumes, WHOLE)
     if odd is not None:
@@ -241,7 +237,3 @@ def _with_bias(weights: MLPWeights, res_conv: Conv | None) -> MLPWeights:
     if res_conv is None:
         return weights
     return dataclasses.replace(weights, compress_bias=weights.compress_bias + res_conv[1])
-
-
-def _even(x: Array) -> Array:
-    return x[:, ::2, ::2, ::2]
