@@ -52,7 +52,7 @@ def put(x: Array, coarse: Lines, *, odd: bool) -> Array:
         grid=(n, fine.d, coarse.groups // steps),
         out_shape=ShapeDtypeStruct(fine.shape(n, c), x.dtype),
         in_specs=[
-            pl.BlockSpec((1, 1, steps, c, coarse.lanes), lambda n, d, i: (n, d // 2, i, 0, 0)),
+            pl.BlockSpec((1, 1, steps, c, coarse.lanes), lambda n, d, i: (n, lax.div(d, 2), i, 0, 0)),
             pl.BlockSpec(moves.shape, lambda n, d, i: (0, 0, 0)),
         ],
         out_specs=pl.BlockSpec((1, 1, _FINE * steps, c, fine.lanes), lambda n, d, i: (n, d, i, 0, 0)),

@@ -253,7 +253,6 @@ def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: S
 
 def _sum_diagonals(products: Array, masks_ref: Any, profiles_ref: Any, c: Array, m: Array, stride: int) -> None:
     """The transpose of rolling a profile: `products` (coarse lanes, fine lanes)."""
-    lanes = products.shape[1]
     for i in range(masks_ref.shape[0]):
         masked = products * masks_ref[i]
         # Rolled back first by whole registers of rows, then by the rows in one.
