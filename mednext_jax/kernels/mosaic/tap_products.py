@@ -147,7 +147,7 @@ def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) ->
                 total = jnp.zeros((step.planes * step.lines, taps.target.lanes), jnp.float32)
                 for term in terms:
                     total += _product(rows(term, i), matrices_ref[channel, term.matrix], 1)
-                sum_over = _counted_only(total, counted_ref, step, phase, block, front)
+                sum_over = _counted_only(total, counted_ref, step, phase, j, block, front)
                 eights = sum_over.reshape(-1, SUBLANES, taps.target.lanes)
                 sums_ref[0, 0, channel] += eights.sum(0)
                 sums_ref[0, 1, channel] += (eights * eights).sum(0)
@@ -268,7 +268,7 @@ def _rolled_back(x: Array, shift: int) -> Array:
 
 
 def _counted_only(
-    rows: Array, counted_ref: Any, step: Step, phase: tuple[int, int], block: Array, front: bool
+    rows: Array, counted_ref: Any, step: Step, phase: tuple[int, int], j: Array, block: Array, front: bool
 ) -> Array:
     """`rows` (planes lines, lanes) with zeros where they are no voxels of the output."""
     taps = step.taps
@@ -281,7 +281,7 @@ def _counted_only(
     if first or taps.target.d % step.target_planes:
         planes = []
         for m in range(step.planes):
-            d = (pl.program_id(2) * step.planes + m) * taps.target_steps[0] + phase[0]
+            d = (j * step.planes + m) * taps.target_steps[0] + phase[0]
             known = (d >= int(front)) & (d < taps.target.d)
             planes.append(jnp.where(known, rows[m * step.lines : (m + 1) * step.lines], 0))
         rows = jnp.concatenate(planes)

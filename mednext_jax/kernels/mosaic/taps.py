@@ -98,7 +98,8 @@ class Taps:
                 else:
                     phase, term = (0, 0), Term(d, offset, matrix)
                 found.setdefault(phase, []).append(term)
-        return {(i, j): found.get((i, j), []) for i in range(planes) for j in range(lines)}
+        here = [(i, j) for i in range(min(planes, self.target.d)) for j in range(min(lines, self.target.groups))]
+        return {phase: found.get(phase, []) for phase in here}
 
     @functools.cached_property
     def _diagonals(self) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +109,7 @@ class Taps:
         line, i = np.divmod(np.arange(lanes)[None], self.fine.width)
         apart, tap = line - self.stride * row, i - self.stride * o - self.low[2]
         joined = (tap >= 0) & (tap < self.k) & (o < self.coarse.w) & (i < self.fine.w)
+        joined &= np.isin(apart, [t + self.low[1] - at * self.fine.rows for t in range(self.k) for at in self.offsets])
         found: list[list[tuple[int, int]]] = [[] for _ in range(lanes)]
         where: list[tuple[int, int, int]] = []
         for r, c in np.argwhere(joined):
