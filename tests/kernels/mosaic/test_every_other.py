@@ -14,8 +14,9 @@ from mednext_jax.kernels.mosaic.layout import Lines, from_lanes, inside, to_lane
 pytestmark = pytest.mark.core
 
 
-@pytest.mark.parametrize("odd", [False, True])
-@pytest.mark.parametrize("extents", [(1, 3, 64), (2, 9, 5), (1, 1, 1), (1, 17, 33)])
+@pytest.mark.parametrize(
+    "extents, odd", [((1, 3, 64), True), ((2, 9, 5), False), ((1, 1, 1), True), ((1, 17, 33), True)]
+)
 def test_voxels_are_taken_and_put_back(
     extents: tuple[int, int, int], odd: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ def test_block(n: int, k: int, extents: tuple[int, int, int]) -> None:
     check("block", arguments("block", k, extents, n), residual=True)
 
 
-@pytest.mark.parametrize("kind, extents", [("down", (2, 6, 20)), ("up", (1, 3, 6))])
+@pytest.mark.parametrize("kind, extents", [pytest.param("down", (2, 6, 20), marks=pytest.mark.slow), ("up", (1, 3, 6))])
 def test_resampling_block(kind: str, extents: tuple[int, int, int]) -> None:
     check(kind, arguments(kind, 3, extents))
 
@@ -132,6 +132,7 @@ def test_blocks_without_residual() -> None:
     check("down", arguments("down", 3, (2, 4, 6), res_conv=False))
 
 
+@pytest.mark.slow
 def test_block_on_a_part_with_its_halo() -> None:
     """Along an axis whose neighbours are there the convolution is 'valid', and gradients reach the halo."""
     check("block", arguments("block", 3, (4, 3, 6)), residual=True, split=("space", None, None))
@@ -175,6 +176,7 @@ def test_many_lines_take_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(getattr(sums, name), getattr(dw, name), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_equal_blocks_in_a_loop_and_under_remat_are_blocks() -> None:
     ops = LaneOps()
     x, conv1, w = arguments("block", 3, (1, 2, 4))

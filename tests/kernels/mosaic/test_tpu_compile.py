@@ -1,4 +1,4 @@
-"""The TPU kernels of published kinds of blocks, compiled for chips that are not there: what Mosaic refuses shows here."""
+"""The TPU kernels of kinds of blocks, compiled for chips that are not there: what Mosaic refuses shows here."""
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ def break_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Break]
     sys.modules.pop("broken_mlp", None)
 
 
+@pytest.mark.slow
 def test_right_kernels_pass_and_every_gradient_is_named() -> None:
     verdict = measure(UP, platform="tpu", dtype=jnp.float32)
     assert verdict.fault is None
@@ -91,14 +92,11 @@ FAULTS = {
 }
 
 
+QUICK = "memory that nobody wrote", "sums that begin anew"
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name in ("memory that nobody wrote", "sums that begin anew")
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name in FAULTS
-    ],
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAULTS]
 )
 def test_a_fault_in_a_kernel_is_found_and_named(name: str, break_it: Break) -> None:
     fault = FAULTS[name]
