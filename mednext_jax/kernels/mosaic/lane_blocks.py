@@ -41,7 +41,7 @@ def _block_forward(
     volumes = _conv_volumes(conv1, lines, split)
     u, norm = _convolved(x, conv1, weights, volumes, split)
     beside = _inner(x, volumes) if residual else None
-    return mlp.forward(u, norm, weights, volumes.after, beside=beside), (x, u, norm, conv1, weights)
+    return mlp.forward(u, norm, weights, volumes.after, beside=beside), (x, *_named(u, norm), conv1, weights)
 
 
 def _block_backward(residual: bool, lines: Lines, split: Split, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights]:
@@ -67,7 +67,7 @@ def _down_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | N
     if res_conv is not None:
         beside = product(res_conv[0].T, every_other.take(x, volumes.after, odd=False)).astype(x.dtype)
     y = mlp.forward(u, norm, _with_bias(weights, res_conv), volumes.after, beside=beside)
-    return y, (x, u, norm, conv1, weights, res_conv)
+    return y, (x, *_named(u, norm), conv1, weights, res_conv)
 
 
 def _down_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None]:
@@ -100,7 +100,7 @@ def _up_forward(
     if res_conv is not None:
         beside = every_other.put(product(res_conv[0].T, x).astype(x.dtype), lines, odd=True)
     y = mlp.forward(u, norm, _with_bias(weights, res_conv), volumes.after, beside=beside, skip=skip, front=True)
-    return y, (x, u, norm, conv1, weights, res_conv)
+    return y, (x, *_named(u, norm), conv1, weights, res_conv)
 
 
 def _up_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None, Array]:
@@ -142,7 +142,14 @@ def _convolved(
     u, sums = _form(volumes).forward(x, *conv1, volumes)
     affine = weights.norm_scale, weights.norm_bias
     norm = instance_norm.fold(sums, conv1[1], affine, volumes.after, split, volumes.step == "up")
-    # What remat "dw" keeps; without the norm's numbers it would run the convolution again for them.
+    return u, norm
+
+
+def _named(u: Array, norm: InstanceNorm) -> tuple[Array, InstanceNorm]:
+    """What remat "dw" keeps; without the norm's numbers it would run the convolution again for them.
+
+    For the backward pass alone: of what the forward pass reads under this name, JAX makes a copy.
+    """
     return checkpoint_name(u, "dw"), InstanceNorm(*(checkpoint_name(number, "dw") for number in norm))
 
 
