@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from mednext_jax.kernels.mosaic import instance_norm, mlp, xla_depthwise
+from mednext_jax.kernels.mosaic import depthwise, every_other, instance_norm, mlp, xla_depthwise
 from mednext_jax.kernels.mosaic.instance_norm import InstanceNorm
 from mednext_jax.kernels.mosaic.layout import Lines, from_lanes, inside, to_lanes
 from mednext_jax.kernels.mosaic.xla_depthwise import Volumes
@@ -40,16 +41,14 @@ def _block_forward(
     volumes = _conv_volumes(conv1, lines, split)
     u, norm = _convolved(x, conv1, weights, volumes, split)
     beside = _inner(x, volumes) if residual else None
-    return mlp.forward(u, norm, weights, volumes.after, beside=beside), (x, u, norm, conv1, weights)
+    return mlp.forward(u, norm, weights, volumes.after, beside=beside), (x, *_named(u, norm), conv1, weights)
 
 
 def _block_backward(residual: bool, lines: Lines, split: Split, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights]:
     x, u, norm, conv1, weights = saved
     volumes = _conv_volumes(conv1, lines, split)
-    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, volumes, split)
-    if residual:
-        dx = (dx + _with_zeros(g, volumes)).astype(x.dtype)
-    return dx, dconv1, dweights
+    beside = _with_zeros(g, volumes) if residual else None
+    return _gradients(x, u, norm, conv1, weights, g, beside, volumes, split)
 
 
 block.defvjp(_block_forward, _block_backward)
@@ -66,22 +65,20 @@ def _down_forward(x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | N
     u, norm = _convolved(x, conv1, weights, volumes, WHOLE)
     beside = None
     if res_conv is not None:
-        beside = product(res_conv[0].T, to_lanes(_even(from_lanes(x, lines)))).astype(x.dtype)
+        beside = product(res_conv[0].T, every_other.take(x, volumes.after, odd=False)).astype(x.dtype)
     y = mlp.forward(u, norm, _with_bias(weights, res_conv), volumes.after, beside=beside)
-    return y, (x, u, norm, conv1, weights, res_conv)
+    return y, (x, *_named(u, norm), conv1, weights, res_conv)
 
 
 def _down_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None]:
     x, u, norm, conv1, weights, res_conv = saved
     volumes = _down_volumes(lines)
-    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, volumes, WHOLE)
-    dres = None
+    beside, dres = None, None
     if res_conv is not None:
-        even = to_lanes(_even(from_lanes(x, lines)))
-        dres = (outer(even, g), dweights.compress_bias)
-        beside = from_lanes(product(res_conv[0], g).astype(x.dtype), volumes.after)
-        onto = [(0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 1, 1), (0, 0, 0)]
-        dx = dx + to_lanes(lax.pad(beside, jnp.zeros((), x.dtype), onto))
+        beside = every_other.put(product(res_conv[0], g).astype(x.dtype), volumes.after, odd=False)
+    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, beside, volumes, WHOLE)
+    if res_conv is not None:
+        dres = (outer(every_other.take(x, volumes.after, odd=False), g), dweights.compress_bias)
     return dx, dconv1, dweights, dres
 
 
@@ -101,22 +98,21 @@ def _up_forward(
     u, norm = _convolved(x, conv1, weights, volumes, WHOLE)
     beside = None
     if res_conv is not None:
-        coarse = from_lanes(product(res_conv[0].T, x).astype(x.dtype), lines)
-        onto = [(0, 0, 0), (1, 0, 1), (1, 0, 1), (1, 0, 1), (0, 0, 0)]
-        beside = to_lanes(lax.pad(coarse, jnp.zeros((), x.dtype), onto))
+        beside = every_other.put(product(res_conv[0].T, x).astype(x.dtype), lines, odd=True)
     y = mlp.forward(u, norm, _with_bias(weights, res_conv), volumes.after, beside=beside, skip=skip, front=True)
-    return y, (x, u, norm, conv1, weights, res_conv)
+    return y, (x, *_named(u, norm), conv1, weights, res_conv)
 
 
 def _up_backward(lines: Lines, saved: Any, g: Array) -> tuple[Array, Conv, MLPWeights, Conv | None, Array]:
     x, u, norm, conv1, weights, res_conv = saved
     volumes = _up_volumes(lines)
-    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, volumes, WHOLE)
-    dres = None
+    odd, beside, dres = None, None, None
     if res_conv is not None:
-        odd = to_lanes(from_lanes(g, volumes.after)[:, 1::2, 1::2, 1::2])
+        odd = every_other.take(g, lines, odd=True)
+        beside = product(res_conv[0], odd).astype(x.dtype)
+    dx, dconv1, dweights = _gradients(x, u, norm, conv1, weights, g, beside, volumes, WHOLE)
+    if odd is not None:
         dres = (outer(x, odd), dweights.compress_bias)
-        dx = (dx + product(res_conv[0], odd)).astype(x.dtype)
     return dx, dconv1, dweights, dres, g
 
 
@@ -143,10 +139,17 @@ def masked(x: Array, lines: Lines) -> Array:
 def _convolved(
     x: Array, conv1: Conv, weights: MLPWeights, volumes: Volumes, split: Split
 ) -> tuple[Array, InstanceNorm]:
-    u, sums = xla_depthwise.forward(x, *conv1, volumes)
+    u, sums = _form(volumes).forward(x, *conv1, volumes)
     affine = weights.norm_scale, weights.norm_bias
     norm = instance_norm.fold(sums, conv1[1], affine, volumes.after, split, volumes.step == "up")
-    # What remat "dw" keeps; without the norm's numbers it would run the convolution again for them.
+    return u, norm
+
+
+def _named(u: Array, norm: InstanceNorm) -> tuple[Array, InstanceNorm]:
+    """What remat "dw" keeps; without the norm's numbers it would run the convolution again for them.
+
+    For the backward pass alone: of what the forward pass reads under this name, JAX makes a copy.
+    """
     return checkpoint_name(u, "dw"), InstanceNorm(*(checkpoint_name(number, "dw") for number in norm))
 
 
@@ -157,13 +160,14 @@ def _gradients(
     conv1: Conv,
     weights: MLPWeights,
     g: Array,
+    beside: Array | None,
     volumes: Volumes,
     split: Split,
 ) -> tuple[Array, Conv, MLPWeights]:
-    """Those of the block's input, without the path beside, of its convolution and its weights."""
+    """Gradients of the block's input, plus `beside`, what the path around adds, of its convolution and its weights."""
     dt, sums = mlp.backward(u, norm, weights, g, volumes.after, front=volumes.step == "up")
     by_scale, by_bias, through = instance_norm.backward(sums.through_norm, norm, split)
-    dx, dkernel = xla_depthwise.gradients(x, dt, u, through, conv1[0], volumes)
+    dx, dkernel = _form(volumes).gradients(x, dt, u, through, conv1[0], volumes, beside)
     dweights = MLPWeights(
         norm_scale=by_scale,
         norm_bias=by_bias,
@@ -174,6 +178,11 @@ def _gradients(
     )
     # The norm removes the convolution's bias.
     return dx, (dkernel, jnp.zeros_like(conv1[1])), dweights
+
+
+def _form(volumes: Volumes) -> ModuleType:
+    """Who computes a convolution: the kernels, but XLA where its input has a halo along the lanes."""
+    return xla_depthwise if volumes.halo[2] else depthwise
 
 
 def without_halo(lines: Lines, conv1: Conv, split: Split) -> Lines:
@@ -235,7 +244,3 @@ def _with_bias(weights: MLPWeights, res_conv: Conv | None) -> MLPWeights:
     if res_conv is None:
         return weights
     return dataclasses.replace(weights, compress_bias=weights.compress_bias + res_conv[1])
-
-
-def _even(x: Array) -> Array:
-    return x[:, ::2, ::2, ::2]

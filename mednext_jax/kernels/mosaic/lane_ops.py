@@ -21,7 +21,6 @@ from mednext_jax.ops.split import WHOLE, Split
 
 COMPUTE_TYPE = jnp.bfloat16
 _SUBLANES = 16  # of a bfloat16 tile: channels come in whole tiles
-_MOST_LANES = LANES
 _Block = Literal["block", "down", "up"]
 
 
@@ -134,23 +133,27 @@ class LaneOps(LocalOps):
         kind = BlockKind(block, x.array.shape[3], hidden, out_channels, conv1[0].shape[0], residual)
         if kind in self.refused:
             return True
-        reason = _refusal(x, weights)
+        reason = _refusal(x, kind, weights)
         if reason:
             tell_once(f"{kind} {reason}: it runs as XLA operations")
         return reason is not None
 
 
-def _refusal(x: InLanes, weights: MLPWeights) -> str | None:
+def takes(kind: BlockKind) -> bool:
+    """Whether there are kernels for a kind of block."""
+    return not any(count % _SUBLANES for count in (kind.channels, kind.hidden, kind.out_channels))
+
+
+def _refusal(x: InLanes, kind: BlockKind, weights: MLPWeights) -> str | None:
     """Why the kernels cannot run a block; none if they can."""
-    channels = x.array.shape[3], *weights.compress_kernel.shape
     if x.array.dtype != COMPUTE_TYPE:
         return f"of type {x.array.dtype}"
     if weights.norm != "group" or weights.grn_gamma is not None:
         return "with layer norm or global response normalisation"
-    if any(count % _SUBLANES for count in channels):
+    if not takes(kind):
         return f"with channels that are no multiples of {_SUBLANES}"
-    if x.lines.lanes > _MOST_LANES:
-        return f"with rows of more than {_MOST_LANES} voxels"
+    if x.lines.lanes > LANES:
+        return f"with rows of more than {LANES} voxels"
     return None
 
 

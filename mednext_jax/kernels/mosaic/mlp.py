@@ -25,8 +25,8 @@ from mednext_jax.ops.mlp import MLPWeights
 _P = (0.7975078812565347, 0.03700564870957801, -0.00035151722400066207)
 _TURNS = 40.0  # z^2 above which the polynomial would fall again; tanh is 1 long before
 _LINES = 64  # lines of one step of the grid
-_JOINED = 16  # lines side by side in one product ...
-_JOINED_BYTES = 2**22  # ... whose hidden layer takes no more, float32
+_JOINED = 16  # lines side by side in one product, if its hidden layer has at most as many numbers as below
+_HIDDEN, _HIDDEN_BACKWARD = 2**19, 2**18
 VMEM_BYTES = 100 * 2**20
 
 
@@ -50,13 +50,13 @@ def forward(
     skip: Array | None = None,
     front: bool = False,
 ) -> Array:
-    """The block's second half: u (n, d, groups, c, lanes) -> (n, d, groups, e, lanes), plus `beside` and `skip`.
+    """The block's second half: u (n, d, groups, c, lanes) -> (n, d, groups, e, lanes), plus what else is given.
 
     front (up blocks): the first plane of each axis is padding, where just `skip` comes out.
     """
     n, c = u.shape[0], u.shape[3]
     r, e = weights.compress_kernel.shape
-    steps, joined = _cut(lines, r)
+    steps, joined = _cut(lines, r, _HIDDEN)
     extra = [_flat(x) for x in (beside, skip) if x is not None]
     kernel = functools.partial(
         _forward_kernel,
@@ -97,10 +97,10 @@ def backward(
     *,
     front: bool = False,
 ) -> tuple[Array, MLPSums]:
-    """The gradient dt at the norm's output, in u's shape, and the sums, from the gradient g (n, d, groups, e, lanes)."""
+    """The gradient dt at the norm's output, and the sums, from g (n, d, groups, e, lanes) at the block's output."""
     n, c = u.shape[0], u.shape[3]
     r, e = weights.compress_kernel.shape
-    steps, joined = _cut(lines, r)
+    steps, joined = _cut(lines, r, _HIDDEN_BACKWARD)
     lanes = lines.lanes
     sums = [(c, r), (e, r), (r, lanes), (e, lanes)]
     dt, dexpand, dcompress, dexpand_bias, dcompress_bias, through_norm = pl.pallas_call(
@@ -145,6 +145,7 @@ def _forward_kernel(
     mean, scale, shift = norm_ref[0, 0], norm_ref[0, 1], norm_ref[0, 2]
     expand, expand_bias, compress = expand_ref[...], expand_bias_ref[...], compress_ref[...]
     compress_bias, lanes = compress_bias_ref[...], lines.lanes
+    first = pl.program_id(1) * u_ref.shape[1]
 
     def some(turn: Array, _: None) -> None:
         at = [turn * joined + i for i in range(joined)]
@@ -160,7 +161,7 @@ def _forward_kernel(
             out = _part(y, i, lanes) + compress_bias
             if has_beside:
                 out = out + extra[0][0, line].astype(jnp.float32)
-            out = _kept(line, lines, front, u_ref.shape[1], out)
+            out = _kept(first + line, lines, front, out)
             if has_skip:
                 out = out + extra[-1][0, line].astype(jnp.float32)
             y_ref[0, line] = out.astype(y_ref.dtype)
@@ -198,12 +199,13 @@ def _backward_kernel(
     mean, scale, shift = norm_ref[0, 0], norm_ref[0, 1], norm_ref[0, 2]
     expand, expand_bias, compress = expand_ref[...], expand_bias_ref[...], compress_ref[...]
     kind, lanes = u_ref.dtype, lines.lanes
+    first = pl.program_id(1) * u_ref.shape[1]
 
     def some(turn: Array, _: None) -> None:
         at = [turn * joined + i for i in range(joined)]
         apart = [u_ref[0, line].astype(jnp.float32) - mean for line in at]
         t = jnp.concatenate([(x * scale + shift).astype(kind) for x in apart], 1)
-        rows = [_kept(line, lines, front, u_ref.shape[1], g_ref[0, line]) for line in at]
+        rows = [_kept(first + line, lines, front, g_ref[0, line]) for line in at]
         g = jnp.concatenate(rows, 1)
         z, dhidden = _product(expand, t), _product(compress, g)
         hidden, dz = [], []
@@ -242,17 +244,16 @@ def _twice_normal(z: Array, q: Array) -> Array:
     return jnp.tanh(z * (_P[0] + q * (_P[1] + q * _P[2])))
 
 
-def _kept(line: Array, lines: Lines, front: bool, steps: int, x: Array) -> Array:
-    """`x` (c, lanes), the step's given line, with zeros outside the volume and on its front padding."""
+def _kept(line: Array, lines: Lines, front: bool, x: Array) -> Array:
+    """`x` (c, lanes), the volume's given line, with zeros in the padding and, if `front`, on the front planes."""
     if lines.is_full and not front:
         return x
-    line = pl.program_id(1) * steps + line
     lane = lax.broadcasted_iota(jnp.int32, (1, lines.lanes), 1)
-    w = lane % lines.width
-    h = line % lines.groups * lines.rows + lane // lines.width
+    w = lax.rem(lane, lines.width)
+    h = lax.rem(line, lines.groups) * lines.rows + lax.div(lane, lines.width)
     keep = (h < lines.h) & (w < lines.w)
     if front:
-        keep = keep & (line // lines.groups > 0) & (h > 0) & (w > 0)
+        keep = keep & (line >= lines.groups) & (h > 0) & (w > 0)
     return jnp.where(keep, x, jnp.zeros_like(x))
 
 
@@ -265,10 +266,10 @@ def _part(x: Array, i: int, lanes: int) -> Array:
     return x[:, lanes * i : lanes * (i + 1)]
 
 
-def _cut(lines: Lines, hidden: int) -> tuple[int, int]:
+def _cut(lines: Lines, hidden: int, most: int) -> tuple[int, int]:
     """Lines of one step of the grid, and of one product in it."""
     steps = divisor_up_to(lines.d * lines.groups, _LINES)
-    return steps, divisor_up_to(steps, min(_JOINED, max(1, _JOINED_BYTES // (4 * hidden * lines.lanes))))
+    return steps, divisor_up_to(steps, min(_JOINED, most // (hidden * lines.lanes)))
 
 
 def _flat(x: Array) -> Array:

@@ -253,16 +253,18 @@ def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: S
 
 def _sum_diagonals(products: Array, masks_ref: Any, profiles_ref: Any, c: Array, m: Array, stride: int) -> None:
     """The transpose of rolling a profile: `products` (coarse lanes, fine lanes)."""
-    lanes = products.shape[1]
     for i in range(masks_ref.shape[0]):
-        kept = products * masks_ref[i]
-        total = kept[:SUBLANES]
-        for part in range(1, lanes // SUBLANES):
-            shift = -SUBLANES * part * stride % lanes
-            rows = kept[SUBLANES * part : SUBLANES * (part + 1)]
-            total = total + (pltpu.roll(rows, shift, 1) if shift else rows)
-        rolled = pltpu.roll(total, 0, 1, stride=lanes - stride, stride_axis=0)
-        profiles_ref[c, m, i : i + 1] = rolled.sum(0, keepdims=True)
+        masked = products * masks_ref[i]
+        # Rolled back first by whole registers of rows, then by the rows in one.
+        tiles = [_rolled_back(masked[r : r + SUBLANES], stride * r) for r in range(0, masked.shape[0], SUBLANES)]
+        tile = functools.reduce(jnp.add, tiles)
+        rows = [_rolled_back(tile[r : r + 1], stride * r) for r in range(SUBLANES)]
+        profiles_ref[c, m, i : i + 1] = functools.reduce(jnp.add, rows)
+
+
+def _rolled_back(x: Array, shift: int) -> Array:
+    shift = -shift % x.shape[1]
+    return pltpu.roll(x, shift, 1) if shift else x
 
 
 def _counted_only(

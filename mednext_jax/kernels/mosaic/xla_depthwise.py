@@ -39,14 +39,21 @@ def forward(x: Array, kernel: Array, bias: Array, volumes: Volumes) -> tuple[Arr
 
 
 def gradients(
-    x: Array, dt: Array, u: Array, through: ThroughNorm, kernel: Array, volumes: Volumes
+    x: Array,
+    dt: Array,
+    u: Array,
+    through: ThroughNorm,
+    kernel: Array,
+    volumes: Volumes,
+    beside: Array | None = None,
 ) -> tuple[Array, Array]:
-    """The gradients by x (its shape) and by the kernel (k, k, k, c), float32."""
+    """The gradients by x (its shape), plus `beside`, and by the kernel (k, k, k, c), float32."""
     du = from_lanes(through_norm(dt, u, through, volumes), volumes.after)
     operation, nothing = _operation(volumes), jnp.zeros(kernel.shape[-1:], kernel.dtype)
     _, pull = jax.vjp(lambda x, kernel: operation(x, kernel, nothing), from_lanes(x, volumes.before), kernel)
     dx, dkernel = pull(du)
-    return to_lanes(dx), dkernel
+    dx = to_lanes(dx)
+    return (dx if beside is None else dx + beside), dkernel
 
 
 def through_norm(dt: Array, u: Array, through: ThroughNorm, volumes: Volumes) -> Array:
