@@ -85,8 +85,19 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
+    from mednext_jax.simulate.on_scans import simulate_on
     from mednext_jax.simulate.simulate import simulate
 
+    needed = ("subjects", "contrast") if options.on is None else ("regions",)
+    surplus = ("regions",) if options.on is None else ("subjects",)
+    if missing := [f"--{name}" for name in needed if getattr(options, name) is None]:
+        raise InputError("The command is not complete.", expected=" and ".join(missing))
+    if given := [f"--{name}" for name in surplus if getattr(options, name) is not None]:
+        found = f"{given[0]} {'without' if options.on is None else 'with'} --on"
+        raise InputError("Options do not go together.", found=found)
+    if options.on is not None:
+        simulate_on(options.out, options.on, options.regions, contrast=options.contrast, seed=options.seed)
+        return
     simulate(
         options.out,
         subjects=options.subjects,

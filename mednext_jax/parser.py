@@ -73,9 +73,27 @@ def build_parser() -> argparse.ArgumentParser:
         "write a simulated PVS data set in nnU-Net's raw format",
         "mednext-jax simulate --out dataset --subjects 20 --contrast T2w --sites 3",
     )
-    simulate.add_argument("--out", type=Path, required=True, metavar="DATASET", help="a new folder")
-    simulate.add_argument("--subjects", type=int, required=True, metavar="N", help="how many scans, one per subject")
-    simulate.add_argument("--contrast", choices=("T1w", "T2w"), required=True, help="what the scans look like")
+    simulate.add_argument("-o", "--out", type=Path, required=True, metavar="DATASET", help="a new folder")
+    simulate.add_argument(
+        "--subjects", type=int, metavar="N", help="how many scans, one per subject (default: none; not with --on)"
+    )
+    simulate.add_argument(
+        "--contrast",
+        choices=("T1w", "T2w", "FLAIR"),
+        help="what the scans look like, FLAIR only with --on (default: none; with --on what the scans' names tell)",
+    )
+    simulate.add_argument(
+        "--on",
+        type=Path,
+        metavar="SCANS",
+        help="paint PVS into these scans instead, a file, a folder or BIDS, by their --regions (default: none)",
+    )
+    simulate.add_argument(
+        "--regions",
+        type=Path,
+        metavar="MAPS",
+        help="with --on: the map of each scan, as of SynthSeg or FreeSurfer, as for quantify (default: none)",
+    )
     simulate.add_argument("--sites", type=int, default=1, metavar="K", help="simulated scanners (default: 1)")
     simulate.add_argument(
         "--seed", type=int, default=0, metavar="S", help="another number draws other subjects (default: 0)"

@@ -1,6 +1,7 @@
 """Perivascular spaces simulated in a real template brain.
 
 Tests of files that have none of their own name:
+`dataset_files`: tests/simulate/test_simulate.py
 `subject`: tests/simulate/test_anatomy.py
 `template`: tests/simulate/test_anatomy.py
 `deform`: tests/simulate/test_anatomy.py

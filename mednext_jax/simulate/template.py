@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from mednext_jax.errors import InputError
 
-WHITE_MATTER, BASAL_GANGLIA = 1, 2
+WHITE_MATTER, BASAL_GANGLIA, HIPPOCAMPUS, BRAINSTEM = 1, 2, 3, 4
 REGIONS = {"white matter": WHITE_MATTER, "basal ganglia": BASAL_GANGLIA}
 
 # FreeSurfer numbers of the Desikan-Killiany atlas.

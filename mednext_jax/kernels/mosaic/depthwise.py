@@ -1,7 +1,7 @@
 """The depthwise convolutions of the blocks and their gradients on lines of lanes, through the TPU kernels.
 
-The functions of `xla_depthwise`, in two passes over memory: the convolution with the norm's sums; the kernel's gradient,
-which goes through the norm on its way, then the input's.
+The functions of `xla_depthwise`: the convolution with the norm's sums; the kernel's gradient, which goes through the
+norm on its way, then the input's.
 """
 
 from __future__ import annotations

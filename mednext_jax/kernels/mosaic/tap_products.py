@@ -115,7 +115,7 @@ def kernel_gradient(
 
 def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> None:
     of_arguments = iter(refs)
-    arguments = [next(of_arguments) if here else None for here in given]
+    arguments: list[Any] = [next(of_arguments) if here else None for here in given]
     x_ref, profiles_ref, masks_ref, bias_ref, counted_ref, kept_ref, beside_ref = arguments
     y_ref, sums_ref, source_ref, target_ref, matrices_ref = of_arguments
     taps, dtype = step.taps, step.dtype
@@ -168,7 +168,7 @@ def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) ->
 
 def _gradient_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> None:
     of_arguments = iter(refs)
-    arguments = [next(of_arguments) if here else None for here in given]
+    arguments: list[Any] = [next(of_arguments) if here else None for here in given]
     x_ref, g_ref, u_ref, affine_ref, kept_ref, masks_ref = arguments
     profiles_ref, *du_ref, source_ref, target_ref, products_ref = of_arguments
     taps = step.taps
@@ -214,7 +214,7 @@ def _gradient_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> 
             products = products_ref[c, m]
             _sum_diagonals(products.T if taps.scatter else products, masks_ref, profiles_ref, c, m, taps.stride)
 
-        each(taps.matrices, matrix)
+        each(taps.matrices, matrix, most=4)
 
     lax.fori_loop(0, jnp.where(last, step.channels, 0), channel, None)
 
@@ -246,7 +246,7 @@ def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: S
             turned = words.from_words(matrix, step.dtype)
             matrices_ref[c, m] = turned if taps.scatter else turned.astype(jnp.float32).T.astype(step.dtype)
 
-        each(taps.matrices, form)
+        each(taps.matrices, form, most=8)
 
     lax.fori_loop(0, channels, channel, None)
 

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mednext_jax.kernels.mosaic.taps import Taps
+from mednext_jax.kernels.mosaic.taps import Taps, Term
 from mednext_jax.ops.correlate import divisor_up_to
 
 SUBLANES = 8
@@ -23,7 +23,7 @@ VMEM_BYTES = 100 * 2**20
 _CHANNELS = 16  # of one step: whole registers of bfloat16
 _STEP_BYTES = 36 * 2**20  # what a step's activations may take of VMEM
 _ROWS = 256  # of one product, so that a matrix is used often once it is loaded
-_UNROLLED = 8
+_UNROLLED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,16 +142,14 @@ class Step:
         def plane(q: Array, _: None) -> None:
             here = (first + q >= 0) & (first + q < source.d)
 
-            @pl.when(here)
-            def _() -> None:
-                def line(h: Array) -> None:
-                    words_ref[q, self.at(h - self.first_line)] = to_words(x_ref[0, first + q - start, h])
+            def line(h: Array) -> None:
+                words_ref[q, self.at(h - self.first_line)] = to_words(x_ref[0, first + q - start, h])
 
-                each(source.groups, line)
-
-            @pl.when(jnp.logical_not(here))
-            def _() -> None:
+            def clear() -> None:
                 words_ref[q] = jnp.zeros_like(words_ref[q])
+
+            pl.when(here)(lambda: each(source.groups, line))
+            pl.when(jnp.logical_not(here))(clear)
 
         lax.fori_loop(0, self.source_planes, plane, None)
 
@@ -160,7 +158,7 @@ class Step:
         return pl.ds(pl.multiple_of(line * self.words, self.words), self.words)
 
     def source_rows(self, words_ref: Any, word: Array, block: Array) -> Callable[[Term, int], Array]:
-        """The left sides of products: a term's (planes lines, lanes) of one of a word's channels, for a block of lines."""
+        """The left sides of products: a term's (planes lines, lanes) of one of a word's channels, by block of lines."""
         steps = self.taps.source_steps
         read: dict[tuple[int, int], list[Array]] = {}
         packed: dict[tuple[int, int, tuple[int, ...]], Array] = {}
@@ -245,13 +243,16 @@ def word_of(channels: list[Array], dtype: jnp.dtype) -> Array:
     return bits[0] if len(bits) == 1 else (bits[0] >> 16) | bits[1]
 
 
-def each(count: int, body: Callable[[Array], None]) -> None:
-    """Run `body` for 0 .. count - 1, several at a time."""
+def each(count: int, body: Callable[[Array], None], most: int = 16) -> None:
+    """Run `body` for 0 .. count - 1, up to `most` in one turn of a loop."""
+
+    together = divisor_up_to(count, min(most, _UNROLLED))
 
     def turn(i: Array, _: None) -> None:
-        body(i)
+        for one in range(together):
+            body(together * i + one)
 
-    lax.fori_loop(0, count, turn, None, unroll=divisor_up_to(count, _UNROLLED))
+    lax.fori_loop(0, count // together, turn, None)
 
 
 def _strided(words_ref: Any, plane: int, first: Array, count: int, step: int, words: int, word: Array) -> Array:

@@ -104,7 +104,10 @@ def test_convolution(step: Any, extents: tuple[int, int, int], n: int) -> None:
 @pytest.mark.parametrize(
     "step, extents, n",
     [
-        *[("conv", extents, n) for n, extents in ((1, (3, 9, 65)), (2, (9, 40, 30)), (3, (5, 16, 8)), (1, (2, 17, 128)))],
+        *[
+            ("conv", extents, n)
+            for n, extents in ((1, (3, 9, 65)), (2, (9, 40, 30)), (3, (5, 16, 8)), (1, (2, 17, 128)))
+        ],
         *[("down", extents, n) for n, extents in ((1, (4, 6, 100)), (2, (6, 40, 16)), (3, (2, 8, 34)))],
         *[("up", extents, n) for n, extents in ((1, (2, 3, 50)), (2, (3, 20, 8)), (3, (1, 5, 17)))],
     ],
