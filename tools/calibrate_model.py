@@ -66,7 +66,7 @@ def calibrate(
     """Do what the module says; returns what calibration.json holds. Raises InputError for input that does not fit."""
     predictor = Predictor(model, threshold=0.5, tta=tta)
     recipe = predictor.recipe
-    if recipe.average != "logits" or recipe.decision_threshold is None or recipe.regions_class_order is not None:
+    if len(recipe.labels) != 2 or (recipe.average != "logits" and recipe.regions_class_order is None):
         raise InputError(
             "A temperature is fitted to a model of background and PVS that averages logits.",
             file=model,

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.batches import PatchSampler
 from mednext_jax.data.case_store import CaseStore
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, shown
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cross_validation import ScoredFold
 from mednext_jax.inference.predictor import Predictor
@@ -35,11 +36,13 @@ from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
-from mednext_jax.weights.directory import Model, load_model
+from mednext_jax.weights.directory import Model, load_model, read_recipes
 from mednext_jax.weights.packaged import or_packaged
 from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.two_classes import as_two_classes
 from mednext_jax.weights.upkern import upkern
 
+_LOG = logging.getLogger(__name__)
 TRAINING, VALIDATION = 0, 1  # streams of random numbers
 VALIDATION_FOREGROUND = 0.33  # at most so many validation patches must contain foreground (nnU-Net)
 
@@ -159,7 +162,10 @@ class Experiment:
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `init_from`."""
         config = self.config
-        start = _weights_of(config, self.architecture) if config.init_from else None
+        start = None
+        if config.init_from:
+            start = _weights_of(config, self.architecture)
+            warn_of_other_preparation(config.init_from, self.recipe)
         # Runs once: on a CPU, optimising a hundred random draws takes LLVM half a minute.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         init = functools.partial(initial_state, config, self.architecture)
@@ -233,14 +239,32 @@ def _outputs(store: CaseStore) -> tuple[dict[str, int], tuple[tuple[int, ...], .
     return {"background": 0, **dict(zip(names, order, strict=True))}, regions
 
 
+def warn_of_other_preparation(model: str, recipe: Recipe) -> None:
+    """Warn if the scans of a training are prepared otherwise than those that its first weights learned from."""
+    for theirs in read_recipes(or_packaged(model)).values():
+        for name in ("normalisation", "spacing", "optional_steps"):
+            if getattr(recipe, name) != getattr(theirs, name):
+                _LOG.warning(
+                    "The data set is prepared with %s %s, the model in config.init_from learned with %s. Prepare it "
+                    "alike; the normalisation goes by the channel's name in dataset.json (there: %s).",
+                    name,
+                    getattr(recipe, name),
+                    getattr(theirs, name),
+                    shown(", ".join(theirs.channel_names)),
+                )
+
+
 def _weights_of(config: TrainConfig, architecture: MedNeXtConfig) -> Any:
     """Parameters of the model directory `config.init_from` for this architecture.
 
-    `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). Raises InputError if they differ else.
+    `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). A model of one region continues as one
+    of two classes. Raises InputError if they differ else.
     """
     path = or_packaged(config.init_from)
     model = load_model(path)
     theirs, params = model.config, model.params
+    if (architecture.num_classes, theirs.num_classes) == (2, 1):
+        theirs, params = as_two_classes(theirs, params)
     kernel = architecture.encoder_kernel_size
     enlarges = kernel == architecture.decoder_kernel_size > max(theirs.encoder_kernel_size, theirs.decoder_kernel_size)
     if enlarges and config.upkern:
