@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
@@ -122,4 +123,5 @@ class LocalOps:
             front_padding=front_padding,
             in_chunks=self._form == "blocks",
             split=split,
+            tpu=(self.platform or jax.default_backend()) == "tpu",
         )
