@@ -127,10 +127,15 @@ def _band(kernel: Array, h: _Axis, w: _Axis, rows_in: int, rows_out: int) -> tup
     tap_h, tap_w = tap_h[:, :, None, :, None], tap_w[None, None, :, None, :]
     inside = (tap_h >= 0) & (tap_h < h.taps) & (tap_w >= 0) & (tap_w < w.taps)
     tap = np.where(inside, tap_h * w.taps + tap_w, -1).reshape(len(reach), rows_in * w.inputs, 1, rows_out * w.outputs)
-    flat = kernel.reshape(kernel.shape[0], -1, 1, 1, kernel.shape[-1], 1)
-    present = [int(t) for t in np.unique(tap) if t >= 0]
-    diagonals = (jnp.where(jnp.asarray(tap, jnp.int8) == t, flat[:, t], 0) for t in present)
-    band = functools.reduce(jnp.add, diagonals)  # (kd, lines, in, c, out)
+    flat = kernel.reshape(kernel.shape[0], -1, 1, kernel.shape[-1], 1)
+
+    def block(tap: np.ndarray) -> Array:
+        """One line's band (kd, in, c, out); only few of the taps are in it."""
+        where = jnp.asarray(tap)
+        diagonals = (jnp.where(where == t, flat[:, t], 0) for t in np.unique(tap[tap >= 0]).tolist())
+        return functools.reduce(jnp.add, diagonals)
+
+    band = jnp.stack([block(line) for line in tap.astype(np.int16)], 1)
     groups_in, groups_out = -(-h.inputs // rows_in), -(-h.outputs // rows_out)
     return band.reshape(*band.shape[:3], -1), (-reach[0], groups_out + reach[-1] - groups_in)
 
