@@ -81,7 +81,8 @@ def kernel_gradient_rows(x: Array, g: Array, sizes: Sequence[int], stride: int, 
         precision=precision_for(x),
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
-    bands = bands.reshape(*bands.shape[:3], x.shape[-1], -1)  # (w, kd, kh, c, w')
+    # Diagonals summed within the convolution take a TPU three times as long as the convolution.
+    bands = lax.optimization_barrier(bands.reshape(*bands.shape[:3], x.shape[-1], -1))  # (w, kd, kh, c, w')
     tap = _taps(_Axis(1, stride, before[2], sizes[2], x.shape[3], g.shape[3]))[:, None, None, None, :]
     return jnp.stack([jnp.where(tap == t, bands, 0).sum((0, 4)) for t in range(sizes[2])], axis=2)
 
