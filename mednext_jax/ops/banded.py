@@ -114,8 +114,8 @@ def _convolve_lines(
         precision=precision_for(x),
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
-    y = y.reshape(n, -1, y.shape[2], c, rows_out * w.outputs)[:, :depth] + bias[:, None]
-    y = jnp.swapaxes(y.astype(x.dtype), 3, 4)  # rounded before the layout may change
+    y = (y + jnp.repeat(bias, rows_out * w.outputs)).astype(x.dtype)  # rounded before the layout may change
+    y = jnp.swapaxes(y.reshape(n, -1, y.shape[2], c, rows_out * w.outputs)[:, :depth], 3, 4)
     return y.reshape(n, depth, -1, w.outputs, c)[:, :, : h.outputs]
 
 
