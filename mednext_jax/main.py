@@ -169,9 +169,6 @@ def _bids(options: argparse.Namespace) -> None:
     from mednext_jax.bids.app import run_bids_app
     from mednext_jax.io.bids_selection import BidsSelection
 
-    if options.level == "participant" and not options.model:
-        raise InputError("Participants are segmented with a model.", hint="name one: --model MODEL")
-
     def segment(folder: Path, chosen: BidsSelection) -> None:
         _predict(
             argparse.Namespace(

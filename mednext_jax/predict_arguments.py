@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +35,10 @@ def add_predict(command: AddCommand) -> argparse.ArgumentParser:
         "-m",
         "--model",
         action="append",
-        required=True,
+        default=None,
         help="a model directory, a training's workdir, a PyTorch file, an nnU-Net folder, an archive of them, "
-        "hf://ORG/NAME[@REV] or https://...[#sha256=HEX]; repeat for an ensemble",
+        "hf://ORG/NAME[@REV] or https://...[#sha256=HEX]; repeat for an ensemble (default: without_labels, the "
+        "packaged model, trained on simulated PVS alone)",
     )
     predict.add_argument(
         "--suffix",
@@ -51,7 +51,8 @@ def add_predict(command: AddCommand) -> argparse.ArgumentParser:
         type=float,
         default=None,
         metavar="T",
-        help="a PVS probability above it is PVS, 0 to 1 (default: the model's, 0.5 unless it was set)",
+        help="a PVS probability above it is PVS, 0 to 1 (default: the model's, where it has a table that of the scan's "
+        "contrast and voxel size; 0.5 unless it was set)",
     )
     predict.add_argument(
         "--tta",
@@ -158,10 +159,7 @@ def add_bids(command: AddCommand, predict: argparse.ArgumentParser) -> None:
     )
     for action in predict._actions:
         if action.dest not in _NOT_OF_BIDS:
-            own = copy.copy(action)
-            if own.required:
-                own.required, own.help = False, f"{own.help} (default: none; the level participant needs one)"
-            bids._add_action(own)
+            bids._add_action(action)
 
 
 def add_counting(parser: argparse.ArgumentParser) -> None:

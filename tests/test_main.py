@@ -101,7 +101,7 @@ def test_every_option_and_variable_is_on_a_page():
         (("prepare", "d", "--out", "o", "--spacing", "thick"), "found 'thick'"),
         (("prepare", "d", "--out", "o", "--spacing", "-1"), "0.05 to 20 mm"),
         (("predict", "-i", "a", "-o", "b", "-m", "c", "--part", "3/2"), "1 <= K <= N"),
-        (("predict", "-i", "a", "-o", "b"), "-m/--model"),
+        (("predict", "-i", "a", "-m", "c"), "-o/--output"),
         (("info", "x", "--verbose"), "unrecognised arguments: --verbose"),
         (("simulate", "--out", "o", "--subjects", "two", "--contrast", "T2w"), "invalid int value: 'two'"),
     ],

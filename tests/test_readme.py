@@ -13,6 +13,7 @@ import pytest
 
 from mednext_jax import main as command_line
 from mednext_jax.parser import build_parser
+from mednext_jax.weights import packaged
 from mednext_jax.weights.directory import load_models
 from tools.command_reference import commands as parsers
 
@@ -33,8 +34,12 @@ LABELLED = (
     "mednext-jax train --config mednet_pvs_t2w --cv --workdir folds --config.data=prepared",
     "mednext-jax train --config mednet_pvs_t2w --workdir runs/t2w --config.data=prepared "
     "--config.optimiser.learning_rate=1e-3",
+    "mednext-jax prepare dataset --out prepared_few --spacing none --splits kfold:5",
+    "mednext-jax train --config fine_tune --workdir tuned --config.data=prepared_few",
 )
 SCANS = (
+    "mednext-jax predict -i scans -o first_look --report",
+    "mednext-jax predict -i scans -o tuned_masks -m tuned",
     "mednext-jax predict -i scans -o segmented -m model",
     "mednext-jax quantify -i segmented -o measured",
     "mednext-jax report segmented",
@@ -86,6 +91,7 @@ SMALLER = {
     "--subjects 20": "--subjects 2 --voxel-size 2",
     "--sites 3": "--sites 2",
     "--spacing 0.8": "--spacing 4",
+    "--spacing none": "--spacing 4",
     "--splits kfold:5": "--splits kfold:2",
 }
 RATE = "--config.optimiser.learning_rate=1e-3"
@@ -110,7 +116,9 @@ def run(command, capsys):
     for written, smaller in SMALLER.items():
         command = command.replace(written, smaller)
     if " train " in command:
-        command += " " + TINY_TRAINING
+        command += " " + (
+            TINY_TRAINING if "fine_tune" not in command else TINY_TRAINING.partition(" --config.model")[0]
+        )
         if RATE not in command:  # one program for all, which is compiled once
             command += " " + RATE
     status = command_line.main(shlex.split(command)[1:])
@@ -137,6 +145,7 @@ def test_what_runs_elsewhere_is_there(file):
 
 def test_the_commands_of_the_pages_from_simulation_to_pages(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "folds" / "fold_0" / "model")  # a small one, in its place
     printed = {command: run(command, capsys) for command in LABELLED}
     assert all("white matter" in out for command, out in printed.items() if "evaluate" in command)
     # The lab with a model: parts of the same scans, as plain files and as a BIDS data set.

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 BROUGHT_IN = {
     "launch/README.md": "launch.md",
     "mednext_jax/kernels/README.md": "kernels.md",
+    "mednext_jax/weights/without_labels/README.md": "without_labels_card.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }

@@ -17,6 +17,7 @@ from mednext_jax.errors import InputError, shown
 from mednext_jax.io.atomic import atomic_directory, refuse_existing
 from mednext_jax.io.geometry import in_mm
 from mednext_jax.weights.directory import save_model
+from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern as enlarge
 
 Target = Literal["mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"]
@@ -94,6 +95,7 @@ def _describe_one(source: WeightSource) -> str:
         "optional steps": ", ".join(recipe.optional_steps) or "none",
         "intensities": ", ".join(recipe.normalisation) + mask,
         "orientation": recipe.orientation or "as stored",
+        "decides": _rule(recipe),
         "averages": f"{recipe.average}, mirrored along axes {', '.join(map(str, recipe.mirror_axes)) or 'none'}",
     }
     facts = {name: value for name, value in source.provenance.items() if name != "notes"}
@@ -101,6 +103,21 @@ def _describe_one(source: WeightSource) -> str:
     text += [f"{'provenance':<12} {shown(f'{name}: {value}')}" for name, value in facts.items()]
     text += [f"{'note':<12} {shown(note)}" for note in dict.fromkeys(source.notes)]
     return "\n".join(text)
+
+
+def _rule(recipe: Recipe) -> str:
+    """How voxels are told to be PVS, in words."""
+    threshold = recipe.decision_threshold
+    if threshold is None:
+        return "by the most probable class"
+    rows = [
+        f"{'any contrast' if row['contrast'] is None else row['contrast']}"
+        + ("" if row["largest_voxel"] is None else f" up to {row['largest_voxel']:g} mm")
+        + f" {row['threshold']:g}"
+        for row in recipe.thresholds
+    ]
+    scaled = "" if recipe.temperature == 1 else f"; logits divided by {recipe.temperature:g}"
+    return "; ".join([f"by a threshold, {threshold:g}", *rows]) + scaled
 
 
 def _enlarged(source: WeightSource, size: int) -> WeightSource:

@@ -134,9 +134,12 @@ def _check_recipes(folds: Mapping[str, WeightSource]) -> list[str]:
         )
     if not recipe.crop_to_nonzero:
         notes.append("nnU-Net crops to what is not zero, this model did not: z-scores of empty borders differ")
-    if recipe.threshold != 0.5:
+    if recipe.threshold != 0.5 or recipe.thresholds:
         rule = "the largest probability" if regions is None else "a region's probability above 0.5"
-        notes.append(f"nnU-Net decides by {rule}, not by this model's threshold {recipe.threshold:g}")
+        ours = f"threshold {recipe.threshold:g}" if not recipe.thresholds else "thresholds by contrast and voxel size"
+        notes.append(f"nnU-Net decides by {rule}, not by this model's {ours}")
+    if recipe.temperature != 1:
+        notes.append(f"nnU-Net's probabilities are not divided by this model's temperature {recipe.temperature:g}")
     return notes
 
 

@@ -18,7 +18,7 @@ from mednext_jax.dicom.to_nifti import write_nifti
 from mednext_jax.errors import InputError, shown
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.json_file import read_json
-from mednext_jax.io.scan_list import RECORD, records_in
+from mednext_jax.io.scan_list import RECORD, decided_by, records_in
 from mednext_jax.quantify.quantify import quantify
 
 # Where the converted scan lies; predict takes an output folder in which only such names are.
@@ -99,7 +99,8 @@ def write_objects(case: str, output: Path, series: Series, counting: Mapping[str
             path.unlink(missing_ok=True)
         refuse_existing(path)
     record = read_json(output / RECORD)
-    made_with = MadeWith(tuple(str(m["sha256"]) for m in record["models"] if m["sha256"]), record["threshold"])
+    models = tuple(str(m["sha256"]) for m in record["models"] if m["sha256"])
+    made_with = MadeWith(models, decided_by(output, case, record))
     whole = quantify(mask, **{name: value for name, value in counting.items() if not name.startswith("region")})
     try:
         made = write_segmentation(mask, series, segmentation, made_with)

@@ -17,6 +17,7 @@ from mednext_jax.hub.known import BRIDGES, DOI, known_folder, known_name
 from mednext_jax.io.atomic import atomic_directory
 from mednext_jax.io.nifti_names import few
 from mednext_jax.weights.directory import is_archive, of_workdir, sha256
+from mednext_jax.weights.packaged import or_packaged
 
 _DEPTH, _LOOKED_AT = 8, 10_000  # folders below the one that was named
 
@@ -24,14 +25,15 @@ _DEPTH, _LOOKED_AT = 8, 10_000  # folders below the one that was named
 def find_source(given: str | os.PathLike) -> Path:
     """The file or folder of weights (`convert.sources.find_networks`) that `given` stands for.
 
-    given: a path; a zip or tar archive, unpacked into the cache; a folder with one model somewhere below, as nnU-Net's
-    Task.../TRAINER__PLANS/fold_0; an address (`parse_address`), fetched into the cache.
+    given: the name of the packaged model; a path; a zip or tar archive, unpacked into the cache; a folder with one
+    model somewhere below, as nnU-Net's Task.../TRAINER__PLANS/fold_0; an address (`parse_address`), fetched into the
+    cache.
     Raises InputError if an address leads nowhere, an archive is damaged, several models are below a folder, or the
     name is of a published model that is not here. A path that leads to nothing comes back as it is.
     """
     if isinstance(given, str) and is_address(given):
         return _below(fetch(given), given)
-    path = Path(given)
+    path = Path(or_packaged(given))
     if isinstance(given, str) and not path.exists() and (model := known_name(given)) is not None:
         raise InputError(
             f"{model.name} is not fetched by itself.",

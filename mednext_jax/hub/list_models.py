@@ -11,12 +11,15 @@ from mednext_jax.hub.fetched import Fetched, all_fetched
 from mednext_jax.hub.known import BRIDGES, DOI, KNOWN
 from mednext_jax.io.json_file import read_json
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.weights.directory import DESCRIPTION
+from mednext_jax.weights.directory import DESCRIPTION, notice_of
+from mednext_jax.weights.packaged import FOLDER, NAME, packaged_model
 
 
 def list_models() -> str:
-    """The published models with their place in the published tree, then each entry of the cache, as text."""
-    lines = [f"published, to download by hand (DOI {DOI}, {BRIDGES}):"]
+    """The packaged model, the published ones with their place in the published tree, entries of the cache, as text."""
+    about = notice_of(read_json(packaged_model() / DESCRIPTION)["provenance"])
+    lines = ["in this package, what predict takes without -m:", f"  {NAME}: {about}", f"    -m {NAME}, {FOLDER}"]
+    lines.append(f"published, to download by hand (DOI {DOI}, {BRIDGES}):")
     for model in KNOWN:
         lines += [f"  {model.name}: {model.about}", f"    {'-m' if model.is_mednext else 'in'} {model.path}"]
     found = [

@@ -26,11 +26,11 @@ from mednext_jax.inference.run_record import (
     refuse_output,
     require_same,
 )
-from mednext_jax.inference.scan_record import FOLDER, ScanRecord, record_path_of
+from mednext_jax.inference.scan_record import ScanRecord
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.atomic import refuse_existing
 from mednext_jax.io.lock import locked
-from mednext_jax.io.scan_list import LISTED, RECORD, VOLUMES, records_in
+from mednext_jax.io.scan_list import LISTED, RECORD, SCAN_RECORDS, VOLUMES, records_in, scan_record_path
 from mednext_jax.quantify.scan_tables import ScanTables
 from mednext_jax.quantify.tables import COHORT
 
@@ -150,7 +150,7 @@ def _give_up(folder: Path, scans: Sequence[Scan], settings: dict[str, Any]) -> N
                     (folder / part_name(name, other)).unlink(missing_ok=True)
     if part == (1, 1):
         known = {scan.case for scan in scans}
-        for path in sorted((folder / FOLDER).glob("*.json")):
+        for path in sorted((folder / SCAN_RECORDS).glob("*.json")):
             record = ScanRecord.read(path)
             if record is not None and record.case == path.stem and record.case not in known:
                 path.unlink()
@@ -160,7 +160,7 @@ def _give_up(folder: Path, scans: Sequence[Scan], settings: dict[str, Any]) -> N
 
 
 def _read(folder: Path, case: str) -> ScanRecord | None:
-    return ScanRecord.read(folder / record_path_of(case))
+    return ScanRecord.read(folder / scan_record_path(case))
 
 
 def _is_inside(name: str) -> bool:

@@ -73,6 +73,8 @@ def plan(
         print(failure)
     for model, path in zip(settings["models"], predictor.paths, strict=True):
         print(f"model    {shown(path)}, sha256 {model['sha256']}")
+    for line in predictor.notices:
+        print(f"         {line}")
     print(f"tiles    {sum(one.tiles for one in planned)} at most, of {predictor.recipe.patch_size} voxels (d, h, w)")
     seconds = _seconds(predictor, planned, list(before.values()), uncertainty)
     said = "not known for this device: the run says after its second scan" if seconds is None else _in_words(seconds)

@@ -1,8 +1,10 @@
 """What about a scan, or about its result, asks for a look: words in the column `flags` of volumes.tsv.
 
 Of one scan:
-    voxel size        more than 1.5 times the size that the model computes in, or as much below it
-    contrast          the file's name or header tells another contrast than the model's channel
+    voxel size        more than 1.5 times the size that the model computes in, or as much below it; larger than any that
+                      its table of thresholds knows
+    contrast          the file's name or header tells another contrast than the model's channel, or one that its table
+                      of thresholds does not know
     skull, no skull   a whole head for a model of extracted brains, or the other way round
     edge              more than a fifth of the clusters lie within two voxels of an extracted brain's edge
     count unlike training, volume unlike training
@@ -22,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import Problem
-from mednext_jax.inference.unlike_model import contradiction
-from mednext_jax.io.contrast import contrast_in
+from mednext_jax.inference.unlike_model import contradiction, is_foreign
+from mednext_jax.io.contrast import contrast_in, scan_contrast
 from mednext_jax.io.geometry import is_far
 from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.threshold_table import is_coarser, row_for
 
 EDGE_SHARE, EDGE_VOXELS, EDGE_CLUSTERS = 0.2, 2, 5
 FAR_FROM_TRAINING = 2.0
@@ -38,8 +41,11 @@ _COHORT_FLAGS = {"count": ("few PVS", "many PVS"), "volume_mm3": ("small volume"
 
 def scan_flags(recipe: Recipe, files: Sequence[Path], spacing: Sequence[float], brain_extracted: bool) -> list[str]:
     """The flags of a scan that was read, by its `files` (one a channel) and its voxels of `spacing` (d, h, w) mm."""
-    found = [VOXEL_SIZE] if is_far(spacing, recipe.spacing) else []
-    if any(
+    contrast = scan_contrast(files[0]) if recipe.thresholds and len(files) == 1 else None
+    row = row_for(recipe.thresholds, contrast, max(spacing))
+    too_coarse = row is not None and is_coarser(row, max(spacing))
+    found = [VOXEL_SIZE] if too_coarse or is_far(spacing, recipe.spacing) else []
+    if is_foreign(contrast, recipe) or any(
         contradiction(file, contrast_in(channel)) for file, channel in zip(files, recipe.channel_names, strict=True)
     ):
         found.append(CONTRAST)

@@ -76,7 +76,8 @@ class LoadedScan:
     are scaled in it only, or None. scaling: (c, 5), rows of `Scaling`. properties: where the box lies in the scan.
     origin: of the box in what is stored; before: in the network's volume. starts: (n, 3), of the tiles.
     foreground: boolean, in the box; what is not set is background whatever the network says. None: no such voxels.
-    brain_extracted: whether zeros lie around it. grid: of the scan's file. seconds: wall time of each stage so far.
+    brain_extracted: whether zeros lie around it. grid: of the scan's file. contrast: as names tell it. seconds: wall
+    time of each stage so far.
     """
 
     volume: np.ndarray
@@ -90,6 +91,7 @@ class LoadedScan:
     foreground: np.ndarray | None = None
     brain_extracted: bool = False
     grid: Grid | None = None
+    contrast: str | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

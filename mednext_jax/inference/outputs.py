@@ -27,12 +27,20 @@ from mednext_jax.inference.flags import EDGE, SEPARATOR, edge_flag, training_fla
 from mednext_jax.inference.gather import write_failed
 from mednext_jax.inference.predictor import Segmentation
 from mednext_jax.inference.run_record import of_a_scan, part_name, record_path
-from mednext_jax.inference.scan_record import FOLDER, FileState, ScanRecord, record_path_of
+from mednext_jax.inference.scan_record import FileState, ScanRecord
 from mednext_jax.inference.scans import Scan
 from mednext_jax.io.bids import DESCRIPTION, IGNORES
 from mednext_jax.io.geometry import voxel_volume
 from mednext_jax.io.nifti import image_like, write_image
-from mednext_jax.io.scan_list import LISTED, RECORD, VOLUMES, ListedScan, write_scan_list
+from mednext_jax.io.scan_list import (
+    LISTED,
+    RECORD,
+    SCAN_RECORDS,
+    VOLUMES,
+    ListedScan,
+    scan_record_path,
+    write_scan_list,
+)
 from mednext_jax.measure.clusters import label_clusters
 from mednext_jax.quantify.members import Members
 from mednext_jax.quantify.scan_tables import ScanTables, table_texts
@@ -143,7 +151,7 @@ class Outputs:
             of_maps = {targets.map_of(n): image_like(v, result.mask, np.float32) for n, v in maps.items()}
             images = {targets.labels: labels_image(found, result.mask)} | of_maps | images
             texts |= table_texts(targets, found, scan.bids_sources)
-        side_cars = derivative.side_cars(scan, self._settings["threshold"], maps)
+        side_cars = derivative.side_cars(scan, result.threshold, maps)
         if brain is not None:
             images = {derivative.brain_path(scan): brain[0]} | images
             side_cars |= derivative.brain_side_car(scan, brain[1])
@@ -160,8 +168,9 @@ class Outputs:
                 write_image(files[target], image)
             if not lacks:
                 states = {target.as_posix(): FileState.of(path) for target, path in sorted(files.items())}
-                record = ScanRecord(scan.case, tuple(inputs), of_a_scan(self._settings), states, row)
-                files[record_path_of(scan.case)] = waiting
+                made_with = of_a_scan(self._settings)
+                record = ScanRecord(scan.case, tuple(inputs), made_with, states, row, result.threshold)
+                files[scan_record_path(scan.case)] = waiting
                 _write(waiting, record.text())
             self._place(scan, files, row)
         finally:
@@ -222,7 +231,7 @@ class Outputs:
             for path in (*map(self._path, names), *(self._folder / name for name in _OF_BIDS)):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            (self._folder / FOLDER).rmdir()
+            (self._folder / SCAN_RECORDS).rmdir()
 
     def _write_tables(self) -> None:
         self.list_scans()
@@ -248,7 +257,7 @@ class Outputs:
                 raise WorkError("The run was stopped.")
             if scan.bids_sources and not (self._folder / DESCRIPTION).exists():
                 self._describe_derivative()
-            (self._folder / record_path_of(scan.case)).unlink(missing_ok=True)
+            (self._folder / scan_record_path(scan.case)).unlink(missing_ok=True)
             placed = []
             try:
                 for target, written in files.items():

@@ -30,12 +30,13 @@ from mednext_jax.io.nifti_header import NIFTI_ENDINGS
 from mednext_jax.parallel.processes import checked_together, initialise, leaving_at_once, meet
 from mednext_jax.quantify.one_scan import Counting
 from mednext_jax.quantify.scan_tables import ScanTables
+from mednext_jax.weights.packaged import NAME
 
 
 def predict(
     inputs: str | Path,
     output: str | Path,
-    models: str | Path | Sequence[str | Path],
+    models: str | Path | Sequence[str | Path] | None = None,
     threshold: float | None = None,
     tta: bool = True,
     step: float = 0.5,
@@ -68,6 +69,7 @@ def predict(
     gives a derivative, sub-.../anat/..._space-orig_label-PVS_mask.nii.gz and _probseg.nii.gz with side-cars. Besides:
     volumes.tsv (scan, 26-connected clusters, mm3, seconds), prediction.json (models, settings, software, and at the end
     what the run did: `RunReport`) and scans.json (each scan's files, and what failed).
+    models: by default the packaged one, trained on simulated PVS alone (`weights.packaged`).
     part: (k, n) takes every n-th of the sorted scans from the k-th, for n processes that write into one folder. When
     several processes were started together (`parallel.processes.initialise`), each takes its part by itself.
     suffix: the scans of a BIDS data set, one per channel ("T2w", or "T1w,FLAIR"), if the model's channels do not say.
@@ -122,6 +124,7 @@ def predict(
                 )
             if not tables and (regions, region_names) != (None, None):
                 raise InputError("Regions are for tables, and there are to be none.", hint="leave --no-tables out")
+            models = NAME if models is None else models
             predictor = Predictor(
                 [models] if isinstance(models, str | Path) else list(models),
                 threshold=threshold,
@@ -151,11 +154,14 @@ def predict(
         todo = [scan for scan in scans if not outputs.has(scan)]
         log = CohortProgress(len(scans), len(scans) - len(todo), log=outputs.log, level=level)
         others = images_left_out(inputs) if k == 1 else []
-        headers = [*warnings_of(todo, predictor.recipe), *unlike_model(todo, predictor.recipe)]
+        unlike = unlike_model(todo, predictor.recipe, predictor.thresholds)
+        headers = [*warnings_of(todo, predictor.recipe), *unlike]
         for warnings in (others, _changed(changed_since(output, todo)), headers):
             log.warn(warnings)
             report.keep(warnings)
         models_ = f"{len(predictor.paths)} model{'s' * (len(predictor.paths) > 1)}"
+        for line in predictor.notices:
+            log.say(line)
         log.begin(f"{models_}, {settings['device']}", sorted({failure.case for failure in failures}))
         outputs.take(failures)
         tiles = log.tiles if log.shows_tiles else None

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mednext_jax.errors import InputError, Problem, is_out_of_memory
+from mednext_jax.errors import InputError, Problem, is_out_of_memory, shown
 from mednext_jax.hub.open_model import open_models
 from mednext_jax.inference.flags import skull_flag
 from mednext_jax.inference.on_device import (
@@ -31,6 +31,7 @@ from mednext_jax.inference.on_device import (
 from mednext_jax.inference.sliding_window import Network, Window
 from mednext_jax.inference.tile_batch import choose_tile_batch
 from mednext_jax.io.brain_masks import read_brain
+from mednext_jax.io.contrast import scan_contrast
 from mednext_jax.io.geometry import voxel_warnings
 from mednext_jax.io.nifti import Grid, channel_problems, from_volume, image_like, read_scan, to_volume
 from mednext_jax.io.voxels import Source, is_array
@@ -42,12 +43,13 @@ from mednext_jax.preprocess.crop import Region, find_region
 from mednext_jax.preprocess.normalise import find_scaling
 from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.preprocess.trip import Properties, place_scan
-from mednext_jax.weights.directory import Model
+from mednext_jax.weights.directory import Model, notice_of
 from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.threshold_table import row_for
 
 _LOG = logging.getLogger(__name__)
-# Recipe fields in which the models of an ensemble may differ: the threshold is the first one's.
-FREE_FIELDS = ("threshold", "brain_extracted")
+# Recipe fields in which the models of an ensemble may differ: thresholds are the first one's.
+FREE_FIELDS = ("threshold", "thresholds", "brain_extracted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Segmentation:
     """A segmented scan. Mask and probability leave the device when one of them is first asked for.
 
     mask: uint8; 0 background, else the label. probability: float32, of any foreground. Both lie on the grid of the
-    input file (affine, sform, qform, units). seconds: wall time of each stage.
+    input file (affine, sform, qform, units). seconds: wall time of each stage. threshold: that the mask was decided by;
+    None: by the most probable class.
     """
 
     decided: Slabs
@@ -65,6 +68,7 @@ class Segmentation:
     grid: Grid
     seconds: dict[str, float]
     brain_extracted: bool = False
+    threshold: float | None = None
 
     @property
     def mask(self) -> nib.Nifti1Image:
@@ -99,7 +103,8 @@ class Predictor:
 
     step: distance of tiles as a fraction of the patch. tta: average over mirrors (the recipe's `mirror_axes`).
     threshold: a voxel is foreground if its foreground probability is above; None takes the recipe's (0.5 equals the
-    argmax of two classes); with three or more classes None is the argmax.
+    argmax of two classes), where it has a table that of the scan's contrast and voxel size; with three or more classes
+    None is the argmax.
     tile_batch: tiles computed at once by a device; None chooses by its free memory. Halved when memory runs out.
     devices: those that share the tiles of a scan; None takes all of this process.
     skip_background: leave out tiles without a non-zero voxel of the scan. Their answer is taken to be background, and
@@ -108,8 +113,10 @@ class Predictor:
     hold nothing else are not computed, if the scan's brain was extracted (judged by the share of these zeros).
     "compute": the network's answer stands everywhere, as nnU-Net's does.
     Attributes: paths (of the models; None for one in memory), given (the texts that they were opened from), configs (as
-    they are computed here), recipe, threshold, window, skip_background, background, training_ranges (counts and volumes
-    of the training's labels, of models that tell them).
+    they are computed here), recipe, threshold (of scans that have none of their own), thresholds (the table that is
+    obeyed, empty if a threshold was given), window, skip_background, background, notices (a line of each model that
+    wants something told of it), training_ranges (counts and volumes of the training's labels, of models that tell
+    them).
     Raises InputError for a model directory that is not whole, or models with different recipes.
     """
 
@@ -147,9 +154,18 @@ class Predictor:
         self.given = [None if isinstance(item, Model) else str(item) for item, _ in opened]
         self.recipe = loaded[0].recipe
         told = [model.provenance.get("training_range") for model in loaded]
+        told_of = [(item, notice_of(m.provenance)) for item, m in opened]
+        self.notices = list(
+            dict.fromkeys(
+                f"{shown('the model' if isinstance(item, Model) else item)}: {shown(notice)}"
+                for item, notice in told_of
+                if notice is not None
+            )
+        )
         self.training_ranges = [one for one in told if isinstance(one, Mapping)]
         packages(self.recipe.optional_steps)  # before any work
         self.threshold = self.recipe.decision_threshold if threshold is None else threshold
+        self.thresholds = self.recipe.thresholds if threshold is None else ()
         devices = jax.local_devices() if devices is None else devices
         self.window = Window(
             self.recipe.patch_size,
@@ -160,6 +176,7 @@ class Predictor:
             or min(choose_tile_batch(_for_device(m.config), self.recipe.patch_size, devices[0]) for m in loaded),
             mesh=None if len(devices) == 1 else Mesh(np.array(devices), ("tiles",)),
             regions=self.recipe.regions_class_order,
+            temperature=float(self.recipe.temperature),
         )
         self.skip_background, self.background = skip_background, background
         place = None if self.window.mesh is None else NamedSharding(self.window.mesh, PartitionSpec())
@@ -215,7 +232,9 @@ class Predictor:
         except InputError as error:
             raise InputError.of(dataclasses.replace(p, file=p.file or files) for p in error.problems) from None
         seconds = {"read": read - start, "prepare": time.perf_counter() - read}
-        return dataclasses.replace(loaded, grid=grid, seconds=seconds)
+        name = channels[0] if isinstance(channels[0], str | os.PathLike) else images[0].get_filename()
+        contrast = scan_contrast(name) if len(images) == 1 and name is not None else None
+        return dataclasses.replace(loaded, grid=grid, contrast=contrast, seconds=seconds)
 
     def infer(self, loaded: LoadedScan, tiles: Callable[[int, int], None] | None = None) -> Segmentation:
         """The device's part: evidence, and what it decides; it has computed when this returns.
@@ -227,7 +246,7 @@ class Predictor:
         assert loaded.grid is not None  # `load` read it from a file
         seconds = {**loaded.seconds, "device": time.perf_counter() - start}
         about = loaded.origin, loaded.properties, loaded.foreground, loaded.grid, seconds, loaded.brain_extracted
-        return Segmentation(decided, *about)
+        return Segmentation(decided, *about, self.threshold_of(loaded))
 
     def finish(self, segmentation: Segmentation) -> Segmentation:
         """The host's last part: from the device, and from the box to the scan's grid, as images."""
@@ -249,8 +268,13 @@ class Predictor:
             self.window = dataclasses.replace(self.window, tile_batch=fewer)
 
     def decide(self, loaded: LoadedScan, evidence: jax.Array) -> Slabs:
-        """`decide_box` with the predictor's threshold."""
-        return decide_box(loaded, evidence, self.window, self.threshold)
+        """`decide_box` with the scan's threshold."""
+        return decide_box(loaded, evidence, self.window, self.threshold_of(loaded))
+
+    def threshold_of(self, loaded: LoadedScan) -> float | None:
+        """The threshold that decides of this scan; None is its most probable class."""
+        row = row_for(self.thresholds, loaded.contrast, max(loaded.properties.spacing))
+        return self.threshold if row is None else float(row["threshold"])
 
     def _place(self, volume: np.ndarray, spacing: Sequence[float], files: str | None) -> LoadedScan:
         """Crop, find the intensity scaling, and store the box; warns of a scan that is unlike the training scans."""

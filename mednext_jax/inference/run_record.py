@@ -20,7 +20,7 @@ from mednext_jax.io.json_file import read_json
 from mednext_jax.io.scan_list import RECORD, records_in
 from mednext_jax.quantify.scan_tables import ScanTables
 from mednext_jax.version import __version__
-from mednext_jax.weights.directory import DESCRIPTION
+from mednext_jax.weights.directory import DESCRIPTION, notice_of
 
 HIDDEN = ".predict"  # how the names of lock files and of the hidden folder begin
 EXISTS = "The output exists already and is not overwritten"
@@ -45,11 +45,16 @@ def describe_run(
     for path in predictor.paths:
         stored = {} if path is None else read_json(path / DESCRIPTION)
         about = {"path": str(path), "sha256": stored.get("weights", {}).get("sha256")}
+        if (notice := notice_of(stored.get("provenance", {}))) is not None:
+            about["notice"] = notice
         models.append(about | {"spacing": predictor.recipe.spacing, "orientation": predictor.recipe.orientation})
     return {
         "inputs": inputs.resolve().as_posix(),
         "models": models,
         "threshold": predictor.threshold,
+        # Of a model with a table; each scan's own is in its record.
+        **({"thresholds": [dict(row) for row in predictor.thresholds]} if predictor.thresholds else {}),
+        **({"temperature": predictor.recipe.temperature} if predictor.recipe.temperature != 1 else {}),
         "mirror_axes": list(predictor.window.mirror_axes),
         "step": predictor.window.step,
         "skip_background": predictor.skip_background,

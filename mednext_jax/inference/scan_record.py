@@ -1,8 +1,9 @@
 """A small record of each scan that is done, written after all its outputs: from which files, how, and what came out.
 
-records/CASE.json holds the sha256, size and time of each input and output, the models' sha256 and the settings, and the
-scan's row of volumes.tsv. A scan is done if its record fits the input and the settings of today, and its outputs are
-whole. A file whose size and time are as recorded is taken to be the same; any other is read and its sha256 compared.
+records/CASE.json holds the sha256, size and time of each input and output, the models' sha256 and the settings, the
+threshold that decided, and the scan's row of volumes.tsv. A scan is done if its record fits the input and the settings
+of today, and its outputs are whole. A file whose size and time are as recorded is taken to be the same; any other is
+read and its sha256 compared.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from typing import Any
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import read_json
-
-FOLDER = "records"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +55,7 @@ class ScanRecord:
     made_with: Mapping[str, Any]
     outputs: Mapping[str, FileState]
     row: Mapping[str, Any]
+    threshold: float | None = None
 
     def text(self) -> str:
         """The record as JSON."""
@@ -72,6 +72,7 @@ class ScanRecord:
                 dict(value["made_with"]),
                 {name: _state(one) for name, one in value["outputs"].items()},
                 dict(value["row"]),
+                None if value.get("threshold") is None else float(value["threshold"]),
             )
         except (InputError, OSError, AttributeError, KeyError, TypeError, ValueError):
             return None
@@ -87,11 +88,6 @@ class ScanRecord:
     def is_whole(self, folder: Path) -> bool:
         """Whether the outputs in `folder` are those that were written."""
         return all(state.is_of(folder / name) for name, state in self.outputs.items())
-
-
-def record_path_of(case: str) -> Path:
-    """Where the record of a case lies in the output folder."""
-    return Path(FOLDER, f"{case}.json")
 
 
 def _state(value: Mapping[str, Any]) -> FileState:

@@ -55,6 +55,7 @@ class Window:
     bucket: int = 64
     mesh: Mesh | None = None
     regions: tuple[int, ...] | None = None  # the recipe's regions_class_order
+    temperature: float = 1.0  # that logits are divided by
 
     @property
     def tiles_at_once(self) -> int:
@@ -134,6 +135,8 @@ def _evidence(window: Window, apply: Callable, params: Params, x: jax.Array) -> 
     if isinstance(logits, tuple):
         logits = logits[0]  # deep supervision: full resolution first
     logits = logits.astype(jnp.float32)
+    if window.temperature != 1:
+        logits = logits / window.temperature
     if window.kind == "sigmoid":
         return logits
     if window.kind == "softmax":

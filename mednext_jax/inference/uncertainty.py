@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mednext_jax.inference.on_device import LoadedScan, compute_evidence, decide_box, to_host
+from mednext_jax.inference.on_device import LoadedScan, compute_evidence, to_host
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.nifti import from_volume
 from mednext_jax.quantify.members import ENTROPY, SD_FOLDS, SD_MIRRORS, Members
@@ -23,7 +23,8 @@ def find_members(predictor: Predictor, loaded: LoadedScan) -> Members:
     """
     grid = loaded.grid
     assert grid is not None  # `Predictor.load` read it from a file
-    threshold = 0.5 if predictor.threshold is None else predictor.threshold
+    decides = predictor.threshold_of(loaded)
+    threshold = 0.5 if decides is None else decides
     models, mirrors = len(predictor.networks), _mirrors(predictor)
     shape = loaded.properties.shape
     by_mirror = [np.zeros(shape, np.float32) for _ in mirrors]
@@ -65,7 +66,7 @@ def _probabilities(
     for axes in mirrors:
         turned = _mirrored(loaded, axes, window.patch_size)
         evidence = compute_evidence(turned, [predictor.networks[model]], window)
-        decided = decide_box(turned, evidence, window, predictor.threshold)
+        decided = predictor.decide(turned, evidence)
         _, probability = to_host(decided, turned.origin, placed, turned.foreground)
         probability[box] = np.flip(probability[box], axes)
         yield probability

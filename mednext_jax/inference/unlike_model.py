@@ -7,21 +7,36 @@ from pathlib import Path
 
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.inference.scans import CHANNEL, Scan
-from mednext_jax.io.contrast import LONGEST_T1, SHORTEST_T2, contrast_in, echo_contradicts, echo_time
+from mednext_jax.io.contrast import LONGEST_T1, SHORTEST_T2, contrast_in, echo_contradicts, echo_time, scan_contrast
 from mednext_jax.io.nifti_names import stem
 from mednext_jax.io.voxels import open_voxels
 from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.threshold_table import ThresholdRow, contrasts_of
 
 
-def unlike_model(scans: Iterable[Scan], recipe: Recipe) -> list[Problem]:
+def unlike_model(
+    scans: Iterable[Scan], recipe: Recipe, thresholds: Sequence[ThresholdRow] | None = None
+) -> list[Problem]:
     """Warnings of what the scans' names and headers contradict in the recipe.
 
     A file whose name, or whose header's echo time, tells another contrast than its channel's; nothing is said where the
     channel's name tells none ("MRI", "channel_0"), or the file does not. A file of nnU-Net's numbering whose other
-    channels the model does not see.
+    channels the model does not see. A scan in no contrast of the model's table of thresholds, or, where this table
+    decides (`thresholds`, by default the recipe's), one whose contrast is not known.
     """
     scans = list(scans)
-    return [*_other_contrasts(scans, recipe), *_more_channels(scans, recipe)]
+    decides = bool(recipe.thresholds if thresholds is None else thresholds)
+    return [
+        *_other_contrasts(scans, recipe),
+        *_more_channels(scans, recipe),
+        *(problem for scan in scans if (problem := _without_row(scan, recipe, decides)) is not None),
+    ]
+
+
+def is_foreign(contrast: str | None, recipe: Recipe) -> bool:
+    """Whether a scan is of a contrast that the model's table of thresholds does not know."""
+    known = contrasts_of(recipe.thresholds)
+    return bool(known) and contrast is not None and contrast not in known
 
 
 def _other_contrasts(scans: Sequence[Scan], recipe: Recipe) -> list[Problem]:
@@ -40,6 +55,20 @@ def _more_channels(scans: Sequence[Scan], recipe: Recipe) -> list[Problem]:
             what, hint = "The scan has more channels than the model, which sees the first.", "take a model of them all"
             found.append(Problem(what, str(scan.files[0]), f"1: {names}", f"at least 2: {there}", hint, "W"))
     return found
+
+
+def _without_row(scan: Scan, recipe: Recipe, decides: bool) -> Problem | None:
+    known = contrasts_of(recipe.thresholds)
+    if not known or len(scan.files) != 1:
+        return None
+    contrast, file = scan_contrast(scan.files[0]), str(scan.files[0])
+    if is_foreign(contrast, recipe):
+        what = "The scan is in no contrast that the model knows; its result may be meaningless."
+        return Problem(what, file, ", ".join(known), contrast, severity="W")
+    if contrast is None and decides:
+        what = f"No name tells the scan's contrast; the model's general threshold, {recipe.threshold:g}, is taken."
+        return Problem(what, file, f"a name such as CASE_{known[0]}.nii.gz", severity="W")
+    return None
 
 
 def contradiction(file: Path, channel: str | None) -> Problem | None:

@@ -119,6 +119,15 @@ def _as_version_2(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def channels_of(content: Any) -> tuple[str, ...]:
+    """The names of the channels that a dataset.json tells; none if it does not tell them."""
+    if not isinstance(content, dict):
+        return ()
+    problems: list[Problem] = []
+    names = _channels(_as_version_2(content).get("channel_names"), Path(), problems)
+    return () if problems else names
+
+
 def _channels(value: Any, file: Path, problems: list[Problem]) -> tuple[str, ...]:
     names = value if isinstance(value, dict) else {}
     keys = sorted(names, key=lambda key: -1 if (number := whole_number(key)) is None else number)

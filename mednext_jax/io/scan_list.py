@@ -1,19 +1,21 @@
-"""scans.json of a prediction: which files each case was made from, where its outputs are, and what failed.
+"""What a prediction says of its scans: its files, where its outputs are, what failed, what decided.
 
-volumes.tsv tells the scans that are done; what shows a mask on its scan, or says why there is none, reads this list.
+volumes.tsv tells the scans that are done; what shows a mask on its scan, or says why there is none, reads scans.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import read_json
 
 LISTED, RECORD, VOLUMES = "scans.json", "prediction.json", "volumes.tsv"
+SCAN_RECORDS = "records"  # the folder with a record of each scan that is done
 LIST_LIMIT = 2**28  # bytes; 10,000 scans take some MiB
 
 
@@ -34,6 +36,25 @@ class ListedScan:
 def records_in(folder: Path) -> list[Path]:
     """The descriptions of all runs of `predict` in a folder: of one, or of the parts of a cohort."""
     return sorted(folder.glob("prediction*.json"))
+
+
+def scan_record_path(case: str) -> Path:
+    """Where the record of a case lies in the output folder."""
+    return Path(SCAN_RECORDS, f"{case}.json")
+
+
+def decided_by(folder: Path, case: str, record: Mapping[str, Any]) -> Any:
+    """The threshold that made a scan's mask: that of the run's `record`, or of a model with a table the scan's own.
+
+    None: the most probable class, or it is not known.
+    """
+    if not record.get("thresholds"):
+        return record.get("threshold")
+    try:
+        own = read_json(folder / scan_record_path(case))
+    except (InputError, OSError):
+        return None
+    return own.get("threshold") if isinstance(own, dict) else None
 
 
 def write_scan_list(path: Path, scans: Iterable[ListedScan]) -> None:

@@ -12,7 +12,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.bids import SUFFIXES
 from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nifti_names import few, files_below, is_scan_name, stem
-from mednext_jax.io.scan_list import ListedScan, read_scan_list
+from mednext_jax.io.scan_list import ListedScan, decided_by, read_scan_list
 from mednext_jax.io.table_cell import unquoted
 
 TABLES, RECORDS, LISTS = "volumes*.tsv", "prediction*.json", "scans*.json"
@@ -23,8 +23,8 @@ CHANNEL_ENDING = "_0000"  # nnU-Net's first channel
 class PredictedScan:
     """One scan of a prediction. `image`: the first channel that was segmented, None if it was not found.
 
-    tables: the folder that holds what `quantify` wrote of it; `record` is that of the run, `volumes` its row of
-    volumes.tsv.
+    tables: the folder that holds what `quantify` wrote of it; `record` is that of the run with the scan's
+    threshold, `volumes` its row of volumes.tsv.
     """
 
     tables: Path
@@ -114,7 +114,8 @@ def _predicted(
             probability = mask.with_name(f"{stem(mask).removesuffix('_mask')}_probseg.nii.gz")
     image = images.of(case, listed.files if listed is not None else ())
     tables = tables / mask.parent.relative_to(folder)
-    return PredictedScan(tables, case, mask, probability, image, record, row)
+    own = {**record, "threshold": decided_by(folder, case, record)}
+    return PredictedScan(tables, case, mask, probability, image, own, row)
 
 
 class _Images:

@@ -85,6 +85,7 @@ def read_scan_files(scan: PredictedScan) -> ScanFiles:
     else:
         hint = "say where the scans are: mednext-jax report OUT --scans FOLDER"
         problems.append(_warning("The scan was not found; the pictures show the probability alone.", hint=hint))
+    problems += _notices(scan)
     maps = {name: read_uncertainty(path, mask, scan.mask) for name, path in uncertainty_maps(scan).items()}
     return ScanFiles(mask, image, probability, problems, maps)
 
@@ -96,6 +97,13 @@ def uncertainty_maps(scan: PredictedScan) -> dict[str, Path]:
         places = {name: scan.mask.parent / files.map_of(name) for name in MAP_TOPS}
         found |= {name: path for name, path in places.items() if path.is_file()}
     return found
+
+
+def _notices(scan: PredictedScan) -> list[Problem]:
+    """What the models of the run want everyone to be told."""
+    models = scan.record.get("models")
+    told = [model.get("notice") for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    return [_warning(f"Of the model: {notice}.") for notice in dict.fromkeys(told) if isinstance(notice, str)]
 
 
 def _far_from_models(image: nib.Nifti1Image, scan: PredictedScan) -> list[Problem]:

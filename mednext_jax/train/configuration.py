@@ -72,7 +72,9 @@ class TrainConfig:
         "which rows: the last of each batch (nnU-Net), or each by chance",
     )
     model: MedNeXtConfig = MedNeXtConfig.variant("L", kernel_size=5, deep_supervision=True)
-    init_from: str = setting("", TEXT, "a model directory whose weights to start from (fine-tuning)")
+    init_from: str = setting(
+        "", TEXT, "a model directory whose weights to start from (fine-tuning), or `without_labels`: the packaged model"
+    )
     upkern: bool = setting(
         False, SWITCH, "enlarge the kernels of `init_from` to this network's (UpKern, Roy et al. 2023)"
     )

@@ -36,6 +36,7 @@ from mednext_jax.train.state import TrainState, new_state
 from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
 from mednext_jax.weights.directory import Model, load_model
+from mednext_jax.weights.packaged import or_packaged
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
@@ -237,7 +238,7 @@ def _weights_of(config: TrainConfig, architecture: MedNeXtConfig) -> Any:
 
     `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). Raises InputError if they differ else.
     """
-    path = config.init_from
+    path = or_packaged(config.init_from)
     model = load_model(path)
     theirs, params = model.config, model.params
     kernel = architecture.encoder_kernel_size

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
@@ -33,6 +34,8 @@ from mednext_jax.weights.safetensors_file import read_tensors
 FORMAT, FORMAT_VERSION = "mednext-jax-model", 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 _PARTS = ("format", "format_version", "architecture", "recipe", "provenance", "weights")
+_NOTICE = 500  # characters
+_STORED = ("float32", "float16")  # types of the weights in a file; a network's are float32
 _RECONVERT = "write the model again with this version of mednext-jax"
 
 
@@ -53,15 +56,20 @@ def save_model(
     params: Mapping[str, Any],
     recipe: Recipe,
     provenance: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
 ) -> Path:
     """Write a model directory at `path`, whole or not at all.
 
-    `provenance`: JSON values that say where the weights come from.
-    Raises InputError if `path` exists, the parts do not fit one another, or weights are not finite, and WorkError if
-    the disk is full.
+    `provenance`: JSON values that say where the weights come from. half: in float16, rounded to 3 digits, which are
+    loaded as float32.
+    Raises InputError if `path` exists, the parts do not fit one another, or weights are not finite (as float16), and
+    WorkError if the disk is full.
     """
     recipe.check_fits(config)
     state = to_torch_names(config, params)
+    if half:
+        state = {name: _halved(name, x) for name, x in state.items()}
     with atomic_directory(path) as folder:
         weights = folder / WEIGHTS
         try:
@@ -77,6 +85,7 @@ def save_model(
             "weights": {"file": WEIGHTS, "bytes": weights.stat().st_size, "sha256": sha256(weights)},
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+        weights.chmod((folder / DESCRIPTION).stat().st_mode)  # the package's own files are for their owner alone
     return Path(path)
 
 
@@ -154,23 +163,63 @@ def read_thresholds(path: str | os.PathLike) -> dict[Path, Recipe]:
 def set_threshold(path: str | os.PathLike, threshold: float, about: Mapping[str, Any]) -> list[Path]:
     """Let a model, or each model of an ensemble, decide by another threshold; returns the model.json written.
 
-    Each file is replaced in one step. `about` (JSON values) and the former threshold stand in the provenance, as
+    Each file is replaced in one step. A table of thresholds by contrast and voxel size gives way, so that the threshold
+    holds for every scan. `about` (JSON values), the former threshold and the table stand in the provenance, as
     "threshold". Raises InputError for what `read_thresholds` refuses, or a threshold that is none.
     """
     recipes = read_thresholds(path)
     for file, recipe in recipes.items():
-        description = _read_description(file)
-        description["recipe"] = dataclasses.replace(recipe, threshold=threshold).to_dict()
-        description["provenance"]["threshold"] = {"before": recipe.threshold, **about}
-        with atomic_file(file) as temporary:
-            temporary.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+        before: dict[str, Any] = {"before": recipe.threshold}
+        if recipe.thresholds:
+            before["thresholds_before"] = [dict(row) for row in recipe.thresholds]
+        after = dataclasses.replace(recipe, threshold=threshold, thresholds=())
+        _rewrite(file, after, {"threshold": before | dict(about)})
     return list(recipes)
+
+
+def set_calibration(path: str | os.PathLike, recipe: Recipe, about: Mapping[str, Any]) -> list[Path]:
+    """Give a model, or each model of an ensemble, the temperature and the thresholds of `recipe`; returns the files.
+
+    Each model.json is replaced in one step; `about` (JSON values) stands in the provenance, as "calibration". Raises
+    InputError for what `read_thresholds` refuses.
+    """
+    named = {name: getattr(recipe, name) for name in ("temperature", "thresholds", "threshold")}
+    recipes = read_thresholds(path)
+    for file, before in recipes.items():
+        _rewrite(file, dataclasses.replace(before, **named), {"calibration": dict(about)})
+    return list(recipes)
+
+
+def _rewrite(file: Path, recipe: Recipe, provenance: Mapping[str, Any]) -> None:
+    """Replace the recipe of a model.json, and add to its provenance."""
+    description = _read_description(file)
+    description["recipe"] = recipe.to_dict()
+    description["provenance"] |= provenance
+    with atomic_file(file) as temporary:
+        temporary.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+
+
+def _halved(name: str, x: np.ndarray) -> np.ndarray:
+    if np.abs(x).max(initial=0) > np.finfo(np.float16).max:
+        raise InputError(
+            "A weight is too large for float16.",
+            expected=f"at most {np.finfo(np.float16).max:g}",
+            found=f"{name}: {np.abs(x).max():g}",
+            hint="write the model in float32",
+        )
+    return x.astype(np.float16)
 
 
 def sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def notice_of(provenance: Mapping[str, Any]) -> str | None:
+    """What a model wants everyone to be told who uses it: the line "notice" of its provenance, if it has one."""
+    notice = provenance.get("notice")
+    return " ".join(notice.split())[:_NOTICE] if isinstance(notice, str) and notice.strip() else None
 
 
 def of_workdir(path: Path) -> Path:
@@ -290,7 +339,8 @@ def _read_weights(file: Path, claim: dict[str, Any], config: MedNeXtConfig) -> P
     tensors = read_tensors(file)
     shapes = expected_shapes(config)
     found = {name: (str(x.dtype), x.shape) for name, x in tensors.items()}
-    wrong = [name for name, shape in shapes.items() if found.get(name, ("float32", shape)) != ("float32", shape)]
+    stored = {name: [(kind, shape) for kind in _STORED] for name, shape in shapes.items()}
+    wrong = [name for name, kinds in stored.items() if found.get(name, kinds[0]) not in kinds]
     if wrong or set(found) != set(shapes):
         missing, surplus = sorted(set(shapes) - set(found)), sorted(set(found) - set(shapes))
         first = (missing + surplus + wrong)[0]

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from mednext_jax.errors import InputError, Problem
 from mednext_jax.model.config import EXTENT_MULTIPLE, MedNeXtConfig
 from mednext_jax.preprocess.preprocessing import OLD_NAMES, Preprocessing, is_number, is_three
+from mednext_jax.weights.threshold_table import EXPECTED as THRESHOLDS_EXPECTED
+from mednext_jax.weights.threshold_table import ThresholdRow, is_threshold_table
 
 MAX_LABELS = 256  # a mask is uint8
 
@@ -30,6 +32,9 @@ class Recipe(Preprocessing):
     mirror_axes: tuple[int, ...] = (0, 1, 2)  # of test-time augmentation
     average: str = "logits"  # what tiles, mirrors and models are averaged in: "logits" or "softmax"
     threshold: float = 0.5  # of the foreground probability
+    # Thresholds by contrast and voxel size (weights.threshold_table); without a row `threshold`.
+    thresholds: tuple[ThresholdRow, ...] = ()
+    temperature: float = 1.0  # that logits are divided by, so that probabilities are true (Guo et al. 2017)
 
     owner: ClassVar[str] = "recipe"
 
@@ -72,6 +77,15 @@ class Recipe(Preprocessing):
             ),
             "average": (self.average in ("logits", "softmax"), '"logits" or "softmax"'),
             "threshold": (is_number(self.threshold) and 0 < self.threshold < 1, "a number between 0 and 1"),
+            "thresholds": (
+                is_threshold_table(self.thresholds)
+                and (not self.thresholds or not isinstance(labels, Mapping) or self.decision_threshold is not None),
+                THRESHOLDS_EXPECTED,
+            ),
+            "temperature": (
+                is_number(self.temperature) and 0.01 <= self.temperature <= 100,
+                "a number from 0.01 to 100; 1 leaves the logits as they are",
+            ),
         }
 
     @property

@@ -45,6 +45,22 @@ def test_flags_of_one_scan():
     assert scan_flags(unknown, [Path("a.nii.gz")], (9.0, 9.0, 9.0), True) == []
 
 
+def test_a_scan_beyond_the_table_of_thresholds_is_flagged():
+    row = {"contrast": "T1w", "largest_voxel": 2.0, "threshold": 0.3}
+    recipe = Recipe(channel_names=("MRI",), thresholds=(row,))
+    flags = {
+        (name, edge): scan_flags(recipe, [Path(name)], (edge, 1.0, 1.0), False)
+        for name in ("a_T1w.nii.gz", "a_T2w.nii.gz", "a.nii.gz")
+        for edge in (2.0, 2.1)
+    }
+    assert flags.pop(("a_T1w.nii.gz", 2.1)) == ["voxel size"]
+    assert flags == {
+        ("a_T1w.nii.gz", 2.0): [],
+        **{("a_T2w.nii.gz", edge): ["contrast"] for edge in (2.0, 2.1)},
+        **{("a.nii.gz", edge): [] for edge in (2.0, 2.1)},
+    }
+
+
 def test_clusters_at_the_brain_s_edge():
     inside = np.zeros((40, 40, 40), bool)
     inside[5:35, 5:35, 5:35] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -12,12 +13,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mednext_jax import main as command_line
 from mednext_jax.errors import InputError, WorkError
 from mednext_jax.inference.outputs import Outputs
 from mednext_jax.inference.predict import predict
 from mednext_jax.inference.predictor import Predictor
-from mednext_jax.io.scan_list import read_scan_list
+from mednext_jax.io.scan_list import decided_by, read_scan_list
 from mednext_jax.measure.clusters import label_clusters
+from mednext_jax.weights import packaged
+from mednext_jax.weights.directory import load_model, save_model
 
 pytestmark = pytest.mark.core
 
@@ -52,6 +56,76 @@ def test_a_folder(models, scans, tmp_path, capsys):
     assert about["threshold"] == 0.5 and len(about["models"][0]["sha256"]) == 64
     printed = capsys.readouterr().out
     assert "[3/3] case" in printed and "scans an hour" in printed
+
+
+TABLE = ({"contrast": "T1w", "largest_voxel": 2.0, "threshold": 0.25},)
+
+
+def test_each_scan_s_threshold_is_recorded(variant, save_scan, tmp_path):
+    model = variant(channel_names=("MRI",), thresholds=TABLE, threshold=0.6)
+    for number, name in enumerate(("sub-1_T1w", "sub-2")):
+        save_scan(tmp_path / "scans" / f"{name}.nii.gz", seed=number)
+    out = tmp_path / "out"
+    predict(tmp_path / "scans", out, model, tta=False)
+    about = json.loads((out / "prediction.json").read_text())
+    assert about["threshold"] == 0.6 and about["thresholds"] == [dict(TABLE[0])]
+    for case, threshold in (("sub-1_T1w", 0.25), ("sub-2", 0.6)):
+        assert json.loads((out / "records" / f"{case}.json").read_text())["threshold"] == threshold
+        mask, probability = (nib.load(out / f"{case}_{kind}.nii.gz") for kind in ("mask", "probability"))
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(probability.dataobj) > threshold)
+        assert decided_by(out, case, about) == threshold
+    # the run goes on with the same table, and with no other
+    assert len(predict(tmp_path / "scans", out, model, tta=False)) == 2
+    other = variant(channel_names=("MRI",), thresholds=({**TABLE[0], "threshold": 0.3},), threshold=0.6)
+    with pytest.raises(InputError, match="thresholds"):
+        predict(tmp_path / "scans", out, other, tta=False)
+    predict(tmp_path / "scans", tmp_path / "own", model, 0.4, tta=False)
+    about = json.loads((tmp_path / "own" / "prediction.json").read_text())
+    assert about["threshold"] == 0.4 and "thresholds" not in about
+
+
+@pytest.fixture
+def packaged_one(models, tmp_path, monkeypatch):
+    """A small model in the place of the packaged one."""
+    model = load_model(models[0])
+    recipe = dataclasses.replace(model.recipe, channel_names=("MRI",), thresholds=TABLE)
+    folder = save_model(tmp_path / "packaged", model.config, model.params, recipe, {"notice": "not\x1b for patients"})
+    monkeypatch.setattr(packaged, "FOLDER", folder)
+    return folder
+
+
+def test_without_a_model_the_packaged_one_is_taken_and_told_about(packaged_one, scans, tmp_path, capsys):
+    scan = scans / "case0_0000.nii.gz"
+    rows = predict(scan, tmp_path / "out", tta=False)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "for patients" in line]
+    assert line == "without_labels: not\\x1b for patients"
+    about = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert about["models"][0]["path"] == str(packaged_one) and about["models"][0]["notice"].startswith("not")
+    assert about["run"]["models"][0]["given"] == "without_labels"
+    named = predict(scan, tmp_path / "named", "without_labels", tta=False)
+    assert [row["count"] for row in named] == [row["count"] for row in rows]
+    predict(scan, tmp_path / "dry", tta=False, dry_run=True)
+    assert "without_labels: not" in capsys.readouterr().out
+
+
+def test_the_command_without_a_model(packaged_one, scans, save_scan, tmp_path, capsys):
+    def run(*arguments):
+        return command_line.main(["predict", "--no-tta", *map(str, arguments)])
+
+    save_scan(tmp_path / "sub-1_PD.nii.gz")
+    assert run("-i", tmp_path / "sub-1_PD.nii.gz", "-o", tmp_path / "out") == 0
+    assert "in no contrast that the model knows" in capsys.readouterr().out
+    # two channels for a model of one, a model that is not there, and 4-D
+    for channel in range(2):
+        save_scan(tmp_path / "two" / f"a_{channel:04d}.nii.gz")
+    assert run("-i", tmp_path / "two", "-o", tmp_path / "no") == 2
+    assert "has not the channels of the model" in capsys.readouterr().err
+    assert run("-i", scans, "-o", tmp_path / "no", "-m", tmp_path / "without_label") == 2
+    assert "does not exist" in capsys.readouterr().err
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8, 3), np.float32), np.eye(4)), tmp_path / "four.nii.gz")
+    assert run("-i", tmp_path / "four.nii.gz", "-o", tmp_path / "no") == 2
+    assert "4" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 
 def test_a_model_of_brain_extracted_scans_takes_their_masks(models, variant, scans, tmp_path):

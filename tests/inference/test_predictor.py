@@ -292,6 +292,53 @@ def test_the_recipes_threshold_is_the_default(variant):
     assert Predictor(variant(threshold=0.3)).threshold == 0.3
 
 
+TABLE = (
+    {"contrast": "T1w", "largest_voxel": 1.2, "threshold": 0.4},
+    {"contrast": "T1w", "largest_voxel": 3.0, "threshold": 0.5},
+    {"contrast": "T2w", "largest_voxel": 3.0, "threshold": 0.6},
+)
+
+
+def test_a_scan_is_decided_by_the_threshold_of_its_contrast_and_voxel_size(predictor, variant, save_scan, tmp_path):
+    table = Predictor(variant(channel_names=("MRI",), threshold=0.55, thresholds=TABLE), tta=False)
+    fine, coarse = np.diag([1.0, 1.1, 0.9, 1]), np.diag([1.0, 1.3, 0.9, 1])
+    for name, affine, threshold in (
+        ("a_T1w", fine, 0.4),
+        ("b_T1w", coarse, 0.5),
+        ("c_T2w", fine, 0.6),
+        ("d", fine, 0.55),
+        ("e_PD", fine, 0.55),
+    ):
+        path = save_scan(tmp_path / f"{name}.nii.gz", affine=affine)
+        found = table(path)
+        probability = np.asarray(predictor(path).probability.dataobj)
+        assert found.threshold == threshold and 0 < (probability > threshold).mean() < 1
+        np.testing.assert_array_equal(np.asarray(found.probability.dataobj), probability)
+        np.testing.assert_array_equal(np.asarray(found.mask.dataobj), probability > threshold)
+    own = Predictor(variant(thresholds=TABLE), tta=False, threshold=0.45)(tmp_path / "a_T1w.nii.gz")
+    assert own.threshold == 0.45
+    assert predictor(tmp_path / "a_T1w.nii.gz").threshold == 0.5
+
+
+def test_a_temperature_divides_the_logits(predictor, variant, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz")
+    p = np.asarray(predictor(path).probability.dataobj, np.float64)
+    for average in ("logits", "softmax"):
+        cooler = Predictor(variant(temperature=2.0, average=average), tta=False)(path)
+        expected = 1 / (1 + np.exp(-np.log(p / (1 - p)) / 2))
+        # the softmax averages tiles after the division; with one tile it is the same, with more a little off
+        tolerance = 1e-5 if average == "logits" else 0.05
+        np.testing.assert_allclose(np.asarray(cooler.probability.dataobj), expected, atol=tolerance)
+
+
+def test_a_temperature_of_1_changes_no_program(models, variant, save_scan, tmp_path):
+    path = save_scan(tmp_path / "a.nii.gz")
+    Predictor(models[0], tta=False)(path)
+    before = sw._add_tiles._cache_size()
+    Predictor(variant(temperature=1), tta=False)(path)
+    assert sw._add_tiles._cache_size() == before
+
+
 def test_ensemble_averages_logits_and_compiles_no_second_network(models, predictor, save_scan, tmp_path):
     path = save_scan(tmp_path / "a.nii.gz")
     second = Predictor(models[1], tta=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import nibabel as nib
@@ -59,6 +60,30 @@ def test_a_channel_that_the_model_does_not_see_is_named(tmp_path):
     assert "case_0001.nii.gz" in problem.found and problem.expected == "1: T2w"
     (tmp_path / "case_0001.nii.gz").unlink()
     assert unlike_model(scans, T2W) == []
+
+
+KNOWS = Recipe(
+    channel_names=("MRI",),
+    threshold=0.4,
+    thresholds=tuple({"contrast": c, "largest_voxel": 2.0, "threshold": 0.3} for c in ("T1w", "FLAIR")),
+)
+
+
+def test_a_scan_in_no_contrast_that_the_model_knows_is_named(tmp_path):
+    names = ("a_T1w.nii.gz", "b_flair.nii.gz", "c_T2w.nii.gz", "d_PD.nii.gz", "e.nii.gz")
+    scans = [scan(tmp_path / name) for name in names]
+    t2w, pd, unknown = unlike_model(scans, KNOWS)
+    assert "no contrast that the model knows" in t2w.what == pd.what
+    assert (t2w.expected, t2w.found, pd.found) == ("T1w, FLAIR", "T2w", "PD")
+    assert "general threshold, 0.4" in unknown.what and unknown.file.endswith("e.nii.gz")
+    # a threshold of the user's leaves nothing to say of the scan without a name
+    assert unlike_model(scans, KNOWS, ()) == [t2w, pd]
+
+
+def test_a_table_for_any_contrast_knows_them_all(tmp_path):
+    row = {"contrast": None, "largest_voxel": 2.0, "threshold": 0.3}
+    recipe = dataclasses.replace(KNOWS, thresholds=(*KNOWS.thresholds, row))
+    assert unlike_model([scan(tmp_path / name) for name in ("c_T2w.nii.gz", "e.nii.gz")], recipe) == []
 
 
 def test_a_file_that_cannot_be_read_is_left_to_its_reader(tmp_path):

@@ -22,7 +22,7 @@ def valid():
     return config
 
 
-@pytest.mark.parametrize("source", ["demo", "mednext", "mednext:B/5", "mednet_pvs_t1w", "mednet_pvs_t2w"])
+@pytest.mark.parametrize("source", ["demo", "mednext", "mednext:B/5", "mednet_pvs_t1w", "mednet_pvs_t2w", "fine_tune"])
 def test_every_recipe_needs_only_the_data_and_goes_by_name_and_by_file(source, tmp_path, monkeypatch):
     name, colon, argument = source.partition(":")
     by_file = load_config(f"{CONFIGS / name}.py{colon}{argument}", ["--config.data=prepared"])

@@ -15,7 +15,16 @@ import safetensors.numpy
 from mednext_jax.convert.sources import read_sources
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.weights.directory import load_model, load_models, read_recipes, save_model, set_threshold, sha256
+from mednext_jax.weights.directory import (
+    load_model,
+    load_models,
+    notice_of,
+    read_recipes,
+    save_model,
+    set_calibration,
+    set_threshold,
+    sha256,
+)
 from mednext_jax.weights.names import DUMMY, expected_shapes, from_torch_names, to_torch_names
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.safetensors_file import read_tensors
@@ -63,6 +72,28 @@ def test_round_trip(model, params):
     assert loaded.provenance == {"source": "a test"}
     before, after = to_torch_names(CONFIG, params), to_torch_names(loaded.config, loaded.params)
     assert all(before[key].tobytes() == after[key].tobytes() for key in before)
+
+
+def test_float16_weights_are_loaded_as_float32(tmp_path, params):
+    halved = save_model(tmp_path / "half", CONFIG, params, RECIPE, half=True)
+    tensors = read_tensors(halved / "model.safetensors")
+    assert {x.dtype.name for x in tensors.values()} == {"float16"}
+    before, after = (to_torch_names(CONFIG, p) for p in (params, load_model(halved).params))
+    assert all(x.dtype == np.float32 and np.array_equal(x, before[k].astype(np.float16)) for k, x in after.items())
+    (one,) = read_sources(halved).values()  # `convert` and `info` read them, too
+    assert one.params["stem"]["bias"].dtype == np.float32
+
+
+def test_a_weight_beyond_float16_is_refused(tmp_path, params):
+    large = {**params, "stem": {**params["stem"], "bias": params["stem"]["bias"] + np.float32(1e5)}}
+    with pytest.raises(InputError, match="(?s)too large for float16.*stem.bias"):
+        save_model(tmp_path / "half", CONFIG, large, RECIPE, half=True)
+    assert not (tmp_path / "half").exists()
+
+
+def test_others_may_read_the_weights_as_they_may_the_description(model):
+    modes = {(model / name).stat().st_mode for name in ("model.json", "model.safetensors")}
+    assert len(modes) == 1
 
 
 def test_the_weights_load_strictly_into_a_torch_module_with_the_same_keys(model):
@@ -117,9 +148,69 @@ def test_a_model_of_version_0_1_0_spells_a_field_otherwise(model):
     assert load_model(model).recipe == dataclasses.replace(RECIPE, optional_steps=("n4", "brain"))
 
 
+def test_a_model_of_version_0_1_0_has_one_threshold_and_no_temperature(model):
+    edit(model, lambda d: [d["recipe"].pop(name) for name in ("thresholds", "temperature")])
+    assert load_model(model).recipe == RECIPE
+
+
+TABLE = ({"contrast": "T1w", "largest_voxel": 1.2, "threshold": 0.4},)
+
+
+def calibrated(path):
+    """A model of background and PVS with a table of thresholds; returns its folder."""
+    config = dataclasses.replace(CONFIG, in_channels=1, num_classes=2, deep_supervision=False)
+    state = {key: np.ones(shape, np.float32) for key, shape in expected_shapes(config).items()}
+    recipe = Recipe(thresholds=TABLE, temperature=1.5)
+    return save_model(path, config, from_torch_names(config, state), recipe, {"notice": " for\n tests "})
+
+
+def test_a_table_of_thresholds_gives_way_to_one_threshold_and_is_kept(tmp_path):
+    model = calibrated(tmp_path / "model")
+    assert load_model(model).recipe.thresholds == TABLE and load_model(model).recipe.temperature == 1.5
+    set_threshold(model, 0.25, {"criterion": "dice"})
+    after = load_model(model)
+    assert (after.recipe.threshold, after.recipe.thresholds, after.recipe.temperature) == (0.25, (), 1.5)
+    assert after.provenance["threshold"] == {
+        "before": 0.5, "thresholds_before": [dict(TABLE[0])], "criterion": "dice"
+    }  # fmt: skip
+    assert notice_of(after.provenance) == "for tests"
+
+
+def test_a_calibration_sets_temperature_and_thresholds_alone(tmp_path):
+    model = calibrated(tmp_path / "model")
+    before = load_model(model)
+    new = dataclasses.replace(before.recipe, temperature=2.0, thresholds=(), threshold=0.3, mirror_axes=())
+    assert set_calibration(model, new, {"scans": 3}) == [model / "model.json"]
+    after = load_model(model)
+    assert after.recipe == dataclasses.replace(new, mirror_axes=before.recipe.mirror_axes)
+    assert after.provenance["calibration"] == {"scans": 3}
+
+
+@pytest.mark.parametrize(
+    "provenance", [{}, {"notice": 3}, {"notice": " "}, {"notice": None}, {"notice": ["a"]}], ids=str
+)
+def test_a_notice_that_is_none_is_not_told(provenance):
+    assert notice_of(provenance) is None and len(notice_of({"notice": "x" * 9999})) == 500
+
+
+@pytest.mark.parametrize(
+    "table",
+    [3, "T1w", [3], [{}], [{**TABLE[0], "contrast": "T3w"}], [{**TABLE[0], "threshold": 2}], [*TABLE, *TABLE]],
+    ids=str,
+)
+def test_a_broken_table_of_thresholds_is_refused_by_name(tmp_path, table):
+    model = calibrated(tmp_path / "model")
+    edit(model, lambda d: d["recipe"].update(thresholds=table))
+    with pytest.raises(InputError, match="(?s)thresholds is not valid.*model.json.*largest_voxel"):
+        load_model(model)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (lambda d: d["recipe"].update(thresholds=[dict(TABLE[0])]), "thresholds"),  # three classes: the argmax
+        (lambda d: d["recipe"].update(temperature=0), "temperature"),
+        (lambda d: d["recipe"].update(temperature="1"), "temperature"),
         (lambda d: d.pop("recipe"), "'recipe' is missing"),
         (lambda d: d.pop("weights"), "'weights' is missing"),
         (lambda d: d.update(extra=1), "'extra' is unknown"),
