@@ -2,7 +2,7 @@
 
     pip install "jax[tpu]"
     python -m tools.tpu_blocks --topology v5e:2x4 --blocks same0,up0
-    python -m tools.tpu_blocks --variant L/5 --mode forward
+    python -m tools.tpu_blocks --variant L/5 --mode forward --form xla
 
 Blocks are named by what they do to the extents (same, down, up) and the level of the finer side, 0 the finest. Each is
 compiled alone, in bfloat16 as it is trained (depthwise outputs kept, the rest recomputed), on whole volumes. Floor: the
@@ -66,16 +66,18 @@ def floor_seconds(kind: Any, level: int, mode: str, batch: int, extent: int, chi
     return max(2 * moved / chip.bandwidth, 2 * voxels * products / chip.peak)
 
 
-def lower_block(kind: Any, level: int, mode: str, batch: int, extent: int, device: Any, ops: Any = None) -> Any:
-    """One block, lowered for `device`: forward, or its output and all gradients with recomputation; `ops` XLA's."""
+def lower_block(kind: Any, level: int, mode: str, batch: int, extent: int, device: Any, ops: Any) -> Any:
+    """One block, lowered for `device`: forward, or its output and all gradients with recomputation.
+
+    Activations come and go as they lie between two blocks over `ops`.
+    """
     import jax
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
     from mednext_jax.model.blocks import MedNeXtBlock, MedNeXtDownBlock, MedNeXtUpBlock
-    from mednext_jax.ops.local import LocalOps
 
-    ops, place = ops or LocalOps(device.platform), SingleDeviceSharding(device)
+    place = SingleDeviceSharding(device)
     make = {"block": MedNeXtBlock, "down": MedNeXtDownBlock, "up": MedNeXtUpBlock}[kind.block]
     block = make(kind.channels, kind.out_channels, kind.hidden // kind.channels, kind.kernel_size, ops=ops)
     finer, coarser = extent >> level, extent >> level + 1
@@ -90,12 +92,12 @@ def lower_block(kind: Any, level: int, mode: str, batch: int, extent: int, devic
     }[kind.block]
 
     def apply(params: Any, *x: Any) -> Any:
-        return ops.leave(block.apply({"params": params}, *map(ops.enter, x)))
+        return block.apply({"params": params}, *x)
 
     # Parameters do not depend on the layout of activations.
     plain = make(kind.channels, kind.out_channels, kind.hidden // kind.channels, kind.kernel_size)
     params = jax.eval_shape(lambda: plain.init(jax.random.key(0), *(jnp.zeros(x.shape, x.dtype) for x in inputs)))
-    params = params["params"]
+    params, inputs = params["params"], [jax.eval_shape(ops.enter, x) for x in inputs]
     kept = jax.checkpoint(apply, policy=jax.checkpoint_policies.save_only_these_names("halo", "dw"))
 
     def train(params: Any, gradient: Any, *x: Any) -> Any:
@@ -118,6 +120,7 @@ def main() -> None:
     parser.add_argument("--blocks", help="same0, down1, up2, ...; all of the network's by default")
     parser.add_argument("--mode", type=some_of(MODES), default=["train"])
     parser.add_argument("--batch", type=int, default=2, help="volumes a chip")
+    parser.add_argument("--form", choices=("kernels", "xla"), default="kernels", help="kernels; or XLA's operations")
     parser.add_argument("--extent", type=int, default=128, help="voxels along each axis of the finest level")
     parser.add_argument("--top", type=int, default=0, help="show so many of each block's slowest kernels")
     arguments = parser.parse_args()
@@ -128,6 +131,10 @@ def main() -> None:
 
     dump = start_dump()
     device = devices_of(arguments.topology)[0]
+    from mednext_jax.kernels.mosaic.lane_ops import LaneOps
+    from mednext_jax.ops.local import LocalOps
+
+    ops = LaneOps() if arguments.form == "kernels" else LocalOps(device.platform)
     chip = CHIPS[device.device_kind]
     print(
         "| block | times | mode | schedule (ms) | estimate (ms) | floor (ms) | temporaries (MiB) | compile (s) |\n"
@@ -139,7 +146,7 @@ def main() -> None:
         kind, level, count = known[name]
         for mode in arguments.mode:
             start = time.monotonic()
-            lowered = lower_block(kind, level, mode, arguments.batch, arguments.extent, device)
+            lowered = lower_block(kind, level, mode, arguments.batch, arguments.extent, device, ops)
             floor = floor_seconds(kind, level, mode, arguments.batch, arguments.extent, chip)
             head = f"| {name}, {kind} | {count} | {mode}"
             try:

@@ -10,9 +10,9 @@ from jax import Array, lax
 
 # Phi(x) is about (1 + tanh(x p(x^2))) / 2: the coefficients of p, from the constant on, that make the largest error of
 # x Phi(x) least, by reweighted least squares over -8 .. 8.
-_TANH = (0.797508, 0.0370056, -0.000351517)
+TANH = (0.797508, 0.0370056, -0.000351517)
 # x^2 from which p is taken as constant: before its maximum, and where tanh is 1 to float32.
-_SATURATED = 40.0
+SATURATED = 40.0
 
 
 @jax.custom_jvp
@@ -55,8 +55,8 @@ def _gelu_by_tanh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 
 
 def _cdf_by_tanh(x: Array) -> Array:
-    first, second, third = _TANH
-    squared = jnp.minimum(x * x, _SATURATED)
+    first, second, third = TANH
+    squared = jnp.minimum(x * x, SATURATED)
     return 0.5 + 0.5 * jnp.tanh(x * (first + squared * (second + squared * third)))
 
 

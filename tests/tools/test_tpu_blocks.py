@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import pytest
 
+from mednext_jax.ops.local import LocalOps
 from tools import tpu_blocks
 from tools.tpu_schedule import Chip
 
@@ -39,7 +40,7 @@ def test_the_least_time_of_a_block():
 @pytest.mark.parametrize("name", ["same1", "down1", "up1"])
 def test_a_block_is_lowered_with_its_gradients(name):
     kind, level, _ = tpu_blocks.blocks_of("S/3")[name]
-    lowered = tpu_blocks.lower_block(kind, level, "train", 1, 16, jax.devices()[0])
+    lowered = tpu_blocks.lower_block(kind, level, "train", 1, 16, jax.devices()[0], LocalOps("tpu"))
     y, (_, *dx) = lowered.out_info
     assert y.shape == (1, *[4 if name == "down1" else 8] * 3, kind.out_channels)
     assert dx[0].shape == (1, *[4 if name == "up1" else 8] * 3, kind.channels)
