@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
@@ -131,4 +132,5 @@ class LocalOps:
             front_padding=front_padding,
             in_chunks=self._form == "blocks",
             split=split,
+            tpu=(self.platform or jax.default_backend()) == "tpu",
         )

@@ -2,7 +2,7 @@
 
 Weights come from the left, W^T X, with channels in the sublanes and voxels in the lanes, so nothing is transposed; many
 lines stand side by side in one product. The hidden layer lives in VMEM only, the backward pass forms it anew. GELU is
-ops.gelu's function to 3e-5, with the normal distribution as (1 + tanh(z p(z^2))) / 2: tanh has a unit of its own.
+`ops.gelu.gelu_by_tanh`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from jax.experimental.pallas import tpu as pltpu
 from mednext_jax.kernels.mosaic.instance_norm import InstanceNorm
 from mednext_jax.kernels.mosaic.layout import Lines
 from mednext_jax.ops.correlate import divisor_up_to
+from mednext_jax.ops.gelu import SATURATED, TANH
 from mednext_jax.ops.mlp import MLPWeights
 
-# p(q) = _P[0] + q (_P[1] + q _P[2]), least squares with weights toward the least greatest error of z Phi(z): 2.5e-5.
-_P = (0.7975078812565347, 0.03700564870957801, -0.00035151722400066207)
-_TURNS = 40.0  # z^2 above which the polynomial would fall again; tanh is 1 long before
 _LINES = 64  # lines of one step of the grid
 _JOINED = 16  # lines side by side in one product, if its hidden layer has at most as many numbers as below
 _HIDDEN, _HIDDEN_BACKWARD = 2**19, 2**18
@@ -229,19 +227,19 @@ def _backward_kernel(
 
 
 def _twice_gelu(z: Array) -> Array:
-    return z + z * _twice_normal(z, jnp.minimum(z * z, _TURNS))
+    return z + z * _twice_normal(z, jnp.minimum(z * z, SATURATED))
 
 
 def _twice_gelu_and_slope(z: Array) -> tuple[Array, Array]:
     """2 gelu(z) and its derivative."""
-    q = jnp.minimum(z * z, _TURNS)
+    q = jnp.minimum(z * z, SATURATED)
     t = _twice_normal(z, q)
     return z + z * t, 1 + t + z * (jnp.exp(-0.5 * q) * math.sqrt(2 / math.pi))
 
 
 def _twice_normal(z: Array, q: Array) -> Array:
     """2 Phi(z) - 1 for q, the square of z."""
-    return jnp.tanh(z * (_P[0] + q * (_P[1] + q * _P[2])))
+    return jnp.tanh(z * (TANH[0] + q * (TANH[1] + q * TANH[2])))
 
 
 def _kept(line: Array, lines: Lines, front: bool, x: Array) -> Array:

@@ -6,6 +6,7 @@ In float32, too, except where words of two channels are what is tested: bfloat16
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from mednext_jax.kernels.mosaic import depthwise, words, xla_depthwise
 from mednext_jax.kernels.mosaic.instance_norm import ThroughNorm
