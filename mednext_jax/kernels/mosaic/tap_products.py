@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from mednext_jax.kernels.mosaic import words
 from mednext_jax.kernels.mosaic.layout import inside
 from mednext_jax.kernels.mosaic.taps import Taps
-from mednext_jax.kernels.mosaic.words import SUBLANES, Step, each
+from mednext_jax.kernels.mosaic.words import SUBLANES, GridStep, each
 
 
 def correlate(
@@ -30,7 +30,7 @@ def correlate(
     plane of each axis if that is `front` padding.
     """
     n, c = x.shape[0], x.shape[3]
-    step = Step.of(taps, c, x.dtype, 1 if beside is None else 2)
+    step = GridStep.of(taps, c, x.dtype, 1 if beside is None else 2)
     target = taps.target
     masks, counted, kept = _mask_words(taps, step), _counted(step, front), _kept(taps, front=False)
     arguments = [
@@ -57,7 +57,7 @@ def correlate(
         scratch_shapes=[
             step.source_words(),
             step.target_words(),
-            pltpu.VMEM((step.channels, taps.matrices, taps.source.lanes, target.lanes), x.dtype),
+            pltpu.VMEM((step.channels, taps.matrices, taps.source.lanes // step.per_word, target.lanes), jnp.uint32),
         ],
         compiler_params=_parameters(),
         cost_estimate=_cost(taps, x, n, 2),
@@ -77,7 +77,7 @@ def kernel_gradient(
     """
     n, c = x.shape[0], x.shape[3]
     u, affine = (None, None) if through is None else through
-    step = Step.of(taps, c, x.dtype, 3 if through else 1)
+    step = GridStep.of(taps, c, x.dtype, 3 if through else 1)
     target = taps.target
     masks, kept = jnp.asarray(taps.masks, jnp.float32), _kept(taps, front)
     profiles = _of_channels(step, taps.matrices, masks.shape[0], target.lanes)
@@ -113,7 +113,7 @@ def kernel_gradient(
     return taps.kernel_gradient(found[0]), found[1] if through else g
 
 
-def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> None:
+def _correlate_kernel(*refs: Any, step: GridStep, front: bool, given: list[bool]) -> None:
     of_arguments = iter(refs)
     arguments: list[Any] = [next(of_arguments) if here else None for here in given]
     x_ref, profiles_ref, masks_ref, bias_ref, counted_ref, kept_ref, beside_ref = arguments
@@ -146,7 +146,7 @@ def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) ->
                 channel = step.per_word * word + i
                 total = jnp.zeros((step.planes * step.lines, taps.target.lanes), jnp.float32)
                 for term in terms:
-                    total += _product(rows(term, i), matrices_ref[channel, term.matrix], 1)
+                    total += _product(rows(term, i), words.from_words(matrices_ref[channel, term.matrix], dtype), 1)
                 sum_over = _counted_only(total, counted_ref, step, phase, j, block, front)
                 eights = sum_over.reshape(-1, SUBLANES, taps.target.lanes)
                 sums_ref[0, 0, channel] += eights.sum(0)
@@ -166,7 +166,7 @@ def _correlate_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) ->
     _each_target_line(step, put)
 
 
-def _gradient_kernel(*refs: Any, step: Step, front: bool, given: list[bool]) -> None:
+def _gradient_kernel(*refs: Any, step: GridStep, front: bool, given: list[bool]) -> None:
     of_arguments = iter(refs)
     arguments: list[Any] = [next(of_arguments) if here else None for here in given]
     x_ref, g_ref, u_ref, affine_ref, kept_ref, masks_ref = arguments
@@ -228,8 +228,8 @@ def _clear(ref: Any, here: Array) -> None:
     lax.fori_loop(0, jnp.where(here, ref.shape[0], 0), part, None)
 
 
-def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: Step, channels: Array) -> None:
-    """The matrices of so many of the step's channels, (input lanes, output lanes) each."""
+def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: GridStep, channels: Array) -> None:
+    """The matrices of so many of the step's channels, (input lanes, output lanes) each, in words of rows."""
     taps, lanes = step.taps, step.taps.coarse.lanes
     rows = SUBLANES * step.per_word  # of one register
     shifts = [rows * part * taps.stride % lanes for part in range(lanes // rows)]
@@ -243,8 +243,10 @@ def _form_matrices(profiles_ref: Any, masks_ref: Any, matrices_ref: Any, step: S
                 first = words.to_words(rolled.astype(step.dtype))
                 parts = [pltpu.roll(first, shift, 1) if shift else first for shift in shifts]
                 matrix = matrix | jnp.concatenate(parts) & masks_ref[i]
-            turned = words.from_words(matrix, step.dtype)
-            matrices_ref[c, m] = turned if taps.scatter else turned.astype(jnp.float32).T.astype(step.dtype)
+            if not taps.scatter:
+                turned = words.from_words(matrix, step.dtype).astype(jnp.float32).T
+                matrix = words.to_words(turned.astype(step.dtype))
+            matrices_ref[c, m] = matrix
 
         each(taps.matrices, form, most=8)
 
@@ -268,7 +270,7 @@ def _rolled_back(x: Array, shift: int) -> Array:
 
 
 def _counted_only(
-    rows: Array, counted_ref: Any, step: Step, phase: tuple[int, int], j: Array, block: Array, front: bool
+    rows: Array, counted_ref: Any, step: GridStep, phase: tuple[int, int], j: Array, block: Array, front: bool
 ) -> Array:
     """`rows` (planes lines, lanes) with zeros where they are no voxels of the output."""
     taps = step.taps
@@ -288,7 +290,7 @@ def _counted_only(
     return rows
 
 
-def _each_product(step: Step, body: Any) -> None:
+def _each_product(step: GridStep, body: Any) -> None:
     """`body(word, block of lines)` for all of a step."""
 
     def words_of(word: Array, _: None) -> None:
@@ -297,7 +299,7 @@ def _each_product(step: Step, body: Any) -> None:
     lax.fori_loop(0, step.words, words_of, None)
 
 
-def _each_target_line(step: Step, body: Any) -> None:
+def _each_target_line(step: GridStep, body: Any) -> None:
     """`body(plane, line)` for all of a step's output."""
 
     def plane(q: Array, _: None) -> None:
@@ -306,7 +308,7 @@ def _each_target_line(step: Step, body: Any) -> None:
     lax.fori_loop(0, step.target_planes, plane, None)
 
 
-def _mask_words(taps: Taps, step: Step) -> Array:
+def _mask_words(taps: Taps, step: GridStep) -> Array:
     """`taps.masks` as words of the matrices' rows."""
     bits = np.where(taps.masks, np.uint32(2 ** (32 // step.per_word) - 1), np.uint32(0)).astype(np.uint64)
     parts = [bits[:, i :: step.per_word] << (16 * i) for i in range(step.per_word)]
@@ -321,7 +323,7 @@ def _kept(taps: Taps, front: bool) -> Array | None:
     return jnp.asarray(np.where(_voxels(taps, front), np.uint32(2**32 - 1), np.uint32(0)))[:, None]
 
 
-def _counted(step: Step, front: bool) -> Array | None:
+def _counted(step: GridStep, front: bool) -> Array | None:
     """Which lines of each phase hold voxels that count, (phases, lines, lanes) float32; none where all do."""
     lines = step.taps.target_steps[1]
     counted = np.zeros((step.target_lines, step.taps.target.lanes), np.float32)
@@ -349,7 +351,7 @@ def _in_lanes(x: Array, lanes: int) -> Array:
     return jnp.broadcast_to(x.astype(jnp.float32)[..., None], (*x.shape, lanes))
 
 
-def _of_channels(step: Step, *shape: int) -> pl.BlockSpec:
+def _of_channels(step: GridStep, *shape: int) -> pl.BlockSpec:
     return pl.BlockSpec((step.channels, *shape), lambda c, n, j: (c, *(0 for _ in shape)))
 
 

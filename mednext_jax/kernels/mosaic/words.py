@@ -27,7 +27,7 @@ _UNROLLED = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class GridStep:
     """What one step of a depthwise kernel's grid (channel blocks, samples, blocks of planes) covers, and how it is cut.
 
     `planes` and `lines` count outputs of one phase; `lines` of a plane are those of one product.
@@ -41,7 +41,7 @@ class Step:
     dtype: jnp.dtype
 
     @classmethod
-    def of(cls, taps: Taps, channels: int, dtype: jnp.dtype, targets: int) -> Step:
+    def of(cls, taps: Taps, channels: int, dtype: jnp.dtype, targets: int) -> GridStep:
         """The step for `channels` in all, with so many arrays of the output's shape."""
         block = _CHANNELS if channels % _CHANNELS == 0 else channels
         planes = -(-taps.target.d // taps.target_steps[0])
