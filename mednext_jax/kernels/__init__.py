@@ -21,4 +21,6 @@ Tests of files that have none of their own name:
 `instance_norm`: tests/kernels/mosaic/test_lane_blocks.py
 `lane_ops`: tests/kernels/mosaic/test_lane_blocks.py
 `xla_depthwise`: tests/kernels/mosaic/test_lane_blocks.py
+`tap_products`: tests/kernels/mosaic/test_depthwise.py
+`words`: tests/kernels/mosaic/test_depthwise.py
 """

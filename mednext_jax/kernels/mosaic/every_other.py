@@ -99,7 +99,7 @@ def _product(x: Array, moves: Array) -> Array:
 
 
 def _moves(coarse: Lines, odd: bool) -> np.ndarray:
-    """For each fine line beside a coarse one, which coarse lane is which fine lane: (4, coarse lanes, fine lanes)."""
+    """Matrices (4, coarse lanes, fine lanes): which coarse lane is which lane of each fine line beside it."""
     fine = Lines(2 * coarse.d, 2 * coarse.h, 2 * coarse.w)
     row, w = np.divmod(np.arange(coarse.lanes), coarse.width)
     line, fine_row = np.divmod(2 * row + odd, fine.rows)

@@ -25,7 +25,7 @@ from mednext_jax.ops.mlp import MLPWeights
 _LINES = 64  # lines of one step of the grid
 _JOINED = 16  # lines side by side in one product, if its hidden layer has at most as many numbers as below
 _HIDDEN, _HIDDEN_BACKWARD = 2**19, 2**18
-VMEM_BYTES = 100 * 2**20
+_VMEM_BYTES = 100 * 2**20
 
 
 class MLPSums(NamedTuple):
@@ -293,7 +293,7 @@ def _whole(*shape: int) -> pl.BlockSpec:
 
 def _parameters() -> pltpu.CompilerParams:
     # Sums stay in VMEM from one step to the next, so the steps have an order.
-    return pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES)
+    return pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=_VMEM_BYTES)
 
 
 def _cost(u: Array, hidden: int, out_channels: int, products: int, arrays: int) -> pl.CostEstimate:

@@ -185,7 +185,7 @@ class GridStep:
         return rows
 
     def target_rows(self, words_ref: Any, phase: tuple[int, int], word: Array, block: Array) -> list[Array]:
-        """Of each of a word's channels the phase's lines (planes lines, lanes) in float32, for a block of lines."""
+        """The phase's lines (planes lines, lanes) of each of a word's channels in float32, for a block of lines."""
         rows = [
             _strided(words_ref, plane, first, self.lines, self.taps.target_steps[1], self.words, word)
             for plane, first in self._target_places(phase, block)

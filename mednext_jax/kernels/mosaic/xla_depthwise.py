@@ -18,13 +18,11 @@ from mednext_jax.kernels.mosaic.layout import Lines, from_lanes, inside, to_lane
 from mednext_jax.ops import depthwise
 from mednext_jax.ops.split import Halo
 
-Step = Literal["conv", "down", "up"]
-
 
 class Volumes(NamedTuple):
     """A convolution's kind, the lines of its input and output, and along which axes the input comes with a halo."""
 
-    step: Step
+    step: Literal["conv", "down", "up"]
     before: Lines
     after: Lines
     halo: Halo
