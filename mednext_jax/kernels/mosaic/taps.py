@@ -103,7 +103,7 @@ class Taps:
 
     @functools.cached_property
     def _diagonals(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows apart and the tap of w (-1: none) by profile and lane, (profiles, lanes, 2); and `masks`."""
+        """Rows apart and tap of w (-1: none) by profile and lane, (profiles, lanes, 2); and `masks`."""
         lanes = self.coarse.lanes
         row, o = np.divmod(np.arange(lanes)[:, None], self.coarse.width)
         line, i = np.divmod(np.arange(lanes)[None], self.fine.width)

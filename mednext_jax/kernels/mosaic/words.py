@@ -93,7 +93,7 @@ class GridStep:
 
     @property
     def first_line(self) -> int:
-        """The first input line that the first output line reads, but at most 0."""
+        """The first line of an input plane that the first output line reads; at most 0."""
         return min(0, *(term.line for terms in self.taps.phases.values() for term in terms))
 
     @property
