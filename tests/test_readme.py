@@ -77,6 +77,14 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(MEDNET_PVS, ("tests/test_readme.py", "test_the_commands_with_mednet_pvs_s_weights")),
     "mednext-jax models": ("tests/hub/test_list_models.py", 'main(["models"])'),
+    "mednext-jax simulate --anatomy labelmaps --subjects 12 -o heads": (
+        "tests/simulate/test_heads.py",
+        '"simulate", "--anatomy", "labelmaps", "--subjects"',
+    ),
+    "mednext-jax simulate --on scans --regions maps -o painted": (
+        "tests/simulate/test_on_scans.py",
+        '["simulate", "--on"',
+    ),
     "mednext-jax check-device": ("tests/kernels/test_check_device.py", 'main(["check-device"])'),
 }
 # Pages whose commands all run in a test of their own.
@@ -95,9 +103,13 @@ SMALLER = {
     "--splits kfold:5": "--splits kfold:2",
 }
 RATE = "--config.optimiser.learning_rate=1e-3"
-TINY_TRAINING = (
+# Two mirrors instead of eight: validation and prediction take most of the time.
+OF_THE_RUN = (
     "--config.patch_size=(16,16,16) --config.batch_size=1 --config.steps=2 --config.steps_per_epoch=2 "
-    "--config.validation_steps=1 --config.model.base_channels=2 --config.model.expansion_ratios=(1,1,1,1,1,1,1,1,1) "
+    "--config.validation_steps=1 --config.augment.mirror_axes=2,"
+)
+TINY_TRAINING = (
+    f"{OF_THE_RUN} --config.model.base_channels=2 --config.model.expansion_ratios=(1,1,1,1,1,1,1,1,1) "
     "--config.model.block_counts=(1,1,1,1,1,1,1,1,1) --config.model.encoder_kernel_size=3 "
     "--config.model.decoder_kernel_size=3 --config.model.dtype=float32"
 )
@@ -116,9 +128,7 @@ def run(command, capsys):
     for written, smaller in SMALLER.items():
         command = command.replace(written, smaller)
     if " train " in command:
-        command += " " + (
-            TINY_TRAINING if "fine_tune" not in command else TINY_TRAINING.partition(" --config.model")[0]
-        )
+        command += " " + (TINY_TRAINING if "fine_tune" not in command else OF_THE_RUN)
         if RATE not in command:  # one program for all, which is compiled once
             command += " " + RATE
     status = command_line.main(shlex.split(command)[1:])

@@ -20,11 +20,13 @@ from mednext_jax.errors import InputError
 from mednext_jax.evaluate.evaluate import evaluate
 from mednext_jax.inference.predict import predict
 from mednext_jax.io.atomic import refuse_existing
+from mednext_jax.io.json_file import read_json
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
 from mednext_jax.prepare.prepare import prepare
 from mednext_jax.simulate.simulate import simulate
 from mednext_jax.train.train import train
-from mednext_jax.weights.packaged import NAME
+from mednext_jax.weights.directory import load_model
+from mednext_jax.weights.packaged import NAME, or_packaged
 from tools.tables import Table, as_json
 
 SCORES = ("dice", "precision", "recall", "cluster_dice", "cluster_precision", "cluster_recall")
@@ -33,16 +35,21 @@ SCORES = ("dice", "precision", "recall", "cluster_dice", "cluster_precision", "c
 def bench(out: Path, options: argparse.Namespace) -> Table:
     """Do what the module says in the new folder `out`; returns the table."""
     refuse_existing(out)
-    simulate(out / "site", options.labelled + options.held_out, options.contrast, seed=options.seed)
-    cases = read_nnunet_raw(out / "site").cases
+    site, unseen = out / "site", out / "unseen"
+    simulate(site, options.labelled + options.held_out, options.contrast, seed=options.seed)
+    cases = read_nnunet_raw(site).cases
     held_out = cases[options.labelled :]
     for case in held_out:
-        for path, folder in ((case.images[0], "imagesTs"), (case.label, "labelsTs")):
-            (out / "site" / folder).mkdir(exist_ok=True)
-            shutil.copy(path, out / "site" / folder)
+        for path, folder in ((case.images[0], "images"), (case.label, "labels")):
+            (unseen / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, unseen / folder)
+    about = read_json(site / "dataset.json")
+    (unseen / "dataset.json").write_text(json.dumps(about))  # which tells the contrast
+    channel = load_model(or_packaged(options.model)).recipe.channel_names[0]  # and this the normalisation
+    (site / "dataset.json").write_text(json.dumps(about | {"channel_names": {"0": channel}}))
     folds = [{"train": [c.id for c in cases[: options.labelled]], "val": [c.id for c in held_out]}]
     (out / "splits.json").write_text(json.dumps(folds))
-    prepare(out / "site", out / "prepared", spacing=None, splits=str(out / "splits.json"))
+    prepare(site, out / "prepared", spacing=None, splits=str(out / "splits.json"))
     ways = {
         "fine-tuned": {"optimiser.learning_rate": options.rate},
         "from scratch": {"init_from": "", "optimiser.learning_rate": options.scratch_rate},
@@ -70,8 +77,8 @@ def bench(out: Path, options: argparse.Namespace) -> Table:
 
 def _scores(out: Path, way: str, model: Path | str, *, tta: bool) -> list[str]:
     name = way.replace(" ", "_")
-    predict(out / "site" / "imagesTs", out / "masks" / name, model, tta=tta, tables=False, quiet=True)
-    found = evaluate(out / "masks" / name, out / "site" / "labelsTs", out / "scores" / name, figures=False)
+    predict(out / "unseen" / "images", out / "masks" / name, model, tta=tta, tables=False, quiet=True)
+    found = evaluate(out / "masks" / name, out / "unseen" / "labels", out / "scores" / name, figures=False)
     return [f"{found['regions']['all'][score]['mean']:.3f}" for score in SCORES]
 
 

@@ -1,10 +1,11 @@
 """Make a model directory the packaged one: float16 weights, the line that `predict` says of it, and its model card.
 
-    python -m tools.package_model MODEL [--anatomies TEXT] [--figures FILE.json ...]
+    python -m tools.package_model MODEL [--anatomies TEXT] [--figures FILE.json ...] [--real summary.tsv]
 
 Replaces mednext_jax/weights/without_labels: model.safetensors, model.json (provenance without the paths of the
 training's machine), README.md (the card) and figures.json. The card shows the tables of MODEL/calibration.json
-(`tools.calibrate_model`) and of the other files (`tools.tables`), and no row that none of them holds.
+(`tools.calibrate_model`), of the other files (`tools.tables`) and of the summary of `tools.bench_real`, and no row that
+none of them holds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ from tools.tables import CALIBRATION, Table, as_json, read_tables
 CARD, FIGURES = "README.md", "figures.json"
 
 
-def package(model: Path, figures: Sequence[Path] = (), anatomies: str | None = None, target: Path = FOLDER) -> Path:
+def package(
+    model: Path,
+    figures: Sequence[Path] = (),
+    anatomies: str | None = None,
+    target: Path = FOLDER,
+    *,
+    real: Path | None = None,
+) -> Path:
     """Do what the module says into the folder `target`; raises InputError for a model that does not fit."""
     loaded = load_model(model)
     recipe = loaded.recipe
@@ -43,6 +51,7 @@ def package(model: Path, figures: Sequence[Path] = (), anatomies: str | None = N
     own = model / CALIBRATION
     files = [*([own] if own.is_file() else []), *figures]
     tables = [table for file in files for table in read_tables(file)]
+    tables += [] if real is None else [_of_real_scans(real)]
     about: dict[str, Any] = {**_without_paths(dict(loaded.provenance)), "notice": notice(recipe)}
     if anatomies is not None:
         about["anatomies"] = anatomies
@@ -107,8 +116,8 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
         "## The model",
         "",
         f"- {describe(model.config)}, {count(model.params):,} parameters, {size / 1e6:.1f} MB in float16",
-        f"- patch {' x '.join(map(str, recipe.patch_size))} voxels; voxel size {spacing}; "
-        f"normalisation {', '.join(recipe.normalisation)}",
+        f"- channel {recipe.channel_names[0]}, normalisation {recipe.normalisation[0]}; voxel size {spacing}; "
+        f"patch {' x '.join(map(str, recipe.patch_size))} voxels",
         *_training(told),
         "",
     )
@@ -120,6 +129,17 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
         "The weights are under the project's licence, Apache-2.0."
         + (f" Anatomies that PVS were simulated in: {told['anatomies']}." if "anatomies" in told else ""),
         "",
+    )
+
+
+def _of_real_scans(summary: Path) -> Table:
+    rows = [line.split("\t") for line in summary.read_text().splitlines()]
+    return Table(
+        "Real scans, of which nobody knows the PVS",
+        "By `tools.bench_real`, which says what each column is: the share of painted tubes that are found (recall), "
+        "and the share of clusters that lie where no PVS are (misplaced). No rater has marked these scans.",
+        tuple(name.replace("_", " ") for name in rows[0]),
+        [tuple(row) for row in rows[1:]],
     )
 
 
@@ -144,10 +164,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("--figures", type=Path, nargs="+", default=[], metavar="FILE.json")
+    parser.add_argument("--real", type=Path, default=None, metavar="summary.tsv")
     parser.add_argument("--anatomies", default=None, metavar="TEXT", help="what PVS were simulated in, and its licence")
     options = parser.parse_args()
     try:
-        print(package(options.model, options.figures, options.anatomies))
+        print(package(options.model, options.figures, options.anatomies, real=options.real))
     except InputError as error:
         sys.exit(f"package_model: {error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy import ndimage
@@ -10,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from mednext_jax.errors import InputError
 from mednext_jax.simulate.deform import Deformation, VoxelGrid
-from mednext_jax.simulate.template import BASAL_GANGLIA, REGIONS, WHITE_MATTER, Template
+from mednext_jax.simulate.template import BASAL_GANGLIA, BRAINSTEM, HIPPOCAMPUS, WHITE_MATTER, Template
 from mednext_jax.simulate.tubes import Tube
 
 _MARGIN_MM = 2.0  # from a middle line to the edge of white matter and basal ganglia together (Bernal 2022)
@@ -20,6 +21,9 @@ _ROUNDS = 6
 _STEP_MM = 0.5  # spacing of the points that stand for a middle line
 # Where the lenticulostriate arteries enter (anterior perforated substance), MNI mm, right side.
 _ENTRY = np.array([20.0, 4.0, -18.0])
+_COUNTS = ("white_matter", "basal_ganglia", "hippocampus", "brainstem")
+# Unit directions (n, 3) that vessels take at positions (n, 3) in mm of a region.
+Outward = Callable[[np.ndarray, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,8 @@ class PvsDistribution:
 
     white_matter: tuple[int, int] = (20, 400)
     basal_ganglia: tuple[int, int] = (2, 60)
+    hippocampus: tuple[int, int] = (0, 0)  # not in the template's regions
+    brainstem: tuple[int, int] = (0, 0)  # not in the template's regions
     width_mm: tuple[float, float] = (0.5, 3.0)
     length_mm: tuple[float, float] = (1.0, 20.0)
     width_beta: tuple[float, float] = (3.2, 2.4)
@@ -44,9 +50,9 @@ class PvsDistribution:
     jitter_degrees: float = 12.0  # standard deviation about the radial direction
 
     def __post_init__(self) -> None:
-        for name in ("white_matter", "basal_ganglia", "width_mm", "length_mm", "taper"):
+        for name in (*_COUNTS, "width_mm", "length_mm", "taper"):
             low, high = getattr(self, name)
-            lowest = 0 if name in ("white_matter", "basal_ganglia") else 0.05
+            lowest = 0 if name in _COUNTS else 0.05
             if not lowest <= low <= high or (low == 0 < high):
                 raise InputError(
                     f"The range {name} of the simulated perivascular spaces is wrong.",
@@ -63,7 +69,7 @@ class PvsDistribution:
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """A tube and the region (1 white matter, 2 basal ganglia) it lies in."""
+    """A tube and the region (1 white matter, 2 basal ganglia, 3 hippocampus, 4 brainstem) it lies in."""
 
     tube: Tube
     region: int
@@ -114,27 +120,28 @@ class Room:
         self._radius = np.concatenate([self._radius, np.full(len(line), radius)])
 
 
-def place_tubes(
-    rng: np.random.Generator, asked: PvsDistribution, room: Room, template: Template, deformation: Deformation
-) -> list[Placed]:
+def place_tubes(rng: np.random.Generator, asked: PvsDistribution, room: Room, outward: Outward) -> list[Placed]:
     """Draw the tubes of one brain, the longest first; one that finds no room in some 300 places is left out.
 
-    In white matter a tube points away from the lateral ventricle, in the basal ganglia away from where the
-    lenticulostriate arteries enter; both with jitter. Shapes are drawn before places, so that their statistics
-    are the asked ones.
+    A tube points along `outward`, with jitter. Shapes are drawn before places, so that their statistics are the asked
+    ones.
     """
     placed = []
-    # The small region first: it has the least room.
-    for region, counts in ((BASAL_GANGLIA, asked.basal_ganglia), (WHITE_MATTER, asked.white_matter)):
+    # The small regions first: they have the least room.
+    for region, counts in (
+        (HIPPOCAMPUS, asked.hippocampus),
+        (BRAINSTEM, asked.brainstem),
+        (BASAL_GANGLIA, asked.basal_ganglia),
+        (WHITE_MATTER, asked.white_matter),
+    ):
         shapes = _draw_shapes(rng, asked, _log_uniform_count(rng, counts))
         inner = room.places(region, _MARGIN_MM)
         for width, length, taper, bend in shapes:
-            tube = _place(rng, asked, room, template, deformation, region, inner, width, length, taper, bend)
+            tube = _place(rng, asked, room, outward, region, inner, width, length, taper, bend)
             if tube is not None:
                 room.take(tube.points(_STEP_MM), width / 2)
                 placed.append(Placed(tube, region))
-    order = {region: rank for rank, region in enumerate(REGIONS.values())}
-    return sorted(placed, key=lambda p: order[p.region])
+    return sorted(placed, key=lambda p: p.region)
 
 
 def _log_uniform_count(rng: np.random.Generator, counts: tuple[int, int]) -> int:
@@ -163,8 +170,7 @@ def _place(
     rng: np.random.Generator,
     asked: PvsDistribution,
     room: Room,
-    template: Template,
-    deformation: Deformation,
+    outward: Outward,
     region: int,
     inner: np.ndarray,
     width: float,
@@ -179,7 +185,7 @@ def _place(
     for _ in range(_ROUNDS):
         middle = room.positions(rng.choice(inner, _CANDIDATES))
         middle += rng.uniform(-0.5, 0.5, middle.shape) * room.grid.spacing
-        direction = _outward(template, deformation, middle, region)
+        direction = outward(middle, region)
         direction = _unit(direction + np.radians(asked.jitter_degrees) * rng.standard_normal(direction.shape))
         direction *= rng.choice([-1, 1], (len(direction), 1))  # the wide end may be either
         across = _unit(np.cross(direction, rng.standard_normal(direction.shape)))
@@ -195,15 +201,20 @@ def _place(
     return None
 
 
-def _outward(template: Template, deformation: Deformation, positions: np.ndarray, region: int) -> np.ndarray:
-    """Unit direction (n, 3) that vessels take at positions (n, 3) in mm."""
-    voxels = deformation.to_template(positions)
-    if region == BASAL_GANGLIA:
-        mni = voxels + template.origin
-        entry = _ENTRY * np.stack([np.sign(mni[:, 0]), np.ones(len(mni)), np.ones(len(mni))], 1)
-        return deformation.directions(mni - entry)
-    index = np.clip(np.rint(voxels).astype(int), 0, np.array(template.brain.shape) - 1)
-    return deformation.directions(template.from_ventricle[:, *index.T].T)
+def template_directions(template: Template, deformation: Deformation) -> Outward:
+    """Vessels of a deformed template: away from the lateral ventricle in white matter; in the basal ganglia away from
+    where the lenticulostriate arteries enter."""
+
+    def outward(positions: np.ndarray, region: int) -> np.ndarray:
+        voxels = deformation.to_template(positions)
+        if region == BASAL_GANGLIA:
+            mni = voxels + template.origin
+            entry = _ENTRY * np.stack([np.sign(mni[:, 0]), np.ones(len(mni)), np.ones(len(mni))], 1)
+            return deformation.directions(mni - entry)
+        index = np.clip(np.rint(voxels).astype(int), 0, np.array(template.brain.shape) - 1)
+        return deformation.directions(template.from_ventricle[:, *index.T].T)
+
+    return outward
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

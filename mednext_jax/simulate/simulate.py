@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import concurrent.futures
-import csv
-import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 from tqdm import tqdm
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
-from mednext_jax.io.nifti import write_image
 from mednext_jax.simulate.acquisition import draw_sites, refuse_unknown_contrast
-from mednext_jax.simulate.deform import VoxelGrid
+from mednext_jax.simulate.dataset_files import (
+    make_folders,
+    refuse_wrong_number,
+    truth_rows,
+    write_tables,
+    write_volume,
+)
 from mednext_jax.simulate.placement import PvsDistribution
 from mednext_jax.simulate.subject import Subject, simulate_subject
 from mednext_jax.simulate.template import REGIONS, load_template
@@ -50,13 +51,14 @@ def simulate(
     drawn = draw_sites(seed, sites, contrast, voxel_size)
     with atomic_directory(out) as folder:
         load_template()  # once, before threads could each read it
-        for name in ("imagesTr", "labelsTr", "regions"):
-            (folder / name).mkdir()
+        make_folders(folder)
 
         def work(index: int) -> tuple[dict, list[dict]]:
             subject = simulate_subject(index, drawn[index % sites], contrast, seed, pvs)
             _write_images(folder, subject)
-            return _participant(subject), _truth(subject)
+            return _participant(subject), truth_rows(
+                subject.name, subject.placed, subject.strength, subject.voxels, REGIONS
+            )
 
         rows = []
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -70,19 +72,14 @@ def simulate(
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # an error or Ctrl-C: start no other subject
                 raise
-        _write_table(folder / "participants.tsv", [participant for participant, _ in rows])
-        _write_table(folder / "truth.tsv", [line for _, lines in rows for line in lines])
-        _write_json(folder / "regions" / "regions.json", REGIONS)
-        _write_json(
-            folder / "dataset.json",
-            {
-                "name": f"simulated PVS {contrast}",
-                "description": "Simulated by mednext-jax in the ICBM 2009a template; not real scans.",
-                "channel_names": {"0": contrast},
-                "labels": {"background": 0, "pvs": 1},
-                "numTraining": subjects,
-                "file_ending": ".nii.gz",
-            },
+        write_tables(
+            folder,
+            [participant for participant, _ in rows],
+            [line for _, lines in rows for line in lines],
+            REGIONS,
+            f"simulated PVS {contrast}",
+            "Simulated by mednext-jax in the ICBM 2009a template; not real scans.",
+            contrast,
         )
     return Path(out)
 
@@ -95,27 +92,17 @@ def _check(subjects: int, contrast: str, sites: int, seed: int, voxel_size: floa
         ("seed", seed, 0, 2**63),
         ("workers", workers, 1, 256),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InputError(
-                f"The number {name} is wrong.", expected=f"a whole number from {low} to {high}", found=value
-            )
+        refuse_wrong_number(name, value, low, high)
     if not 0.7 <= voxel_size <= 3:
         raise InputError("The voxel size is wrong.", expected="0.7 to 3 mm", found=voxel_size)
 
 
 def _write_images(folder: Path, subject: Subject) -> None:
     name = subject.name
-    _write_nifti(folder / "imagesTr" / f"{name}_0000.nii.gz", subject.image, subject.grid)
-    _write_nifti(folder / "labelsTr" / f"{name}.nii.gz", subject.label, subject.grid)
-    _write_nifti(folder / "regions" / f"{name}.nii.gz", subject.regions, subject.grid)
-
-
-def _write_nifti(path: Path, array: np.ndarray, grid: VoxelGrid) -> None:
-    image = nib.Nifti1Image(array, grid.affine)
-    image.set_qform(grid.affine, code="scanner")
-    image.set_sform(grid.affine, code="scanner")
-    image.header.set_xyzt_units("mm", "sec")
-    write_image(path, image)
+    affine = subject.grid.affine
+    write_volume(folder / "imagesTr" / f"{name}_0000.nii.gz", subject.image, affine)
+    write_volume(folder / "labelsTr" / f"{name}.nii.gz", subject.label, affine)
+    write_volume(folder / "regions" / f"{name}.nii.gz", subject.regions, affine)
 
 
 def _participant(subject: Subject) -> dict:
@@ -132,41 +119,3 @@ def _participant(subject: Subject) -> dict:
         "n_hyperintensities": subject.hyperintensities,
         "n_lacunes": subject.lacunes,
     }
-
-
-def _truth(subject: Subject) -> list[dict]:
-    names = {value: name for name, value in REGIONS.items()}
-    rows = []
-    for number, placed in enumerate(subject.placed):
-        tube = placed.tube
-        line = tube.points(0.1)
-        middle = line[len(line) // 2]
-        rows.append(
-            {
-                "case": subject.name,
-                "pvs": number + 1,
-                "region": names[placed.region],
-                "length_mm": f"{tube.length:.3f}",
-                "width_mm": f"{tube.width:.3f}",
-                "tip_width_mm": f"{tube.tip_width:.3f}",
-                "volume_mm3": f"{tube.volume:.3f}",
-                "bend_degrees": f"{np.degrees(tube.bend):.1f}",
-                "strength": f"{subject.strength[number]:.3f}",
-                "voxels": int(subject.voxels[number]),
-                **{f"{axis}_mm": f"{value:.2f}" for axis, value in zip("xyz", middle, strict=True)},
-            }
-        )
-    return rows
-
-
-def _write_table(path: Path, rows: Iterable[dict]) -> None:
-    rows = list(rows)
-    with path.open("w", newline="") as file:
-        if rows:
-            writer = csv.DictWriter(file, rows[0], delimiter="\t", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

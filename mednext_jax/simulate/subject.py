@@ -10,6 +10,7 @@ from scipy import ndimage
 from mednext_jax.simulate.acquisition import (
     Site,
     add_rician_noise,
+    draw_strengths,
     refuse_unknown_contrast,
     shading_field,
     texture,
@@ -18,15 +19,12 @@ from mednext_jax.simulate.acquisition import (
 )
 from mednext_jax.simulate.confounders import draw_hyperintensities, draw_lacunes, draw_sulci, paint_lesion
 from mednext_jax.simulate.deform import Deformation, VoxelGrid, draw_deformation
-from mednext_jax.simulate.placement import Placed, PvsDistribution, Room, place_tubes
+from mednext_jax.simulate.placement import Placed, PvsDistribution, Room, place_tubes, template_directions
 from mednext_jax.simulate.template import Template, load_template
 from mednext_jax.simulate.tubes import partial_volume
 
 _PAINT_MM = 0.5  # largest voxel of the grid that is painted before k-space truncation
 _MARGIN = 4  # voxels of background around the brain
-# Share of the way from the tissue's signal to fluid's, low + (high - low) * Beta: perivascular spaces are clear on
-# T2w and hard to see on T1w (MedNet-PVS: voxel Dice 0.88 against 0.58 on the same people).
-_STRENGTH = {"T2w": (0.2, 0.9, 4.0, 2.0), "T1w": (0.2, 0.7, 2.0, 2.0)}
 _HYPERINTENSITY = {"T2w": (0.2, 0.45), "T1w": (0.1, 0.3)}
 _LACUNE = (0.7, 1.0)
 # Each kind of draw has a random stream of its own: a subject has the same brain and the same PVS in either contrast.
@@ -70,9 +68,8 @@ def simulate_subject(
     room = Room(regions, grid)
     lacunes = draw_lacunes(streams[_OTHERS], room, _LACUNE)
     lesions = draw_hyperintensities(streams[_OTHERS], room, template, deformation, _HYPERINTENSITY[contrast])
-    placed = place_tubes(streams[_PVS], pvs or PvsDistribution(), room, template, deformation)
-    low, high, a, b = _STRENGTH[contrast]
-    strength = low + (high - low) * streams[_SCAN].beta(a, b, len(placed))
+    placed = place_tubes(streams[_PVS], pvs or PvsDistribution(), room, template_directions(template, deformation))
+    strength = draw_strengths(streams[_SCAN], contrast, len(placed))
 
     factor = np.ceil(np.array(site.voxel_size) / _PAINT_MM - 1e-6).astype(int)
     fine = grid.refined(factor)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.data.batches import PatchSampler
 from mednext_jax.data.case_store import CaseStore
-from mednext_jax.errors import InputError
+from mednext_jax.errors import InputError, shown
 from mednext_jax.evaluate.case import Scores
 from mednext_jax.evaluate.cross_validation import ScoredFold
 from mednext_jax.inference.predictor import Predictor
@@ -30,16 +31,21 @@ from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.parallel.processes import compiled_together
+from mednext_jax.simulate.generator import PVS
 from mednext_jax.train.configuration import TrainConfig
+from mednext_jax.train.generated import GeneratedPatches, Generator, trained_outputs
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
-from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
+from mednext_jax.train.step import LearnedOutputs, Metrics, first_logits, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
-from mednext_jax.weights.directory import Model, load_model
+from mednext_jax.weights.directory import Model, load_model, read_recipes
+from mednext_jax.weights.first_outputs import first_outputs
 from mednext_jax.weights.packaged import or_packaged
 from mednext_jax.weights.recipe import Recipe
+from mednext_jax.weights.two_classes import as_two_classes
 from mednext_jax.weights.upkern import upkern
 
+_LOG = logging.getLogger(__name__)
 TRAINING, VALIDATION = 0, 1  # streams of random numbers
 VALIDATION_FOREGROUND = 0.33  # at most so many validation patches must contain foreground (nnU-Net)
 
@@ -56,7 +62,7 @@ class Experiment:
     state_like: TrainState  # shapes, types and shardings of the state, to restore a checkpoint into
     train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
     validation_step: Callable[[Any, dict[str, jax.Array]], Metrics]
-    training: PatchSampler
+    training: PatchSampler | GeneratedPatches
     validation: PatchSampler
     reads: tuple[int, int]  # (k, n): this process reads the k-th of n parts of each batch
     recipe: Recipe
@@ -67,20 +73,30 @@ class Experiment:
         return data_set_hash(self.store)
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Experiment:
-        """Open the data set and build the rest; raises InputError when the two do not fit."""
-        store = CaseStore.open(config.data)
+    def of(cls, config: TrainConfig, data: str | Path | None = None) -> Experiment:
+        """Open the data set, `config.data` or the simulated scans `data`, and build the rest.
+
+        Raises InputError when the two do not fit.
+        """
+        store = CaseStore.open(data or config.data)
         training_ids, validation_ids = fold_cases(store, config.fold)
-        meta, (labels, regions) = store.meta, _outputs(store)
+        meta, (labels, regions), order = store.meta, _outputs(store), store.meta.regions_class_order
+        if config.generator.enabled:  # one region by itself, whatever other outputs help the training
+            regions, order = ((PVS,),), (PVS,)
+        outputs = len(labels) if regions is None else len(regions)
+        learned = LearnedOutputs(outputs, regions, meta.ignore_label)
+        if config.generator.enabled:
+            learned = trained_outputs(config.generator)
         architecture = dataclasses.replace(
-            config.model,
-            in_channels=len(meta.channel_names),
-            num_classes=len(labels) if regions is None else len(regions),
+            config.model, in_channels=len(meta.channel_names), num_classes=learned.number
         )
         mesh = make_mesh(config.mesh.data, config.mesh.space, config.mesh.height)
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
+        generator = None
+        if config.generator.enabled:
+            generator = Generator(config.generator, config.patch_size, mesh, meta.name)
         augment = make_augment(
             config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
         )
@@ -100,6 +116,18 @@ class Experiment:
             stream=TRAINING,
             probabilistic=config.foreground_rule == "probabilistic",
         )
+        train_step = compiled_together(
+            make_train_step(
+                config,
+                apply,
+                generator.patches if generator else augment,
+                mesh,
+                state,
+                batch_shardings=generator and generator.shardings,
+                ignore_label=learned.ignore_label,
+                regions=learned.regions,
+            )
+        )
         return cls(
             config=config,
             store=store,
@@ -107,13 +135,18 @@ class Experiment:
             mesh=mesh,
             operations=ops.described,
             state_like=state,
-            train_step=compiled_together(
-                make_train_step(config, apply, augment, mesh, state, ignore_label=meta.ignore_label, regions=regions)
-            ),
+            train_step=train_step if generator is None else generator.with_anatomies(train_step),
             validation_step=compiled_together(
-                make_validation_step(config, apply, mesh, state.params, ignore_label=meta.ignore_label, regions=regions)
+                make_validation_step(
+                    config,
+                    first_logits(apply, outputs),
+                    mesh,
+                    state.params,
+                    ignore_label=meta.ignore_label,
+                    regions=regions,
+                )
             ),
-            training=sampler,
+            training=GeneratedPatches(config.batch_size) if generator else sampler,
             validation=dataclasses.replace(
                 sampler,
                 ids=validation_ids,
@@ -126,12 +159,17 @@ class Experiment:
             recipe=Recipe(
                 channel_names=meta.channel_names,
                 labels=labels,
-                regions_class_order=None if regions is None else meta.regions_class_order,
+                regions_class_order=None if regions is None else order,
                 patch_size=config.patch_size,
                 **vars(meta.preprocessing),
                 mirror_axes=config.augment.mirror_axes,
             ),
         )
+
+    @property
+    def described_cases(self) -> tuple[str, ...]:
+        """The cases that say what the training's are like: these, or of generated patches the simulated scans."""
+        return self.validation.ids if isinstance(self.training, GeneratedPatches) else self.training.ids
 
     @property
     def fold(self) -> ScoredFold:
@@ -152,14 +190,23 @@ class Experiment:
         self, params: Any, folder: Path | None = None, pictures: Path | None = None
     ) -> dict[str, dict[str, Scores]]:
         """`validate_scans` of the fold's validation cases with these weights (on the host); all processes call it."""
-        one_head = dataclasses.replace(self.architecture, deep_supervision=False)
+        architecture, params = self.result(params)
+        one_head = dataclasses.replace(architecture, deep_supervision=False)
         predictor = Predictor(Model(one_head, params, self.recipe))
         return validate_scans(self.store, self.fold, predictor, folder, pictures)
+
+    def result(self, params: Any) -> tuple[MedNeXtConfig, Any]:
+        """The network that the run leaves, with these weights: its outputs are the recipe's."""
+        order = self.recipe.regions_class_order
+        return first_outputs(self.architecture, params, len(self.recipe.labels if order is None else order))
 
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `init_from`."""
         config = self.config
-        start = _weights_of(config, self.architecture) if config.init_from else None
+        start = None
+        if config.init_from:
+            start = _weights_of(config, self.architecture)
+            warn_of_other_preparation(config.init_from, self.recipe)
         # Runs once: on a CPU, optimising a hundred random draws takes LLVM half a minute.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         init = functools.partial(initial_state, config, self.architecture)
@@ -233,14 +280,32 @@ def _outputs(store: CaseStore) -> tuple[dict[str, int], tuple[tuple[int, ...], .
     return {"background": 0, **dict(zip(names, order, strict=True))}, regions
 
 
+def warn_of_other_preparation(model: str, recipe: Recipe) -> None:
+    """Warn if the scans of a training are prepared otherwise than those that its first weights learned from."""
+    for theirs in read_recipes(or_packaged(model)).values():
+        for name in ("normalisation", "spacing", "optional_steps"):
+            if getattr(recipe, name) != getattr(theirs, name):
+                _LOG.warning(
+                    "The data set is prepared with %s %s, the model in config.init_from learned with %s. Prepare it "
+                    "alike; the normalisation goes by the channel's name in dataset.json (there: %s).",
+                    name,
+                    getattr(recipe, name),
+                    getattr(theirs, name),
+                    shown(", ".join(theirs.channel_names)),
+                )
+
+
 def _weights_of(config: TrainConfig, architecture: MedNeXtConfig) -> Any:
     """Parameters of the model directory `config.init_from` for this architecture.
 
-    `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). Raises InputError if they differ else.
+    `config.upkern`: enlarge its smaller kernels to this architecture's (UpKern). A model of one region continues as one
+    of two classes. Raises InputError if they differ else.
     """
     path = or_packaged(config.init_from)
     model = load_model(path)
     theirs, params = model.config, model.params
+    if (architecture.num_classes, theirs.num_classes) == (2, 1):
+        theirs, params = as_two_classes(theirs, params)
     kernel = architecture.encoder_kernel_size
     enlarges = kernel == architecture.decoder_kernel_size > max(theirs.encoder_kernel_size, theirs.decoder_kernel_size)
     if enlarges and config.upkern:

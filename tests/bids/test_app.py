@@ -21,6 +21,7 @@ from mednext_jax.inference.predict import predict
 from mednext_jax.io.bids_selection import BidsSelection
 from mednext_jax.io.table_file import read_table
 from mednext_jax.report.report import report
+from mednext_jax.weights import packaged
 
 pytestmark = pytest.mark.core
 
@@ -189,6 +190,13 @@ def test_wrong_calls(data_set, tmp_path):
     with pytest.raises(InputError, match="for the level participant"):
         run_bids_app(data_set, out, "group", pytest.fail, selection=BidsSelection.of(["01"]))
     assert not out.exists()
-    assert command_line.main(["bids", str(data_set), str(out), "participant"]) == 2
     with pytest.raises(InputError, match="no part of a name"):
         BidsSelection.of(["../../etc"])
+
+
+def test_participants_are_segmented_without_a_model_by_the_packaged_one(data_set, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(packaged, "FOLDER", model)
+    monkeypatch.chdir(tmp_path)
+    call = ["bids", str(data_set), "out", "participant", "--participant-label", "02", "--no-tta", "--quiet"]
+    assert command_line.main(call) == 0
+    assert Path("out", MASKS[2]).is_file()

@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 
 from mednext_jax.errors import InputError
 from mednext_jax.simulate.deform import draw_deformation
-from mednext_jax.simulate.placement import PvsDistribution, Room, place_tubes
+from mednext_jax.simulate.placement import PvsDistribution, Room, place_tubes, template_directions
 from mednext_jax.simulate.template import BASAL_GANGLIA, WHITE_MATTER, load_template
 
 pytestmark = pytest.mark.core
@@ -29,7 +29,7 @@ def crowd(head):
     template, deformation, grid, regions = head
     room = Room(regions, grid)
     asked = PvsDistribution(white_matter=(400, 400), basal_ganglia=(60, 60))
-    return asked, room, place_tubes(np.random.default_rng(2), asked, room, template, deformation)
+    return asked, room, place_tubes(np.random.default_rng(2), asked, room, template_directions(template, deformation))
 
 
 def test_every_asked_tube_finds_room(crowd):
@@ -98,7 +98,9 @@ def test_white_matter_tubes_are_radial_and_basal_ganglia_tubes_fan_up(head, crow
 def test_counts_are_log_uniform(head):
     template, deformation, grid, regions = head
     room = Room(np.zeros_like(regions), grid)  # no place at all: every tube is left out, and nothing fails
-    assert place_tubes(np.random.default_rng(0), PvsDistribution(), room, template, deformation) == []
+    assert (
+        place_tubes(np.random.default_rng(0), PvsDistribution(), room, template_directions(template, deformation)) == []
+    )
     from mednext_jax.simulate.placement import _log_uniform_count
 
     rng = np.random.default_rng(0)

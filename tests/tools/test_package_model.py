@@ -37,7 +37,9 @@ def test_a_model_is_packaged_with_what_is_known_of_it(model, tmp_path):
     target = tmp_path / "target"
     target.mkdir()
     (target / "old").write_text("of the model before")
-    package_model.package(model, [tmp_path / "real.json"], "maps of X (a licence)", target)
+    (tmp_path / "summary.tsv").write_text("case\trecall_above_15\nms19_T1\t0.472\n")
+    figures = [tmp_path / "real.json"]
+    package_model.package(model, figures, "maps of X (a licence)", target, real=tmp_path / "summary.tsv")
     new, old = load_model(target), load_model(model)
     assert (new.config, new.recipe) == (old.config, old.recipe)
     halved = old.params["stem"]["kernel"].astype(np.float16)
@@ -45,11 +47,20 @@ def test_a_model_is_packaged_with_what_is_known_of_it(model, tmp_path):
     line = "trained on simulated PVS only, not validated on patients; for T1w, FLAIR, voxels up to 6 mm"
     assert new.provenance["notice"] == line and new.provenance["config"] == {"data": "prepared", "seed": 0}
     text = (target / "README.md").read_text()
-    for words in (line, "1,000 steps", "trained on heads", "| a | b |\n| --- | --- |\n| 1 | 2 |", "## Real scans"):
+    for words in (
+        line,
+        "1,000 steps",
+        "trained on heads",
+        "| a | b |\n| --- | --- |\n| 1 | 2 |",
+        "## Real scans",
+        "| ms19_T1 | 0.472 |",
+    ):
         assert words in text
     assert "maps of X (a licence)" in text and "0.26 over twelve cohorts" in text
     assert sorted(p.name for p in target.iterdir()) == ["README.md", "figures.json", "model.json", "model.safetensors"]
-    assert [table.title for table in read_tables(target / "figures.json")] == ["Thresholds", "Real scans"]
+    assert [table.title for table in read_tables(target / "figures.json")] == [
+        "Thresholds", "Real scans", "Real scans, of which nobody knows the PVS"
+    ]  # fmt: skip
 
 
 def test_without_figures_the_card_has_no_table(model, tmp_path):

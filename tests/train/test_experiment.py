@@ -12,8 +12,11 @@ from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.train.configuration import TrainConfig
-from mednext_jax.train.experiment import Experiment, _weights_of, fold_cases, to_host
-from mednext_jax.weights.directory import save_model
+from mednext_jax.train.experiment import Experiment, _weights_of, fold_cases, to_host, warn_of_other_preparation
+from mednext_jax.train.recipes import load_config
+from mednext_jax.weights import packaged
+from mednext_jax.weights.directory import load_model, save_model
+from mednext_jax.weights.names import expected_shapes, from_torch_names
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern
 
@@ -82,3 +85,39 @@ def test_init_from_enlarges_kernels_and_drops_heads_that_are_not_wanted(tmp_path
         _weights_of(config, dataclasses.replace(small, block_counts=(2,) * 9))
     with pytest.raises(InputError, match="upkern=true"):
         _weights_of(dataclasses.replace(config, upkern=False), large)
+
+
+def one_region(path):
+    """A model directory of a network of one region."""
+    config = MedNeXtConfig(base_channels=2, block_counts=(1,) * 9, num_classes=1)
+    state = {key: np.ones(shape, np.float32) for key, shape in expected_shapes(config).items()}
+    recipe = Recipe(channel_names=("no normalisation",), normalisation=("none",), regions_class_order=(1,))
+    return save_model(path, config, from_torch_names(config, state), recipe)
+
+
+def test_a_model_of_one_region_continues_as_one_of_two_classes(tmp_path):
+    model = load_model(one_region(tmp_path / "model"))
+    wanted = dataclasses.replace(model.config, num_classes=2)
+    found = _weights_of(TrainConfig(init_from=str(model.path)), wanted)
+    assert found["out_0"]["conv_out"]["bias"].tolist() == [0, 1]
+
+
+def test_the_packaged_model_is_called_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(packaged, "FOLDER", one_region(tmp_path / "model"))
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig.of(load_config("fine_tune", {"data": "prepared"}))
+    assert config.init_from == packaged.NAME and config.model.base_channels == 2
+    found = _weights_of(config, dataclasses.replace(config.model, num_classes=2))
+    assert found["out_0"]["conv_out"]["bias"].tolist() == [0, 1]
+    other = load_config(f"fine_tune:{tmp_path / 'model'}", {"data": "prepared"})
+    assert other.init_from == str(tmp_path / "model") and other.patch_size == (128, 128, 128)
+
+
+def test_scans_that_are_prepared_otherwise_than_the_first_weights_scans_are_told(tmp_path, caplog):
+    model = one_region(tmp_path / "model")
+    alike = Recipe(channel_names=("none",), normalisation=("none",))
+    warn_of_other_preparation(str(model), alike)
+    assert not caplog.messages
+    warn_of_other_preparation(str(model), dataclasses.replace(alike, normalisation=("zscore",)))
+    (said,) = caplog.messages
+    assert "zscore" in said and "no normalisation" in said

@@ -26,6 +26,7 @@ def test_overlapping_regions_are_trained_validated_and_predicted(tiny, write_dat
     config = copy.deepcopy(tiny)
     prepared = write_data(tmp_path / "prepared", labels=LABELS, regions_class_order=(1, 2), ignore_label=3)
     config.data, config.steps, config.steps_per_epoch, config.validation_steps = str(prepared), 2, 2, 1
+    config.model.deep_supervision = False  # so that validation and prediction share a program
     model = load_model(train(config, tmp_path / "run"))
     assert model.config.num_classes == 2 and model.recipe.regions_class_order == (1, 2)
     assert model.recipe.labels == {"background": 0, "bar": 1, "core": 2}
@@ -44,7 +45,7 @@ def test_overlapping_regions_are_trained_validated_and_predicted(tiny, write_dat
     assert scores["case_0"]["all"]["dice"] == pytest.approx(dice)
 
     voxels = np.random.default_rng(0).normal(100, 20, (40, 36, 44)).astype(np.float32)
-    result = Predictor(model, tta=False)(nib.Nifti1Image(voxels, np.eye(4)))
+    result = Predictor(model)(nib.Nifti1Image(voxels, np.eye(4)))
     probability = np.asarray(result.probability.dataobj)
     np.testing.assert_array_equal(np.asarray(result.mask.dataobj) > 0, probability > 0.5)
 
