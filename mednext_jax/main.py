@@ -85,27 +85,44 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
+    from mednext_jax.simulate.anatomy import read_anatomies
+    from mednext_jax.simulate.generator_config import GeneratorConfig
+    from mednext_jax.simulate.heads import simulate_heads
     from mednext_jax.simulate.on_scans import simulate_on
     from mednext_jax.simulate.simulate import simulate
 
-    needed = ("subjects", "contrast") if options.on is None else ("regions",)
-    surplus = ("regions",) if options.on is None else ("subjects",)
-    if missing := [f"--{name}" for name in needed if getattr(options, name) is None]:
+    mode = "on" if options.on is not None else "anatomy" if options.anatomy is not None else ""
+    needed = {"": ("subjects", "contrast"), "anatomy": ("subjects",), "on": ("regions",)}[mode]
+    template_only = ("sites", "voxel_size")
+    surplus = {"": ("regions",), "anatomy": ("regions", *template_only), "on": ("anatomy", "subjects", *template_only)}
+
+    def flag(name: str) -> str:
+        return "--" + name.replace("_", "-")
+
+    if missing := [flag(name) for name in needed if getattr(options, name) is None]:
         raise InputError("The command is not complete.", expected=" and ".join(missing))
-    if given := [f"--{name}" for name in surplus if getattr(options, name) is not None]:
-        found = f"{given[0]} {'without' if options.on is None else 'with'} --on"
+    if given := [flag(name) for name in surplus[mode] if getattr(options, name) is not None]:
+        found = f"{given[0]} {f'with {flag(mode)}' if mode else 'without --on'}"
         raise InputError("Options do not go together.", found=found)
-    if options.on is not None:
+    if mode == "on":
         simulate_on(options.out, options.on, options.regions, contrast=options.contrast, seed=options.seed)
-        return
-    simulate(
-        options.out,
-        subjects=options.subjects,
-        contrast=options.contrast,
-        sites=options.sites,
-        seed=options.seed,
-        voxel_size=options.voxel_size,
-    )
+    elif mode == "anatomy":
+        from mednext_jax.compilation_cache import use_compilation_cache
+
+        use_compilation_cache()
+        heads = read_anatomies(options.anatomy)
+        simulate_heads(
+            options.out, options.subjects, options.contrast or "mixed", options.seed, GeneratorConfig(), heads
+        )
+    else:
+        simulate(
+            options.out,
+            subjects=options.subjects,
+            contrast=options.contrast,
+            sites=1 if options.sites is None else options.sites,
+            seed=options.seed,
+            voxel_size=1.0 if options.voxel_size is None else options.voxel_size,
+        )
 
 
 def _prepare(options: argparse.Namespace) -> None:

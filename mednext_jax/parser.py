@@ -79,8 +79,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument(
         "--contrast",
-        choices=("T1w", "T2w", "FLAIR"),
-        help="what the scans look like, FLAIR only with --on (default: none; with --on what the scans' names tell)",
+        choices=("T1w", "T2w", "FLAIR", "any", "mixed"),
+        help="what the scans look like: T1w or T2w; with --on also FLAIR; with --anatomy also FLAIR, any (tissues' "
+        "signals drawn freely) or mixed (T1w, T2w, FLAIR in turn) (default: none; with --on what the scans' names "
+        "tell, with --anatomy mixed)",
+    )
+    simulate.add_argument(
+        "--anatomy",
+        type=Path,
+        metavar="FOLDER",
+        help="simulate in these label maps of heads or brains, with FreeSurfer's numbers (default: in a template)",
     )
     simulate.add_argument(
         "--on",
@@ -94,12 +102,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MAPS",
         help="with --on: the map of each scan, as of SynthSeg or FreeSurfer, as for quantify (default: none)",
     )
-    simulate.add_argument("--sites", type=int, default=1, metavar="K", help="simulated scanners (default: 1)")
+    simulate.add_argument(
+        "--sites", type=int, metavar="K", help="simulated scanners, in the template only (default: one)"
+    )
     simulate.add_argument(
         "--seed", type=int, default=0, metavar="S", help="another number draws other subjects (default: 0)"
     )
     simulate.add_argument(
-        "--voxel-size", type=float, default=1.0, metavar="MM", help="of the first site, in mm (default: 1)"
+        "--voxel-size",
+        type=float,
+        metavar="MM",
+        help="of the first site, in mm, in the template only (default: of 1 mm)",
     )
 
     prepare = command(

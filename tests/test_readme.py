@@ -77,6 +77,10 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(MEDNET_PVS, ("tests/test_readme.py", "test_the_commands_with_mednet_pvs_s_weights")),
     "mednext-jax models": ("tests/hub/test_list_models.py", 'main(["models"])'),
+    "mednext-jax simulate --anatomy labelmaps --subjects 12 -o heads": (
+        "tests/simulate/test_heads.py",
+        '"simulate", "--anatomy", "labelmaps", "--subjects"',
+    ),
     "mednext-jax simulate --on scans --regions maps -o painted": (
         "tests/simulate/test_on_scans.py",
         '["simulate", "--on"',

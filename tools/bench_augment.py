@@ -37,10 +37,11 @@ def main(variant: str = "S/3", patch: str = "64") -> None:
     row = jnp.zeros(1, jnp.int32)
 
     compiled = jax.jit(augment)
-    jax.block_until_ready(compiled(jax.random.key(0), row, image, label))
+    read = {"row": row, "image": image, "label": label}
+    jax.block_until_ready(compiled(jax.random.key(0), read))
     start = time.perf_counter()
     for draw in range(DRAWS):
-        jax.block_until_ready(compiled(jax.random.key(draw), row, image, label))
+        jax.block_until_ready(compiled(jax.random.key(draw), read))
     augmentation = (time.perf_counter() - start) / DRAWS
 
     network = MedNeXtConfig.variant(name, kernel_size=int(kernel), deep_supervision=True)
@@ -48,8 +49,8 @@ def main(variant: str = "S/3", patch: str = "64") -> None:
     params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
     state = jax.device_put(new_state(params, make_optimiser(config.optimiser), average=False), replicated(mesh))
 
-    def plain(key, rows, image, label):
-        return image, label
+    def plain(key, batch):
+        return batch["image"], batch["label"]
 
     step = make_train_step(config, lambda p, x: net.apply({"params": p}, x), plain, mesh, state)
     corner = (slice(None), *(slice(n) for n in config.patch_size))

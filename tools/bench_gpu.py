@@ -114,8 +114,8 @@ def training_step(config: MedNeXtConfig, ops: LocalOps, params: Any, x: jax.Arra
     def apply(params: Any, x: jax.Array) -> Any:
         return net.apply({"params": params}, x)
 
-    def as_it_is(_: Any, __: Any, image: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return image, label
+    def as_it_is(_: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return batch["image"], batch["label"]
 
     state = new_state(jax.tree.map(jnp.copy, params), make_optimiser(recipe.optimiser), average=False)
     step = make_train_step(recipe, apply, as_it_is, make_mesh(devices=jax.devices()[:1]), state)

@@ -110,7 +110,8 @@ def calibrate(
 
 def _measure_all(predictor: Predictor, dataset: Path, largest: Sequence[float]) -> list[Measured]:
     found = []
-    cases = read_nnunet_raw(dataset).cases
+    raw = read_nnunet_raw(dataset)
+    cases = raw.cases
     for number, case in enumerate(cases, 1):
         (image,) = case.images
         scan, label = read_scan(image), read_labels(case.label)
@@ -125,9 +126,10 @@ def _measure_all(predictor: Predictor, dataset: Path, largest: Sequence[float]) 
             )
         group = scan_contrast(image), next(size for size in largest if edge <= size * 1.001)
         p = np.asarray(predictor(image).probability.dataobj)
-        truth = np.asarray(label.dataobj) == 1
-        counted = np.asarray(scan.dataobj) != 0
-        found.append(Measured(group, LogitCounts.of(p[counted], truth[counted]), ScanSweep.of(p, truth)))
+        labels = np.asarray(label.dataobj)
+        truth, judged = labels == 1, labels != raw.ignore_label
+        counted = (np.asarray(scan.dataobj) != 0) & judged
+        found.append(Measured(group, LogitCounts.of(p[counted], truth[counted]), ScanSweep.of(p * judged, truth)))
         print(f"[{number}/{len(cases)}] {case.id}: {group[0] or 'unknown contrast'}, {edge:g} mm", flush=True)
     return found
 

@@ -6,7 +6,7 @@ v2's default and v1's `moreDA` share probabilities, ranges and order; three draw
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -85,8 +85,8 @@ def make_augment(
     *,
     labels: Sequence[int],
     zero_outside: bool = False,
-) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(key, rows (n,), image (n, D, H, W, c), label (n, D, H, W)) -> patches of `patch_size` (d, h, w).
+) -> Callable[[jax.Array, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]:
+    """(key, batch: row (n,), image (n, D, H, W, c), label (n, D, H, W)) -> patches of `patch_size` (d, h, w).
 
     `labels`: every value a label can have but -1. `zero_outside`: set the image to 0 where the label is -1 (nnU-Net:
     when the normalisation used the mask). Sample i draws from fold_in(key, rows[i]) alone. Each device augments its
@@ -102,7 +102,7 @@ def make_augment(
         return jax.lax.map(one, (keys, image, label))
 
     samples = PartitionSpec("data")
-    return jax.shard_map(
+    augment = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(PartitionSpec(), samples, samples, samples),
@@ -110,6 +110,7 @@ def make_augment(
         # Along "space" every device does the same work, which the check cannot see through the branches.
         check_vma=False,
     )
+    return lambda key, batch: augment(key, batch["row"], batch["image"], batch["label"])
 
 
 def augment_sample(

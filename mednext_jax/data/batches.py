@@ -25,6 +25,14 @@ class Cases(Protocol):
     def crop(self, case: str, start: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
+class Sampler(Protocol):
+    """Row `row` of global batch `step`."""
+
+    @property
+    def batch_size(self) -> int: ...
+    def __call__(self, step: int, row: int) -> Batch: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class PatchSampler:
     """`sampler(step, row)` is row `row` of global batch `step`, a pure function of `seed` and the two.
@@ -70,7 +78,7 @@ def _all_annotated(voxels: np.ndarray | None) -> Mapping[int, np.ndarray]:
 
 
 def batches(
-    sampler: PatchSampler,
+    sampler: Sampler,
     first_step: int,
     last_step: int,
     *,

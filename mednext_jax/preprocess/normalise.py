@@ -21,6 +21,8 @@ from mednext_jax.io.slabs import over_slabs
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 SMALLEST_DEVIATION = 1e-8
+_TAILS = 1.5  # upper tail / lower tail, between those of scans with dark and with bright fluid
+_ENOUGH = 200_000  # voxels for percentiles
 # The statistics of a channel over the training set's foreground that a scheme may use.
 INTENSITY_KEYS = ("mean", "std", "percentile_00_5", "percentile_99_5")
 
@@ -149,6 +151,20 @@ def _zscore(channel: np.ndarray, mask: np.ndarray | None, _known: Mapping[str, f
     return Scaling(mean=mean, deviation=deviation, masked=mask is not None)
 
 
+def _zscore_bright_fluid(channel: np.ndarray, mask: np.ndarray | None, known: Mapping[str, float] | None) -> Scaling:
+    """The z-score, of the negative where fluid is dark, as on T1w and FLAIR: fluid is bright, white matter dark.
+
+    In an extracted brain fluid is one tail of the intensities, the longer one on T2w; of ten scans of five scanners
+    the upper tail (median to 99th percentile) is 0.4 to 0.9 of the lower one on T1w and FLAIR, 2.5 to 2.6 on T2w.
+    """
+    scaling = _zscore(channel, mask, known)
+    voxels = channel.ravel() if mask is None else channel[mask]
+    low, median, high = np.percentile(voxels[:: max(1, len(voxels) // _ENOUGH)], (1, 50, 99))
+    if high - median < _TAILS * (median - low):
+        return scaling._replace(deviation=-scaling.deviation)
+    return scaling
+
+
 def _too_large(channel: np.ndarray) -> InputError:
     return InputError(
         "The scan's intensities are too large to be normalised.",
@@ -176,6 +192,7 @@ def _ct(_channel: np.ndarray, _mask: np.ndarray | None, known: Mapping[str, floa
 # By the name that a recipe and a prepared data set store.
 SCHEMES: dict[str, Scheme] = {
     "zscore": Scheme(_zscore, ("zscore",), masked=True, nnunet_v1=("nonCT",), nnunet_v2=("ZScoreNormalization",)),
+    "zscore_bright_fluid": Scheme(_zscore_bright_fluid, ("bright-fluid mri",), masked=True),
     "none": Scheme(
         lambda channel, mask, known: Scaling(),
         ("nonorm", "none"),

@@ -1,6 +1,7 @@
-"""Perivascular spaces simulated in a real template brain.
+"""Perivascular spaces simulated in a real template brain, in real scans, and in label maps of heads.
 
 Tests of files that have none of their own name:
+`anatomy`: tests/simulate/test_anatomy_maps.py
 `dataset_files`: tests/simulate/test_simulate.py
 `subject`: tests/simulate/test_anatomy.py
 `template`: tests/simulate/test_anatomy.py

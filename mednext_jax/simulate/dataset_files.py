@@ -1,4 +1,4 @@
-"""The files of a simulated data set besides its images: nnU-Net's description, participants, truth, region names."""
+"""The files of a simulated data set: volumes, nnU-Net's description, participants, truth, region names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
+from mednext_jax.errors import InputError
+from mednext_jax.io.nifti import write_image
 from mednext_jax.simulate.placement import Placed
 
 FOLDERS = ("imagesTr", "labelsTr", "regions")
@@ -28,8 +31,12 @@ def write_tables(
     name: str,
     description: str,
     contrast: str,
+    **more: object,
 ) -> None:
-    """Write participants.tsv, truth.tsv, regions/regions.json and dataset.json of a data set of one channel."""
+    """Write participants.tsv, truth.tsv, regions/regions.json and dataset.json of a data set of one channel.
+
+    more: entries of dataset.json that differ or come on top, such as labels.
+    """
     _write_table(folder / "participants.tsv", participants)
     _write_table(folder / "truth.tsv", truth)
     _write_json(folder / "regions" / "regions.json", dict(regions))
@@ -42,8 +49,26 @@ def write_tables(
             "labels": {"background": 0, "pvs": 1},
             "numTraining": len(participants),
             "file_ending": ".nii.gz",
+            **more,
         },
     )
+
+
+def write_volume(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write a volume (x, y, z) as a file whose qform and sform both are the affine, in mm."""
+    image = nib.Nifti1Image(array, affine)
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    image.header.set_xyzt_units("mm", "sec")
+    write_image(path, image)
+
+
+def refuse_wrong_number(name: str, value: object, lowest: int, highest: int) -> None:
+    """Raise InputError unless `value` is a whole number within these."""
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise InputError(
+            f"The number {name} is wrong.", expected=f"a whole number from {lowest} to {highest}", found=value
+        )
 
 
 def truth_rows(

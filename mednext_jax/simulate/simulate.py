@@ -7,16 +7,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 from tqdm import tqdm
 
 from mednext_jax.errors import InputError
 from mednext_jax.io.atomic import atomic_directory
-from mednext_jax.io.nifti import write_image
 from mednext_jax.simulate.acquisition import draw_sites, refuse_unknown_contrast
-from mednext_jax.simulate.dataset_files import make_folders, truth_rows, write_tables
-from mednext_jax.simulate.deform import VoxelGrid
+from mednext_jax.simulate.dataset_files import (
+    make_folders,
+    refuse_wrong_number,
+    truth_rows,
+    write_tables,
+    write_volume,
+)
 from mednext_jax.simulate.placement import PvsDistribution
 from mednext_jax.simulate.subject import Subject, simulate_subject
 from mednext_jax.simulate.template import REGIONS, load_template
@@ -90,27 +92,17 @@ def _check(subjects: int, contrast: str, sites: int, seed: int, voxel_size: floa
         ("seed", seed, 0, 2**63),
         ("workers", workers, 1, 256),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InputError(
-                f"The number {name} is wrong.", expected=f"a whole number from {low} to {high}", found=value
-            )
+        refuse_wrong_number(name, value, low, high)
     if not 0.7 <= voxel_size <= 3:
         raise InputError("The voxel size is wrong.", expected="0.7 to 3 mm", found=voxel_size)
 
 
 def _write_images(folder: Path, subject: Subject) -> None:
     name = subject.name
-    _write_nifti(folder / "imagesTr" / f"{name}_0000.nii.gz", subject.image, subject.grid)
-    _write_nifti(folder / "labelsTr" / f"{name}.nii.gz", subject.label, subject.grid)
-    _write_nifti(folder / "regions" / f"{name}.nii.gz", subject.regions, subject.grid)
-
-
-def _write_nifti(path: Path, array: np.ndarray, grid: VoxelGrid) -> None:
-    image = nib.Nifti1Image(array, grid.affine)
-    image.set_qform(grid.affine, code="scanner")
-    image.set_sform(grid.affine, code="scanner")
-    image.header.set_xyzt_units("mm", "sec")
-    write_image(path, image)
+    affine = subject.grid.affine
+    write_volume(folder / "imagesTr" / f"{name}_0000.nii.gz", subject.image, affine)
+    write_volume(folder / "labelsTr" / f"{name}.nii.gz", subject.label, affine)
+    write_volume(folder / "regions" / f"{name}.nii.gz", subject.regions, affine)
 
 
 def _participant(subject: Subject) -> dict:

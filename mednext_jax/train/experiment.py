@@ -31,12 +31,15 @@ from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.parallel.processes import compiled_together
+from mednext_jax.simulate.generator import PVS
 from mednext_jax.train.configuration import TrainConfig
+from mednext_jax.train.generated import GeneratedPatches, Generator, trained_outputs
 from mednext_jax.train.optimiser import make_optimiser
 from mednext_jax.train.state import TrainState, new_state
-from mednext_jax.train.step import Metrics, make_train_step, make_validation_step
+from mednext_jax.train.step import LearnedOutputs, Metrics, first_logits, make_train_step, make_validation_step
 from mednext_jax.train.validation import validate_scans
 from mednext_jax.weights.directory import Model, load_model, read_recipes
+from mednext_jax.weights.first_outputs import first_outputs
 from mednext_jax.weights.packaged import or_packaged
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.two_classes import as_two_classes
@@ -59,7 +62,7 @@ class Experiment:
     state_like: TrainState  # shapes, types and shardings of the state, to restore a checkpoint into
     train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
     validation_step: Callable[[Any, dict[str, jax.Array]], Metrics]
-    training: PatchSampler
+    training: PatchSampler | GeneratedPatches
     validation: PatchSampler
     reads: tuple[int, int]  # (k, n): this process reads the k-th of n parts of each batch
     recipe: Recipe
@@ -70,20 +73,30 @@ class Experiment:
         return data_set_hash(self.store)
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Experiment:
-        """Open the data set and build the rest; raises InputError when the two do not fit."""
-        store = CaseStore.open(config.data)
+    def of(cls, config: TrainConfig, data: str | Path | None = None) -> Experiment:
+        """Open the data set, `config.data` or the simulated scans `data`, and build the rest.
+
+        Raises InputError when the two do not fit.
+        """
+        store = CaseStore.open(data or config.data)
         training_ids, validation_ids = fold_cases(store, config.fold)
-        meta, (labels, regions) = store.meta, _outputs(store)
+        meta, (labels, regions), order = store.meta, _outputs(store), store.meta.regions_class_order
+        if config.generator.enabled:  # one region by itself, whatever other outputs help the training
+            regions, order = ((PVS,),), (PVS,)
+        outputs = len(labels) if regions is None else len(regions)
+        learned = LearnedOutputs(outputs, regions, meta.ignore_label)
+        if config.generator.enabled:
+            learned = trained_outputs(config.generator)
         architecture = dataclasses.replace(
-            config.model,
-            in_channels=len(meta.channel_names),
-            num_classes=len(labels) if regions is None else len(regions),
+            config.model, in_channels=len(meta.channel_names), num_classes=learned.number
         )
         mesh = make_mesh(config.mesh.data, config.mesh.space, config.mesh.height)
         check_divides(architecture, mesh, (config.batch_size // config.accumulate, *config.patch_size))
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
+        generator = None
+        if config.generator.enabled:
+            generator = Generator(config.generator, config.patch_size, mesh, meta.name)
         augment = make_augment(
             config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
         )
@@ -103,6 +116,18 @@ class Experiment:
             stream=TRAINING,
             probabilistic=config.foreground_rule == "probabilistic",
         )
+        train_step = compiled_together(
+            make_train_step(
+                config,
+                apply,
+                generator.patches if generator else augment,
+                mesh,
+                state,
+                batch_shardings=generator and generator.shardings,
+                ignore_label=learned.ignore_label,
+                regions=learned.regions,
+            )
+        )
         return cls(
             config=config,
             store=store,
@@ -110,13 +135,18 @@ class Experiment:
             mesh=mesh,
             operations=ops.described,
             state_like=state,
-            train_step=compiled_together(
-                make_train_step(config, apply, augment, mesh, state, ignore_label=meta.ignore_label, regions=regions)
-            ),
+            train_step=train_step if generator is None else generator.with_anatomies(train_step),
             validation_step=compiled_together(
-                make_validation_step(config, apply, mesh, state.params, ignore_label=meta.ignore_label, regions=regions)
+                make_validation_step(
+                    config,
+                    first_logits(apply, outputs),
+                    mesh,
+                    state.params,
+                    ignore_label=meta.ignore_label,
+                    regions=regions,
+                )
             ),
-            training=sampler,
+            training=GeneratedPatches(config.batch_size) if generator else sampler,
             validation=dataclasses.replace(
                 sampler,
                 ids=validation_ids,
@@ -129,12 +159,17 @@ class Experiment:
             recipe=Recipe(
                 channel_names=meta.channel_names,
                 labels=labels,
-                regions_class_order=None if regions is None else meta.regions_class_order,
+                regions_class_order=None if regions is None else order,
                 patch_size=config.patch_size,
                 **vars(meta.preprocessing),
                 mirror_axes=config.augment.mirror_axes,
             ),
         )
+
+    @property
+    def described_cases(self) -> tuple[str, ...]:
+        """The cases that say what the training's are like: these, or of generated patches the simulated scans."""
+        return self.validation.ids if isinstance(self.training, GeneratedPatches) else self.training.ids
 
     @property
     def fold(self) -> ScoredFold:
@@ -155,9 +190,15 @@ class Experiment:
         self, params: Any, folder: Path | None = None, pictures: Path | None = None
     ) -> dict[str, dict[str, Scores]]:
         """`validate_scans` of the fold's validation cases with these weights (on the host); all processes call it."""
-        one_head = dataclasses.replace(self.architecture, deep_supervision=False)
+        architecture, params = self.result(params)
+        one_head = dataclasses.replace(architecture, deep_supervision=False)
         predictor = Predictor(Model(one_head, params, self.recipe))
         return validate_scans(self.store, self.fold, predictor, folder, pictures)
+
+    def result(self, params: Any) -> tuple[MedNeXtConfig, Any]:
+        """The network that the run leaves, with these weights: its outputs are the recipe's."""
+        order = self.recipe.regions_class_order
+        return first_outputs(self.architecture, params, len(self.recipe.labels if order is None else order))
 
     def first_state(self) -> TrainState:
         """The state before step 0: PyTorch's initialisation from the seed, or the weights of `init_from`."""

@@ -30,6 +30,7 @@ from mednext_jax.train.card import model_card
 from mednext_jax.train.checkpoint import Checkpoints
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.experiment import Experiment, data_set_hash, to_host
+from mednext_jax.train.generated import FOLDER, simulated_scans
 from mednext_jax.train.label_ranges import label_ranges
 from mednext_jax.train.loop import pictures_of, run_steps
 from mednext_jax.train.state import TrainState
@@ -54,16 +55,19 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
         with checked_together():
             checked = TrainConfig.of(config)
             if finished:
-                _check_finished(checked, model)
+                _check_finished(checked, model, workdir)
             else:
                 if not (workdir / "config.json").is_file():
                     refuse_existing(workdir, hidden=False)  # those of a run that was killed at its start
                     _refuse_needless(checked)
                     _refuse_name(workdir)
-                experiment = Experiment.of(checked)
+                if checked.generator.enabled and is_main_process():
+                    _simulate_once(checked, workdir)
         if finished:
             print(f"This run has finished: {shown(model)}")
             return model
+        with checked_together():
+            experiment = Experiment.of(checked, _data_of(checked, workdir))
         agree("configuration", _identity(experiment))
         agree("code version", code_version())
         agree("choice of GPU kernels", experiment.operations)
@@ -73,6 +77,31 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                 held.enter_context(locked(workdir / LOCK, "Another training runs in this folder."))
         with leaving_at_once():
             return _run(experiment, workdir, model)
+
+
+def _simulate_once(config: TrainConfig, workdir: Path) -> None:
+    """Make the simulated scans of a run if they are not there. Raises InputError for those of another generator.
+
+    The configuration is written first: with it the folder is a run's, and a start that was killed can be repeated.
+    """
+    written = workdir / "config.json"
+    if not (workdir / FOLDER).is_dir():
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write_config(config, workdir)
+    saved = read_json(written)
+    if not isinstance(saved, dict) or saved.get("generator") != config.plain()["generator"]:
+        raise InputError(
+            "The simulated scans of this run were made with another configuration of the generator.",
+            file=workdir / FOLDER,
+            expected=f"config.generator as in {shown(written)}",
+            hint="use the run's own configuration, or another --workdir",
+        )
+    simulated_scans(config, workdir)
+
+
+def _data_of(config: TrainConfig, workdir: Path) -> str | Path:
+    """The prepared data set of a run: its configuration's, or its own simulated scans."""
+    return workdir / FOLDER if config.generator.enabled else config.data
 
 
 def _refuse_needless(config: TrainConfig) -> None:
@@ -97,7 +126,7 @@ def _refuse_name(workdir: Path) -> None:
         ) from None
 
 
-def _check_finished(config: TrainConfig, model: Path) -> None:
+def _check_finished(config: TrainConfig, model: Path, workdir: Path) -> None:
     """Raise InputError unless the model is of a run with this configuration and data set."""
     description = read_json(model / DESCRIPTION)
     provenance = description.get("provenance") if isinstance(description, dict) else None
@@ -112,7 +141,7 @@ def _check_finished(config: TrainConfig, model: Path) -> None:
     _check_same_run(
         {**saved, "data_set": data_set.get("sha256")},
         config,
-        CaseStore.open(config.data),
+        CaseStore.open(_data_of(config, workdir)),
         free=[name for name in FREE_ON_RESUME if name != "steps"],
         hint="use the run's own configuration, or another --workdir; to train on, remove its model and validation "
         "folders",
@@ -175,21 +204,22 @@ def _finish(experiment: Experiment, state: TrainState, params: Any, validation: 
         "data_set": {"name": store.meta.name, "sha256": experiment.data_set},
         "steps": int(state.step),
         "skipped_steps": int(state.skipped),
-        "training_range": label_ranges(store, experiment.training.ids),
+        "training_range": label_ranges(store, experiment.described_cases),
         "validation_dice": None
         if by_case is None
         else without_nan({case: row["dice"] for case, row in by_case.items()}),
         "config": experiment.config.plain(),
     }
+    architecture, params = experiment.result(params)
     card = model_card(
-        experiment.architecture,
+        architecture,
         experiment.recipe,
         store.meta,
-        training_cases=experiment.training.ids,
+        training_cases=experiment.described_cases,
         steps=int(state.step),
         scores=by_case,
     )
-    save_model(model, experiment.architecture, params, experiment.recipe, provenance)
+    save_model(model, architecture, params, experiment.recipe, provenance)
     with atomic_file(model / "README.md") as path:
         path.write_text(card, encoding="utf-8")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,25 +19,44 @@ from mednext_jax.train.optimiser import make_optimiser, make_schedule
 from mednext_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
-Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Patches = Callable[[jax.Array, Mapping[str, Any]], tuple[jax.Array, jax.Array]]
+
+
+class LearnedOutputs(NamedTuple):
+    """What a network's outputs mean in the labels: how many, the regions (None: classes), the label that is ignored."""
+
+    number: int
+    regions: Regions
+    ignore_label: int | None
+
+
+def first_logits(apply: Apply, count: int) -> Apply:
+    """The network's first `count` outputs, of every head."""
+
+    def first(params: Any, image: jax.Array) -> Any:
+        return jax.tree.map(lambda logits: logits[..., :count], apply(params, image))
+
+    return first
 
 
 def make_train_step(
     config: TrainConfig,
     apply: Apply,
-    augment: Augment,
+    patches: Patches,
     mesh: Mesh,
     state_like: TrainState,
     *,
+    batch_shardings: Any = None,
     ignore_label: int | None = None,
     regions: Regions = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The jitted pure step (state, batch) -> (state, metrics); `state` is donated.
 
     `state_like` (arrays or shapes) has the shardings of the state, before the step and after it.
-    `apply(params, image)` gives the logits of image (n, d, h, w, c). `augment(keys, rows, image, label)` turns the
-    read crops into patches. A batch has `image` (n, d, h, w, c), `label` (n, d, h, w) and `row` (n,), the place of
-    each sample in the global batch: its randomness is fold_in(fold_in(key(seed), step), row), whatever the mesh.
+    `apply(params, image)` gives the logits of image (n, d, h, w, c). `patches(key, batch)` makes image and label
+    (n, d, h, w) of a batch: augmented crops, or generated ones. A batch has `row` (n,), the place of each sample in
+    the global batch: its randomness is fold_in(fold_in(key(seed), step), row), whatever the mesh.
+    batch_shardings: of the arrays of a batch; None: all of them have samples first.
     Metrics (scalars): step (steps done), loss, gradient_norm, learning_rate, skipped, skipped_in_row.
     """
     optimiser = make_optimiser(config.optimiser)
@@ -64,7 +83,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        image, label = augment(key, batch["row"], batch["image"], batch["label"])
+        image, label = patches(key, batch)
         loss, gradient = loss_and_gradient(state.params, image, label)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -98,8 +117,9 @@ def make_train_step(
         }
         return new, metrics
 
-    state, metrics, samples = shardings_of(state_like), replicated(mesh), over_samples(mesh)
-    return jax.jit(step, in_shardings=(state, samples), out_shardings=(state, metrics), donate_argnums=0)
+    state, metrics = shardings_of(state_like), replicated(mesh)
+    batch = over_samples(mesh) if batch_shardings is None else batch_shardings
+    return jax.jit(step, in_shardings=(state, batch), out_shardings=(state, metrics), donate_argnums=0)
 
 
 def make_validation_step(

@@ -117,8 +117,9 @@ def test_a_sample_is_augmented_alike_in_any_batch():
     image, label = a_sample(size)
     images, labels = np.stack([image] * 4), np.stack([label] * 4)
     key, rows = jax.random.key(3), np.arange(4, dtype=np.int32)
-    whole = augment(key, rows, images, labels)
-    part = augment(key, rows[2:], images[2:], labels[2:])
+    batch = {"row": rows, "image": images, "label": labels}
+    whole = augment(key, batch)
+    part = augment(key, {name: value[2:] for name, value in batch.items()})
     for a, b in zip(whole, part, strict=True):
         # One program per batch size: the compiler may fuse otherwise.
         np.testing.assert_allclose(np.asarray(a)[2:], b, atol=1e-5)

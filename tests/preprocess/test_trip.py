@@ -9,7 +9,7 @@ import scipy.ndimage
 
 from mednext_jax.errors import InputError
 from mednext_jax.preprocess.crop import find_region
-from mednext_jax.preprocess.normalise import normalise, scheme_of
+from mednext_jax.preprocess.normalise import find_scaling, normalise, scheme_of
 from mednext_jax.preprocess.preprocessing import Preprocessing
 from mednext_jax.preprocess.trip import Properties, preprocess_scan
 from tests.oracles import restore
@@ -155,3 +155,34 @@ def test_channels_that_cannot_be_scaled_are_refused(scan):
     with pytest.raises(InputError, match="too large to be normalised"):
         run(volume, label)
     assert run(volume, label, normalisation=("zscore", "none")).volume.max() == np.float32(1e20)
+
+
+@pytest.mark.parametrize(
+    ("signals", "sign"),
+    [
+        ({"white": 0.75, "grey": 0.50, "fluid": 0.15}, -1),  # T1w
+        ({"white": 0.36, "grey": 0.50, "fluid": 0.93}, 1),  # T2w
+        ({"white": 0.45, "grey": 0.60, "fluid": 0.12}, -1),  # FLAIR
+    ],
+)
+def test_bright_fluid_is_the_zscore_of_one_polarity_for_every_contrast(signals, sign):
+    """An extracted brain of 45 % white matter, 43 % grey matter and 12 % fluid; nothing around it counts."""
+    rng = np.random.default_rng(0)
+    share = {"white": 0.45, "grey": 0.43, "fluid": 0.12}
+    tissue = rng.choice(list(signals), (20, 30, 30), p=[share[name] for name in signals])
+    scan = np.vectorize(signals.get)(tissue) + 0.03 * rng.standard_normal(tissue.shape)
+    inside = np.zeros(tissue.shape, bool)
+    inside[:, 5:25, 5:25] = True
+    scan = np.where(inside, scan, 0).astype(np.float32)[..., None]
+    plain, bright = (normalise(scan, [name], inside, True) for name in ("zscore", "zscore_bright_fluid"))
+    np.testing.assert_allclose(bright, sign * plain, atol=1e-6)
+    assert not bright[~inside].any()
+    mean = {name: bright[inside & (tissue == name)].mean() for name in signals}
+    assert mean["fluid"] > mean["white"] + 0.5
+    assert find_scaling(scan, ["zscore_bright_fluid"], inside, True)[0].masked
+
+
+def test_a_channel_of_generated_scans_is_normalised_to_bright_fluid():
+    from mednext_jax.train.generated import CHANNEL
+
+    assert scheme_of(CHANNEL) == "zscore_bright_fluid" and scheme_of("T2w") == "zscore"

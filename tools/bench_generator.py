@@ -1,0 +1,129 @@
+"""What a generated patch costs beside a training step: `python -m tools.bench_generator [--patch 48] [--count]`.
+
+Both for one sample, in one process on the device at hand: MedNeXt-S k3 at 128^3, and the small network of
+`configs/without_labels.py` at 48^3. Without --count: times, and their ratio. With it nothing runs: both programs are
+compiled and what their kernels read and write is added up from XLA's text, loops in full, in bytes and in passes over
+a float32 volume of the patch; the largest kernels of the generator are listed. That is how a CPU stands in for a GPU:
+XLA fuses for each of them in its own way, so the ratio of bytes is an estimate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mednext_jax.compilation_cache import use_compilation_cache
+from mednext_jax.kernels.best_ops import best_ops
+from mednext_jax.model.config import MedNeXtConfig
+from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.parallel.mesh import make_mesh, replicated
+from mednext_jax.simulate.anatomy import stacked
+from mednext_jax.simulate.generator import make_generate
+from mednext_jax.simulate.generator_config import GeneratorConfig
+from mednext_jax.simulate.heads import anatomies_of
+from mednext_jax.train.configuration import TrainConfig
+from mednext_jax.train.optimiser import make_optimiser
+from mednext_jax.train.state import TrainState, new_state
+from mednext_jax.train.step import make_train_step
+from tools.hlo import bytes_moved, instructions, kernels, launches
+
+SMALL = MedNeXtConfig(base_channels=8, expansion_ratios=(2,) * 9, block_counts=(1,) * 9, deep_supervision=True)
+NETWORKS = {128: MedNeXtConfig.variant("S", kernel_size=3, deep_supervision=True), 48: SMALL}
+LARGEST = 12  # kernels that are listed
+
+
+def generator(patch: int, anatomies: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The generator of one patch of `patch` voxels, jitted, and its arguments."""
+    made = jax.jit(make_generate(GeneratorConfig(), (patch,) * 3))
+    return made, (jax.random.key(0), jnp.zeros(1, jnp.int32), anatomies)
+
+
+def training_step(network: MedNeXtConfig, patch: int) -> tuple[Callable[..., Any], TrainState, dict[str, jax.Array]]:
+    """The step of one sample that is there already, its first state, and its batch."""
+    config = TrainConfig(batch_size=1, patch_size=(patch,) * 3)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    net = MedNeXt(network, best_ops(dtype=network.dtype))
+    params = jax.jit(MedNeXt(network).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
+    state = jax.device_put(new_state(params, make_optimiser(config.optimiser), average=False), replicated(mesh))
+
+    def as_it_is(_: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        return batch["image"], batch["label"]
+
+    step = make_train_step(config, lambda p, x: net.apply({"params": p}, x), as_it_is, mesh, state)
+    rng, shape = np.random.default_rng(0), (1, *config.patch_size)
+    image = jnp.asarray(rng.normal(size=(*shape, 1)), jnp.float32)
+    label = jnp.asarray(rng.random(shape) > 0.99, jnp.int32)
+    return step, state, {"image": image, "label": label, "row": jnp.zeros(1, jnp.int32)}
+
+
+def times(network: MedNeXtConfig, patch: int, anatomies: Any, repeats: int) -> tuple[float, float]:
+    """Seconds of a generated patch, over many draws, and of a step."""
+    made, (key, rows, arrays) = generator(patch, anatomies)
+    jax.block_until_ready(made(key, rows, arrays))
+    start = time.perf_counter()
+    for seed in range(repeats):
+        jax.block_until_ready(made(jax.random.key(seed), rows, arrays))
+    patch_seconds = (time.perf_counter() - start) / repeats
+    step, state, batch = training_step(network, patch)
+    state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    return patch_seconds, (time.perf_counter() - start) / repeats
+
+
+def report_times(network: MedNeXtConfig, patch: int, anatomies: Any, repeats: int) -> None:
+    """Print both times and their ratio."""
+    made, step = times(network, patch, anatomies, repeats)
+    print(f"{patch}^3: patch {1e3 * made:.1f} ms, step {1e3 * step:.1f} ms, ratio {made / step:.1%}", flush=True)
+
+
+def report_bytes(network: MedNeXtConfig, patch: int, anatomies: Any) -> None:
+    """Print what both programs read and write, their ratio, and the generator's largest kernels."""
+    volume = 4 * patch**3
+    made, arguments = generator(patch, anatomies)
+    program = instructions(made.lower(*arguments).compile().as_text())
+    step, state, batch = training_step(network, patch)
+    training = instructions(step.lower(state, batch).compile().as_text())
+    here, there = bytes_moved(program), bytes_moved(training)
+    print(
+        f"{patch}^3: patch {here / 1e6:.0f} MB = {here / volume:.0f} passes in {launches(program)} kernels, "
+        f"step {there / 1e6:.0f} MB = {there / volume:.0f} passes in {launches(training)} kernels, "
+        f"ratio {here / there:.1%}",
+        flush=True,
+    )
+    largest = sorted(kernels(program), key=lambda one: -one[0].times * one[1])[:LARGEST]
+    for kernel, moved in largest:
+        passes = kernel.times * moved / volume
+        print(f"  {passes:6.1f} passes in {kernel.times} x {kernel.name}: {kernel.operation} {kernel.result[:60]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--patch", type=int, choices=sorted(NETWORKS), action="append", help="default: both")
+    parser.add_argument("--anatomy", default="", help="folder of label maps (default: the template)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each time (default: 5)")
+    parser.add_argument("--count", action="store_true", help="bytes of the compiled programs in place of times")
+    options = parser.parse_args()
+    use_compilation_cache()
+    arrays = stacked(anatomies_of(GeneratorConfig(anatomy=options.anatomy, held_out=0)))
+    anatomies = {name: jnp.asarray(array) for name, array in arrays.items()}
+    print(f"{jax.devices()[0].device_kind}, heads of {math.prod(arrays['tissue'].shape[1:]) / 1e6:.1f} Mvoxels")
+    for patch in options.patch or sorted(NETWORKS):
+        if options.count:
+            report_bytes(NETWORKS[patch], patch, anatomies)
+        else:
+            report_times(NETWORKS[patch], patch, anatomies, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
