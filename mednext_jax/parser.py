@@ -288,7 +288,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     command(
         "check-device",
-        "check the GPU kernels on this machine, as a table to paste into an issue",
+        "check the GPU or TPU kernels on this machine, as a table to paste into an issue",
         "mednext-jax check-device",
     )
     return parser

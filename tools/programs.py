@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.inference.sliding_window import Window, _add_tiles
 from mednext_jax.inference.tiles import bucket_shape, tile_starts
+from mednext_jax.kernels.mosaic.lane_ops import LaneOps
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
@@ -36,11 +37,18 @@ def abstract_params(network: MedNeXtConfig) -> Any:
     return jax.eval_shape(MedNeXt(network).init, jax.random.key(0), image)["params"]
 
 
+def operations_of(network: MedNeXtConfig, platform: str) -> LocalOps:
+    """What `best_ops` takes on a device of `platform` that has checked its kernels; on a GPU XLA's operations."""
+    if platform == "tpu" and network.dtype == "bfloat16" and network.norm == "group" and not network.grn:
+        return LaneOps()
+    return LocalOps(platform=platform)
+
+
 def lower_train_step(config: TrainConfig, mesh: Mesh, ops: LocalOps | None = None) -> jax.stages.Lowered:
     """One step on a batch as read from a data set of one channel and one foreground label; `ops` of a device."""
     network = network_of(config)
     check_divides(network, mesh, (config.batch_size, *config.patch_size))
-    ops = ops or LocalOps(platform=mesh.devices.flat[0].platform)
+    ops = ops or operations_of(network, mesh.devices.flat[0].platform)
     augment = make_augment(config.augment, config.patch_size, mesh, labels=(0, 1))
     state = state_like(functools.partial(initial_state, config, network), mesh, shared=config.mesh.share_state)
     step = make_train_step(config, spread(network, mesh, ops), augment, mesh, state)
@@ -101,5 +109,5 @@ def _window(config: TrainConfig, mesh: Mesh | None) -> Window:
 
 def _inference_network(config: TrainConfig, platform: str) -> tuple[MedNeXtConfig, Callable[[Any, jax.Array], Any]]:
     network = dataclasses.replace(network_of(config), remat="none", deep_supervision=False)
-    net = MedNeXt(network, LocalOps(platform=platform))
+    net = MedNeXt(network, operations_of(network, platform))
     return network, lambda params, x: net.apply({"params": params}, x)

@@ -18,4 +18,9 @@ Tests of files that have none of their own name:
 `user_tiles`: tests/kernels/test_tile_sizes.py
 `kept`: tests/kernels/test_kernel_cache.py
 `tuned_tiles`: tests/kernels/test_tile_sizes.py
+`instance_norm`: tests/kernels/mosaic/test_lane_blocks.py
+`lane_ops`: tests/kernels/mosaic/test_lane_blocks.py
+`xla_depthwise`: tests/kernels/mosaic/test_lane_blocks.py
+`tap_products`: tests/kernels/mosaic/test_depthwise.py
+`words`: tests/kernels/mosaic/test_depthwise.py
 """

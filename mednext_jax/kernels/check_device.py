@@ -29,7 +29,7 @@ def check_device(kinds: Iterable[BlockKind]) -> Iterator[str]:
         yield f"{SWITCH}={shown(os.environ[SWITCH])} is set: it overrides what is found here"
     reason = refusal(device)
     if reason:
-        yield f"no fused GPU kernels: {reason}"
+        yield f"no fused {'TPU' if device.platform == 'tpu' else 'GPU'} kernels: {reason}"
         yield f"every block runs as {xla_ops(device).described}"
         return
     yield f"relative L2 from float32; at most {OUTPUT_LIMIT:.0e} for outputs, {GRADIENT_LIMIT:.0e} for gradients"

@@ -1,4 +1,4 @@
-"""What the kernels compute for one kind of block on the GPU at hand, beside XLA's float32 on the same GPU.
+"""What the kernels compute for one kind of block on the device at hand, beside XLA's float32 on the same device.
 
 The shape is small, because bfloat16's own error grows with the number of voxels that a gradient sums over (measured:
 `tools.bfloat16_gradients`), and no extent is a multiple of a tile, so every mask is at work.
@@ -62,16 +62,16 @@ class Verdict:
         )
 
 
-def measure(kind: BlockKind, gradients: bool = True, dtype: Any = jnp.bfloat16) -> Verdict:
-    """Run a kind of block through the kernels, and through XLA in float32 on the same values.
+def measure(kind: BlockKind, gradients: bool = True, platform: str = "gpu", dtype: Any = jnp.bfloat16) -> Verdict:
+    """Run a kind of block through the kernels of a "gpu" or "tpu", and through XLA in float32 on the same values.
 
-    dtype: of the kernels' activations. A GPU's memory that is full is raised; any other failure is in the verdict.
+    dtype: of the kernels' activations. A device's memory that is full is raised; any other failure is in the verdict.
     """
     g, x, (kernel, bias), *rest = draw(shapes(kind, dtype))
     # Where a convolution's output lies around a mean far above its deviation, its own rounding is most of what reaches
     # the norm's gradients. Only an eighth of a transposed convolution's taps meet an output.
     arguments = [x, (kernel * (8**0.5 if kind.block == "up" else 1.0), 0.3 * bias), *rest]
-    found = _run(fused(kind), g, arguments, gradients)
+    found = _run(fused(kind, platform), g, arguments, gradients)
     exact_g, exact_arguments = jax.tree.map(lambda a: a.astype(jnp.float32), (g, arguments))
     expected = _run(plain(kind), exact_g, exact_arguments, gradients)
     names = gradient_names(kind)
@@ -111,8 +111,12 @@ def gradient_names(kind: BlockKind) -> list[str]:
     return [*names, "skip connection"] if kind.block == "up" else names
 
 
-def fused(kind: BlockKind) -> Callable[..., Array]:
-    """The block through the kernels, activations channels first."""
+def fused(kind: BlockKind, platform: str = "gpu") -> Callable[..., Array]:
+    """The block through the kernels of a platform, activations channels first."""
+    if platform == "tpu":
+        from mednext_jax.kernels.mosaic.lane_ops import LaneOps
+
+        return _over(LaneOps(), kind)
     from mednext_jax.kernels import fused_blocks
 
     if kind.block == "block":
@@ -122,19 +126,23 @@ def fused(kind: BlockKind) -> Callable[..., Array]:
 
 def plain(kind: BlockKind) -> Callable[..., Array]:
     """A block as XLA's operations, in the form that a GPU's compiler is quick with."""
-    ops = LocalOps("tpu")
+    return _over(LocalOps("tpu"), kind)
+
+
+def _over(ops: LocalOps, kind: BlockKind) -> Callable[..., Array]:
+    """A block of `ops`, activations channels first."""
 
     def run(
         x: Array, conv1: Conv, weights: MLPWeights, res_conv: Conv | None = None, skip: Array | None = None
     ) -> Array:
-        x = jnp.moveaxis(x, 1, -1)
+        x = ops.enter(jnp.moveaxis(x, 1, -1))
         if kind.block == "block":
             y = ops.block(x, conv1, weights, residual=kind.residual)
         elif skip is None:
             y = ops.down_block(x, conv1, weights, res_conv)
         else:
-            y = ops.up_block(x, conv1, weights, res_conv, jnp.moveaxis(skip, 1, -1))
-        return jnp.moveaxis(y, -1, 1)
+            y = ops.up_block(x, conv1, weights, res_conv, ops.enter(jnp.moveaxis(skip, 1, -1)))
+        return jnp.moveaxis(ops.leave(y), -1, 1)
 
     return run
 

@@ -41,7 +41,8 @@ def refused(kinds: Iterable[BlockKind], gradients: bool, device: jax.Device) -> 
         verdict = kept_verdict(kind, gradients, device)
         if verdict is None:
             if not told:
-                tell_once(f"checking the fused GPU kernels, once for this {_name(device)}, driver and version")
+                what = f"the fused {device.platform.upper()} kernels"
+                tell_once(f"checking {what}, once for this {_name(device)}, driver and version")
             told = True
             verdict = check(kind, gradients, device)
         if verdict.fault:
@@ -53,22 +54,22 @@ def refused(kinds: Iterable[BlockKind], gradients: bool, device: jax.Device) -> 
 def check(kind: BlockKind, gradients: bool, device: jax.Device) -> Verdict:
     """Measure a kind of block on `device`, JAX's default, and keep the verdict, but not that the memory was full.
 
-    Raises WorkError where the kernel took the GPU's context along: all that this process holds there is lost.
+    Raises WorkError where the kernel took the device's context along: all that this process holds there is lost.
     """
     start = time.perf_counter()
     lasting = True
     try:
-        verdict = self_check.measure(kind, gradients)
+        verdict = self_check.measure(kind, gradients, device.platform)
     except Exception as error:  # Triton and its compilers raise many kinds
         # What may be otherwise at the next start, with other programs beside or once something is installed.
         lasting = not is_out_of_memory(error) and not isinstance(error, ImportError)
-        what = "the GPU's memory was full" if is_out_of_memory(error) else "it does not run here"
+        what = f"the {device.platform.upper()}'s memory was full" if is_out_of_memory(error) else "it does not run here"
         verdict = Verdict(failure=f"{what}: {self_check.said(error)}")
     _LOG.info("%s: checked in %.1f s", kind, time.perf_counter() - start)
     if lasting:
         keep(kind, gradients, device, verdict)
     if verdict.failure and lasting:
-        _require_alive(kind, verdict.failure)
+        _require_alive(kind, verdict.failure, device.platform.upper())
     return verdict
 
 
@@ -104,6 +105,16 @@ def _read(key: dict[str, str], kind: BlockKind, gradients: bool) -> Verdict | No
 
 def about(device: jax.Device) -> dict[str, str]:
     """All that a verdict depends on. Also what the head of `mednext-jax check-device` says."""
+    if device.platform == "tpu":
+        return {
+            "device": device.device_kind,
+            "libtpu": _version("libtpu"),
+            "runtime": shown(" ".join(device.client.platform_version.split())),
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
+            "mednext-jax": __version__,
+            "kernels": sources_hash("mosaic"),
+        }
     return {
         "device": device.device_kind,
         "compute capability": capability_of(device),
@@ -129,10 +140,10 @@ def driver() -> str:
 
 
 @functools.cache
-def sources_hash() -> str:
-    """The hash of the files of this folder."""
+def sources_hash(folder: str = ".") -> str:
+    """The hash of the files of this folder, or of one in it."""
     sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted((Path(__file__).parent / folder).glob("*.py")):
         sources.update(path.name.encode() + b"\0" + path.read_bytes())
     return sources.hexdigest()[:16]
 
@@ -143,14 +154,14 @@ def _tiles_hash(device: jax.Device) -> str:
     return "the package's"
 
 
-def _require_alive(kind: BlockKind, failure: str) -> None:
+def _require_alive(kind: BlockKind, failure: str, what: str) -> None:
     try:
         alive = float(jax.numpy.ones(2).sum()) == 2
     except jax.errors.JaxRuntimeError:
         alive = False
     if not alive:
         raise WorkError(
-            f"A check of the GPU kernels ({kind}) broke off and took the GPU's context along: {failure}\n"
+            f"A check of the {what} kernels ({kind}) broke off and took the {what}'s context along: {failure}\n"
             "  hint:     start the command again; this kind of block then runs as XLA operations"
         )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
@@ -57,6 +59,14 @@ class LocalOps:
         """(d, h, w) of the whole volume that the network's input `x` (n, d, h, w, c) is, or is a part of."""
         _, d, h, w, _ = x.shape
         return d, h, w
+
+    def width(self, x: Array) -> int:
+        """The extent along w of `x` in the layout of activations."""
+        return int(x.shape[self.space_axes[2]])
+
+    def along(self, x: Array, axis: int, change: Callable[[Array, int], Array]) -> Array:
+        """`change` of `x` along d, h or w (`axis` 0, 1, 2), which gets an array and which of its axes that is."""
+        return change(x, self.space_axes[axis])
 
     # The three blocks as compositions of the operations below. A class that computes one in fewer steps (fused
     # kernels) overrides it and falls back on this.
@@ -122,4 +132,5 @@ class LocalOps:
             front_padding=front_padding,
             in_chunks=self._form == "blocks",
             split=split,
+            tpu=(self.platform or jax.default_backend()) == "tpu",
         )

@@ -1,4 +1,4 @@
-"""The two normalisations of MedNeXt and its global response normalisation, with float32 statistics in two passes."""
+"""The two normalisations of MedNeXt and its global response normalisation, with float32 statistics."""
 
 from __future__ import annotations
 
@@ -28,15 +28,22 @@ def inside_front_padding(x: Array, split: Split = WHOLE) -> Array:
     return keep
 
 
-def moments(x: Array, keep: Array | None = None, split: Split = WHOLE) -> tuple[Array, Array]:
+def moments(
+    x: Array, keep: Array | None = None, split: Split = WHOLE, *, one_pass: bool = False
+) -> tuple[Array, Array]:
     """Mean and biased variance over the voxels in `keep` (all); `x` (n, d, h, w, c) -> (n, 1, 1, 1, c) twice.
 
-    They run over the whole volume, also of one that is split.
+    They run over the whole volume, also of one that is split. one_pass: from the sums of x and its square, which an
+    accelerator makes where x is made; that cancels where the mean is hundreds of deviations, which bfloat16 cannot
+    tell apart anyway.
     """
     x = _floats(x)
     extents = [n * (lax.axis_size(name) if name else 1) for n, name in zip(x.shape[1:4], split, strict=True)]
     count = math.prod(extents if keep is None else [extent - 1 for extent in extents])
     mean = _total(_masked(x, keep), split) / count
+    if one_pass:
+        squares = _total(_masked(jnp.square(x), keep), split) / count
+        return mean, jnp.maximum(squares - jnp.square(mean), 0)
     variance = _total(_masked(jnp.square(x - mean), keep), split) / count
     return mean, variance
 

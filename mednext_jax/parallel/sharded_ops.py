@@ -6,6 +6,7 @@ Used inside `jax.shard_map`: every operation fetches the halo that it needs once
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from jax import Array
@@ -127,7 +128,7 @@ class ShardedOps(LocalOps):
         return self.local.norm_mlp(u, weights, residual=residual, front_padding=front_padding, split=self._split(u))
 
     def _level(self, x: Array) -> int:
-        return self.layout.level(x.shape[self.local.space_axes[2]])
+        return self.layout.level(self.local.width(x))
 
     def _split(self, x: Array) -> Split:
         return self.layout.split(self._level(x))
@@ -135,15 +136,16 @@ class ShardedOps(LocalOps):
     def _with_halo(self, x: Array, present: Split, wanted: Split, width: tuple[int, int]) -> Array:
         """A device's own part by `wanted` with a halo of `width`, of an `x` that is split by `present`."""
         # One axis after another: the second exchange carries the halo of the first, so corners come too.
-        for axis, here, name in zip(self.local.space_axes, present, wanted, strict=True):
+        for axis, (here, name) in enumerate(zip(present, wanted, strict=True)):
             if name is not None:
-                x = with_halo(x, axis, name, *width) if here else own_part(x, axis, name, *width)
+                part = functools.partial(with_halo if here else own_part, name=name, before=width[0], after=width[1])
+                x = self.local.along(x, axis, part)
         return x
 
     def _gathered(self, x: Array, present: Split) -> Array:
         """`x`, split by `present`, as its own level is split."""
         wanted = self.layout.split(self._level(x))
-        for axis, here, name in zip(self.local.space_axes, present, wanted, strict=True):
+        for axis, (here, name) in enumerate(zip(present, wanted, strict=True)):
             if here is not None and name is None:
-                x = all_parts(x, axis, here)
+                x = self.local.along(x, axis, functools.partial(all_parts, name=here))
         return x

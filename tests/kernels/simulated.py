@@ -1,6 +1,8 @@
-"""GPUs that are not there, and a check that answers for them."""
+"""GPUs and TPUs that are not there, and a check that answers for them."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 from mednext_jax.kernels import verdicts
 from mednext_jax.kernels.self_check import Verdict
@@ -17,6 +19,19 @@ class Gpu:
 
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0")
+
+
+class Tpu:
+    """What the choice of operations asks of a device."""
+
+    platform = "tpu"
+
+    def __init__(self, name: str, runtime: str = "PJRT C API\nTFRT TPU v5 lite\nBuilt on Jun 1 2026") -> None:
+        self.device_kind = name
+        self.client = SimpleNamespace(platform_version=runtime)
+
+
+V5E = Tpu("TPU v5 lite")
 V100 = Gpu("Tesla V100", "7.0")
 MI300 = Gpu("AMD Instinct MI300X", "gfx942")
 GOOD = Verdict(3e-3, {"input": 4e-3, "depthwise kernel": 9e-3})
@@ -29,7 +44,7 @@ class Checks:
         self.asked: list[tuple[BlockKind, bool]] = []
         self.answers: dict[BlockKind, Verdict | Exception] = {}
 
-    def __call__(self, kind: BlockKind, gradients: bool) -> Verdict:
+    def __call__(self, kind: BlockKind, gradients: bool, platform: str) -> Verdict:
         self.asked.append((kind, gradients))
         answer = self.answers.get(kind, GOOD)
         if isinstance(answer, Exception):

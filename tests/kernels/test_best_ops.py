@@ -1,4 +1,4 @@
-"""Who computes the blocks: the fused GPU kernels where they can run and have proved themselves, else XLA."""
+"""Who computes the blocks: the fused kernels where they can run and have proved themselves, else XLA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mednext_jax.kernels.best_ops import best_ops, refusal
 from mednext_jax.kernels.gpus import tell_once
 from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import LocalOps
-from tests.kernels.simulated import MI300, V100, Gpu
+from tests.kernels.simulated import MI300, V5E, V100, Gpu, Tpu
 
 pytestmark = pytest.mark.core
 
@@ -26,7 +26,7 @@ def needs_triton() -> None:
         pytest.skip("could not import 'jax_triton'")
 
 
-def use(monkeypatch: pytest.MonkeyPatch, device: Gpu) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, device: Gpu | Tpu) -> None:
     monkeypatch.setattr("jax.local_devices", lambda: [device])
     tell_once.cache_clear()
 
@@ -104,3 +104,56 @@ def test_an_amd_gpu_runs_xla_s_banded_form(
     ops = best_ops(dtype=dtype, kinds=[ONE])
     assert type(ops) is LocalOps and ops._form == "banded"
     assert ("AMD" in caplog.text) == (switch is None)
+
+
+def test_a_tpu_takes_the_kernels_that_proved_themselves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def judge(kinds: list[BlockKind], gradients: bool, device: Tpu) -> frozenset[BlockKind]:
+        asked.append((kinds, gradients, device))
+        return frozenset({OTHER})
+
+    monkeypatch.setattr(verdicts, "refused", judge)
+    use(monkeypatch, V5E)
+    narrow = BlockKind("block", 8, 16, 8, 3)  # less than a tile of channels: XLA's
+    ops = best_ops(dtype="bfloat16", kinds=[ONE, OTHER, narrow])
+    assert asked == [([ONE, OTHER], True, V5E)]
+    assert type(ops).__name__ == "LaneOps" and ops.described == "the TPU kernels, not of block 32-64-32 k5"
+    assert best_ops(dtype="bfloat16", kinds=[OTHER]) == LocalOps()
+    assert not caplog.messages
+
+
+def test_a_tpu_without_the_kernels_is_told_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(verdicts, "refused", lambda *_: pytest.fail("checked"))
+    use(monkeypatch, V5E)
+    for options, said in (
+        ({"dtype": "float32"}, "asks for float32"),
+        ({"dtype": "bfloat16", "norm": "layer"}, "instance norm alone"),
+        ({"dtype": "bfloat16", "grn": True}, "instance norm alone"),
+    ):
+        caplog.clear()
+        tell_once.cache_clear()
+        assert best_ops(**options, kinds=[ONE]) == LocalOps()
+        assert [said in message and "no fused TPU kernels" in message for message in caplog.messages] == [True]
+    use(monkeypatch, Tpu("TPU v3"))
+    assert best_ops(dtype="bfloat16", kinds=[ONE]) == LocalOps()
+    assert "this is a TPU v3" in caplog.text
+
+
+def test_the_environment_overrides_a_tpu_s_check(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(verdicts, "refused", lambda *_: pytest.fail("checked"))
+    use(monkeypatch, V5E)
+    monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "mosaic")
+    assert best_ops(dtype="bfloat16", kinds=[ONE]).described == "the TPU kernels"
+    monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "xla")
+    assert best_ops(dtype="bfloat16", kinds=[ONE]) == LocalOps()
+    assert not caplog.messages
+    monkeypatch.setenv("MEDNEXT_JAX_KERNELS", "triton")
+    assert best_ops(dtype="bfloat16", kinds=[ONE]) == LocalOps()
+    assert "NVIDIA GPUs, JAX's default device is a tpu" in caplog.text

@@ -11,7 +11,7 @@ from mednext_jax.kernels.self_check import Verdict
 from mednext_jax.kernels.verdicts import kept_verdict, refused
 from mednext_jax.model.config import published_kinds
 from mednext_jax.ops.block_kind import BlockKind
-from tests.kernels.simulated import H100, MI300, Checks, start_anew
+from tests.kernels.simulated import H100, MI300, V5E, Checks, start_anew
 
 pytestmark = pytest.mark.core
 
@@ -67,3 +67,14 @@ def test_every_published_kind_is_a_row_and_the_verdicts_are_kept(
     # A verdict from before was made again.
     start_anew()
     assert kept_verdict(ONE, True, H100) == checks.answers[ONE]
+
+
+def test_a_tpu_s_kinds_are_rows_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, checks: Checks
+) -> None:
+    monkeypatch.setattr("jax.local_devices", lambda: [V5E])
+    checks.answers[ONE] = Verdict(3e-3, {"input": 0.3})
+    status, lines, err = run(capsys)
+    assert lines[0].startswith("device TPU v5 lite, libtpu ") and "runtime PJRT C API" in lines[0]
+    assert sum(line.endswith("| ok |") for line in lines) == 73
+    assert status == 1 and "1 of 74 kinds" in err and "TPU v5 lite" in err

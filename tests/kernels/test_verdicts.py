@@ -13,7 +13,7 @@ from mednext_jax.kernels import verdicts
 from mednext_jax.kernels.self_check import Verdict
 from mednext_jax.kernels.verdicts import kept_verdict, refused
 from mednext_jax.ops.block_kind import BlockKind
-from tests.kernels.simulated import GOOD, H100, Checks, Gpu, start_anew
+from tests.kernels.simulated import GOOD, H100, V5E, Checks, Gpu, Tpu, start_anew
 
 pytestmark = pytest.mark.core
 
@@ -102,6 +102,25 @@ def test_a_verdict_is_of_what_it_was_made_with(
     assert kept_verdict(BlockKind("block", 32, 64, 32, 3, residual=False), True, H100) is None
     monkeypatch.setattr(verdicts, name, value)
     assert kept_verdict(ONE, True, H100) is None
+
+
+@pytest.mark.parametrize(
+    "name, value", [("sources_hash", lambda folder: "other kernels"), ("_version", lambda package: "0.0.99")]
+)
+def test_a_tpu_s_verdict_is_of_what_it_was_made_with(
+    checks: Checks, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    refused([ONE], True, V5E)
+    assert kept_verdict(ONE, True, V5E) == GOOD
+    assert kept_verdict(ONE, True, Tpu("TPU v6 lite")) is None
+    assert kept_verdict(ONE, True, Tpu("TPU v5 lite", "PJRT C API, another runtime")) is None
+    monkeypatch.setattr(verdicts, name, value)
+    assert kept_verdict(ONE, True, V5E) is None
+
+
+def test_the_sources_of_tpu_kernels_are_their_own() -> None:
+    """Else a change of one device's kernels would have the other's checked again."""
+    assert verdicts.sources_hash("mosaic") != verdicts.sources_hash()
 
 
 def test_a_damaged_verdict_is_none(checks: Checks, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mednext_jax.ops import correlate, depthwise
+from mednext_jax.ops import banded, correlate, depthwise
 from mednext_jax.ops.split import WHOLE, halo_of
 
 pytestmark = pytest.mark.core
@@ -76,6 +76,39 @@ def check(got, expected):
 def test_form_is_the_definition(name, k, form):
     values = operands(name, k)
     check(run(name, *values, form), by_definition(name, *values))
+
+
+# Depth cut into parts (batch 1 to 4), rows merged to lines: short and odd rows, a last line that is not full.
+@pytest.mark.parametrize(
+    ("name", "k", "batch"),
+    [
+        *(("conv", 5, 1), ("conv", 3, 2), ("conv", 7, 3), ("conv", 5, 4)),
+        *(("down", 5, 1), ("down", 3, 2), ("down", 5, 4), ("up", 3, 1), ("up", 5, 2), ("up", 5, 3)),
+    ],
+)
+def test_banded_parts_and_lines(name, k, batch):
+    h, w = {1: (9, 7), 2: (16, 4), 3: (10, 3), 4: (6, 70)}[batch]
+    if name == "down":
+        h, w = h + h % 2, w + w % 2
+    values = operands(name, k, (batch, {1: 10, 2: 18, 3: 12, 4: 8}[batch], h, w, 2))
+    check(run(name, *values, "banded"), by_definition(name, *values))
+
+
+def test_banded_of_few_voxels():
+    for name, shape in (
+        ("conv", (1, 1, 1, 1, 2)),
+        ("conv", (2, 3, 7, 5, 2)),
+        ("down", (1, 2, 2, 2, 1)),
+        ("up", (1,) * 5),
+    ):
+        values = operands(name, 5, shape)
+        check(run(name, *values, "banded"), by_definition(name, *values))
+
+
+@pytest.mark.parametrize(("extent", "rows"), [(128, 1), (64, 2), (8, 8)])
+def test_short_rows_make_a_line(extent, rows):
+    axis = banded._Axis(1, 1, 2, 5, extent, extent)
+    assert banded._rows_of_a_line(2 * extent, axis, axis) == (rows, rows)
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -20,8 +20,20 @@ OPS = {
 }
 
 
-@pytest.mark.parametrize(("name", "k"), [("conv", 5), ("down", 3), ("down", 5), ("up", 3), ("up", 5), ("up", 7)])
-def test_part_with_halo_is_part_of_the_whole(name, k):
+@pytest.mark.parametrize(
+    ("name", "k", "form"),
+    [
+        *(
+            ("conv", 5, "blocks"),
+            ("down", 3, "blocks"),
+            ("down", 5, "blocks"),
+            ("up", 3, "blocks"),
+            ("up", 5, "blocks"),
+        ),
+        *(("up", 7, "blocks"), ("conv", 5, "banded"), ("down", 5, "banded"), ("up", 3, "banded"), ("up", 5, "banded")),
+    ],
+)
+def test_part_with_halo_is_part_of_the_whole(name, k, form):
     op, reach, scale = OPS[name]
     before, after = reach(k)
     rng = np.random.default_rng(0)
@@ -34,13 +46,13 @@ def test_part_with_halo_is_part_of_the_whole(name, k):
     weight = weight * jnp.asarray(rng.normal(size=weight.shape), jnp.float32)
 
     def of_whole(x, kernel, bias):
-        y = op(x, kernel, bias, halo_of(WHOLE), "blocks")
+        y = op(x, kernel, bias, halo_of(WHOLE), form)
         return jnp.sum(y * weight), y[out]
 
     def of_part(x, kernel, bias):
         slab = jnp.pad(x, ((0, 0), (before, after), (0, 0), (before, after), (0, 0)))
         slab = slab[:, 4 : 12 + before + after, :, 8 : 14 + before + after]
-        y = op(slab, kernel, bias, HALO, "blocks")
+        y = op(slab, kernel, bias, HALO, form)
         return jnp.sum(y * weight[out]), y
 
     (_, whole), expected = jax.jit(jax.value_and_grad(of_whole, (0, 1, 2), has_aux=True))(x, kernel, bias)

@@ -1,0 +1,218 @@
+"""The blocks through the TPU kernels, every output and gradient, against XLA in float32; Pallas interprets the kernels.
+
+The interpreter keeps memory as a TPU has it: what nobody wrote is not a number, copies happen when they are waited for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+
+from mednext_jax.kernels.gpus import tell_once
+from mednext_jax.kernels.mosaic import lane_blocks, lane_ops, mlp
+from mednext_jax.kernels.mosaic.instance_norm import InstanceNorm
+from mednext_jax.kernels.mosaic.lane_ops import LaneOps
+from mednext_jax.kernels.mosaic.layout import Lines, from_lanes, to_lanes
+from mednext_jax.ops.block_kind import BlockKind
+from mednext_jax.ops.local import LocalOps
+from mednext_jax.ops.mlp import MLPWeights
+from mednext_jax.ops.norm import EPSILON, inside_front_padding, moments
+from mednext_jax.ops.split import WHOLE
+
+pytestmark = pytest.mark.core
+
+C, R, E = 2, 6, 4
+NORMAL = jax.random.normal
+FIT = 3e-4  # the kernels' GELU is a fit
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pallas's interpreter of TPU kernels, in float32, for so few channels."""
+    monkeypatch.setattr(lane_ops, "COMPUTE_TYPE", jnp.float32)
+    monkeypatch.setattr(lane_ops, "_SUBLANES", 1)
+    monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
+    yield
+
+
+def weights(key: jax.Array, c: int, r: int, e: int) -> MLPWeights:
+    keys = jax.random.split(key, 6)
+    return MLPWeights(
+        norm_scale=1 + 0.3 * NORMAL(keys[0], (c,)),
+        norm_bias=0.3 * NORMAL(keys[1], (c,)),
+        expand_kernel=NORMAL(keys[2], (c, r)),
+        expand_bias=0.3 * NORMAL(keys[3], (r,)),
+        compress_kernel=NORMAL(keys[4], (r, e)),
+        compress_bias=0.3 * NORMAL(keys[5], (e,)),
+    )
+
+
+def arguments(kind: str, k: int, extents: tuple[int, int, int], n: int = 2, res_conv: bool = True) -> tuple[Any, ...]:
+    """x (n, d, h, w, c) with a mean far from 0, and the weights."""
+    keys = jax.random.split(jax.random.key(k), 5)
+    e = C if kind == "block" else E
+    x = 5 + NORMAL(keys[0], (n, *extents, C))
+    conv1 = NORMAL(keys[1], (k, k, k, C)) * k**-1.5, NORMAL(keys[2], (C,))
+    if kind == "block":
+        return x, conv1, weights(keys[3], C, R, e)
+    beside = (NORMAL(keys[4], (C, e)), jnp.arange(1.0, e + 1)) if res_conv else None
+    skip = (NORMAL(keys[0], (n, *(2 * m for m in extents), e)),) if kind == "up" else ()
+    return x, conv1, weights(keys[3], C, R, e), beside, *skip
+
+
+def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], **options: Any) -> Any:
+    name = kind if kind == "block" else f"{kind}_block"
+
+    def run(x: jax.Array, *rest: Any) -> jax.Array:
+        if kind == "up":
+            rest = (*rest[:-1], ops.enter(rest[-1]))
+        return ops.leave(getattr(ops, name)(ops.enter(x), *rest, **options))
+
+    def both(arguments: Any) -> Any:
+        y, pull = jax.vjp(run, *arguments)
+        return y, pull(NORMAL(jax.random.key(9), y.shape))
+
+    # Mesh axes of one device: a part that is the whole, with whatever halo it is given.
+    axes = tuple(name for name in options.get("split", WHOLE) if name)
+    if axes:
+        mesh = jax.make_mesh((1,) * len(axes), axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+        both = jax.shard_map(both, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
+    return run_once(both, arguments)
+
+
+def run_once(function: Any, *arguments: Any) -> Any:
+    """Compiled without LLVM's optimisation, which takes longer than these programs."""
+    return jax.jit(function).lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
+
+
+def check(kind: str, arguments: tuple[Any, ...], **options: Any) -> None:
+    expected = with_gradients(kind, LocalOps("tpu"), arguments, **options)
+    found = with_gradients(kind, LaneOps(), arguments, **options)
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), got in zip(leaves, jax.tree.leaves(found), strict=True):
+        name = jax.tree_util.keystr(path)
+        if name == "[1][1][1]":
+            # The convolution's bias: the norm removes it, so its gradient is 0; XLA's is what rounding left.
+            assert not np.any(got)
+            continue
+        error = jnp.linalg.norm((got - want).ravel()) / jnp.linalg.norm(want.ravel())
+        assert error < FIT, (name, float(error))
+
+
+# Rows that fill their lanes, and such that do not; 6 and 10 occur below patches of 96 and 160.
+@pytest.mark.parametrize(
+    "n, k, extents",
+    [
+        (1, 3, (2, 3, 10)),
+        pytest.param(3, 3, (1, 16, 8), marks=pytest.mark.slow),
+        pytest.param(2, 5, (2, 3, 65), marks=pytest.mark.slow),
+    ],
+)
+def test_block(n: int, k: int, extents: tuple[int, int, int]) -> None:
+    check("block", arguments("block", k, extents, n), residual=True)
+
+
+@pytest.mark.parametrize("kind, extents", [pytest.param("down", (2, 6, 20), marks=pytest.mark.slow), ("up", (1, 3, 6))])
+def test_resampling_block(kind: str, extents: tuple[int, int, int]) -> None:
+    check(kind, arguments(kind, 3, extents))
+
+
+@pytest.mark.slow
+def test_blocks_without_residual() -> None:
+    check("block", arguments("block", 3, (2, 2, 4)), residual=False)
+    check("up", arguments("up", 3, (1, 2, 3), res_conv=False))
+    check("down", arguments("down", 3, (2, 4, 6), res_conv=False))
+
+
+@pytest.mark.slow
+def test_block_on_a_part_with_its_halo() -> None:
+    """Along an axis whose neighbours are there the convolution is 'valid', and gradients reach the halo."""
+    check("block", arguments("block", 3, (4, 3, 6)), residual=True, split=("space", None, None))
+
+
+@pytest.mark.slow
+def test_block_on_a_part_of_two_axes() -> None:
+    check("block", arguments("block", 3, (4, 5, 6)), residual=True, split=("space", "height", None))
+
+
+def test_many_lines_take_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums run over the steps of the grid and the turns of a step's loop; each line is masked by its own place."""
+    monkeypatch.setattr(mlp, "_LINES", 4)
+    monkeypatch.setattr(mlp, "_JOINED", 2)
+    n, lines = 2, Lines(4, 35, 13)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, g = NORMAL(keys[0], (n, 4, 35, 13, C)), NORMAL(keys[1], (n, 4, 35, 13, E))
+    w = weights(keys[2], C, R, E)
+    assert mlp._cut(lines, R, mlp._HIDDEN) == (4, 2)
+
+    def plain(u: jax.Array, w: MLPWeights) -> jax.Array:
+        return LocalOps().norm_mlp(u, w, residual=None, front_padding=True)
+
+    def through_kernels(x: jax.Array, g: jax.Array, w: MLPWeights) -> Any:
+        mean, variance = moments(x, inside_front_padding(x))
+        rise = jax.lax.rsqrt(variance + EPSILON).reshape(n, C)
+        norm = InstanceNorm(mean.reshape(n, C), rise * w.norm_scale, w.norm_bias + 0 * rise, rise, jnp.float32(1))
+        y = mlp.forward(to_lanes(x), norm, w, lines, beside=None, front=True)
+        _, sums = mlp.backward(to_lanes(x), norm, w, to_lanes(g), lines, front=True)
+        return from_lanes(y, lines), (sums.through_norm[:, 1] * rise).sum(0), sums
+
+    def through_xla(x: jax.Array, g: jax.Array, w: MLPWeights) -> Any:
+        y, pull = jax.vjp(plain, x, w)
+        return y, pull(g)[1]
+
+    expected, dw = run_once(through_xla, x, g, w)
+    found, by_scale, sums = run_once(through_kernels, x, g, w)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(by_scale, dw.norm_scale, rtol=1e-3, atol=1e-2)
+    for name in ("expand_kernel", "expand_bias", "compress_kernel", "compress_bias"):
+        np.testing.assert_allclose(getattr(sums, name), getattr(dw, name), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_equal_blocks_in_a_loop_and_under_remat_are_blocks() -> None:
+    ops = LaneOps()
+    x, conv1, w = arguments("block", 3, (1, 2, 4))
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), (conv1, w))
+    policy = jax.checkpoint_policies.save_only_these_names("dw")
+
+    def one(x: Any, given: Any) -> tuple[Any, None]:
+        return ops.block(x, *given, residual=True), None
+
+    def unrolled(x: Any, given: Any) -> Any:
+        for i in range(2):
+            x, _ = one(x, jax.tree.map(lambda leaf, i=i: leaf[i], given))
+        return x
+
+    def looped(x: Any, given: Any) -> Any:
+        return jax.lax.scan(jax.checkpoint(one, policy=policy), x, given)[0]
+
+    def gradients(run: Any) -> Any:
+        return run_once(jax.grad(lambda given: jnp.square(ops.leave(run(ops.enter(x), given))).sum()), twice)
+
+    for a, b in zip(jax.tree.leaves(gradients(looped)), jax.tree.leaves(gradients(unrolled)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_kernels_refuse_runs_as_xla_operations(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_blocks, "block", lambda *_: pytest.fail("ran through the kernels"))
+    x, conv1, w = arguments("block", 3, (2, 2, 4))
+    grn = dataclasses.replace(w, grn_gamma=jnp.ones(R), grn_beta=jnp.ones(R))
+    ops = LaneOps()
+    tell_once.cache_clear()
+    for _ in range(2):
+        y = ops.leave(ops.block(ops.enter(x), conv1, grn, residual=True))
+    np.testing.assert_allclose(y, LocalOps().block(x, conv1, grn, residual=True), atol=1e-4)
+    assert sum("global response" in message for message in caplog.messages) == 1
+    kind = BlockKind("block", C, R, C, 3)
+    y = ops.leave(LaneOps(refused=frozenset({kind})).block(ops.enter(x), conv1, w, residual=True))
+    np.testing.assert_allclose(y, LocalOps().block(x, conv1, w, residual=True), atol=1e-4)

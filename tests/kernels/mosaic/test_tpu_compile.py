@@ -1,0 +1,60 @@
+"""The TPU kernels of kinds of blocks, compiled for chips that are not there: what Mosaic refuses shows here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.another_process import run_python
+
+pytestmark = pytest.mark.core
+
+COMPILE = """
+import sys
+import jax, jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from tools.aot_compile import devices_of
+from mednext_jax.kernels import self_check
+from mednext_jax.ops.block_kind import BlockKind
+
+topology, block, c, r, e, k, d, h, w = [x if x.isalpha() or ":" in x else int(x) for x in sys.argv[1:]]
+place = SingleDeviceSharding(devices_of(topology)[0])
+kind = BlockKind(block, c, r, e, k)
+self_check.EXTENTS = {block: (d, h, w)}
+g, *arguments = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), self_check.shapes(kind, jnp.bfloat16)
+)
+text = jax.jit(self_check.with_gradients(self_check.fused(kind, "tpu"))).lower(g, *arguments).compile().as_text()
+names = ("norm_mlp", "norm_mlp_gradients", "depthwise", "depthwise_gradient")
+print("kernels", all(f"{name}/pallas_call" in text or f"({name})/pallas_call" in text for name in names))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "topology, kind, extents",
+    [
+        ("v5e:2x4", ("block", 32, 96, 32, 5), (7, 9, 12)),
+        ("v5e:2x4", ("block", 32, 64, 32, 3), (8, 16, 128)),
+        ("v5e:2x4", ("block", 64, 256, 64, 5), (4, 16, 64)),
+        ("v5e:2x4", ("block", 128, 1024, 128, 5), (4, 16, 32)),
+        ("v5e:2x4", ("block", 256, 2048, 256, 5), (4, 16, 16)),
+        ("v5e:2x4", ("block", 512, 4096, 512, 5), (8, 8, 8)),
+        ("v5e:2x4", ("down", 32, 128, 64, 5), (5, 7, 12)),
+        ("v5e:2x4", ("up", 64, 256, 32, 5), (5, 7, 12)),
+        ("v5p:2x2x2", ("block", 32, 96, 32, 5), (128, 128, 128)),
+        ("v5p:2x2x2", ("up", 64, 256, 32, 5), (64, 64, 64)),
+    ],
+)
+def test_a_kind_compiles_with_all_its_gradients(
+    topology: str, kind: tuple[str, int, int, int, int], extents: tuple[int, int, int], tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    done = run_python(
+        "-c", COMPILE, topology, *map(str, kind), *map(str, extents), JAX_COMPILATION_CACHE_DIR=str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "kernels True" in done.stdout
