@@ -1,11 +1,11 @@
 """Make a model directory the packaged one: float16 weights, the line that `predict` says of it, and its model card.
 
-    python -m tools.package_model MODEL [--anatomies TEXT] [--figures FILE.json ...] [--real summary.tsv]
+    python -m tools.package_model MODEL [--anatomies TEXT] [--figures FILE.json ...] [--real FOLDER] [--scans TEXT]
 
 Replaces mednext_jax/weights/without_labels: model.safetensors, model.json (provenance without the paths of the
 training's machine), README.md (the card) and figures.json. The card shows the tables of MODEL/calibration.json
-(`tools.calibrate_model`), of the other files (`tools.tables`) and of the summary of `tools.bench_real`, and no row that
-none of them holds.
+(`tools.calibrate_model`), of the other files (`tools.tables`) and of what `tools.bench_real` wrote into FOLDER, and no row
+that none of them holds.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ from mednext_jax.weights.threshold_table import contrasts_of
 from tools.tables import CALIBRATION, Table, as_json, read_tables
 
 CARD, FIGURES = "README.md", "figures.json"
+# Columns of the summary of `tools.bench_real` that the card shows.
+_OF_A_SCAN = (
+    *("case", "threshold", "clusters", "misplaced", "not_deep", "in_lesions", "recall"),
+    *("recall_below_5", "recall_5_to_15", "recall_above_15", "recall_untouched"),
+)
 
 
 def package(
@@ -37,6 +42,7 @@ def package(
     target: Path = FOLDER,
     *,
     real: Path | None = None,
+    scans: str = "",
 ) -> Path:
     """Do what the module says into the folder `target`; raises InputError for a model that does not fit."""
     loaded = load_model(model)
@@ -51,7 +57,7 @@ def package(
     own = model / CALIBRATION
     files = [*([own] if own.is_file() else []), *figures]
     tables = [table for file in files for table in read_tables(file)]
-    tables += [] if real is None else [_of_real_scans(real)]
+    tables += [] if real is None else list(_of_real_scans(real, scans))
     about: dict[str, Any] = {**_without_paths(dict(loaded.provenance)), "notice": notice(recipe)}
     if anatomies is not None:
         about["anatomies"] = anatomies
@@ -132,15 +138,29 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
     )
 
 
-def _of_real_scans(summary: Path) -> Table:
-    rows = [line.split("\t") for line in summary.read_text().splitlines()]
-    return Table(
+def _of_real_scans(folder: Path, scans: str) -> Iterator[Table]:
+    """The summary and the agreement that `tools.bench_real` wrote; `scans`: whose they are."""
+    names, *rows = [line.split("\t") for line in (folder / "summary.tsv").read_text().splitlines()]
+    shown = [index for index, name in enumerate(names) if name in _OF_A_SCAN]
+    yield Table(
         "Real scans, of which nobody knows the PVS",
-        "By `tools.bench_real`, which says what each column is: the share of painted tubes that are found (recall), "
-        "and the share of clusters that lie where no PVS are (misplaced). No rater has marked these scans.",
-        tuple(name.replace("_", " ") for name in rows[0]),
-        [tuple(row) for row in rows[1:]],
+        f"{scans + '. ' if scans else ''}By `tools.bench_real`: of the clusters in the scan as it is, the shares that "
+        "lie where no PVS are (misplaced), not deep in tissue, in lesions; of the tubes painted into it, the share "
+        "found, by volume (mm3), and the share of their places that are marked without them. No rater has marked "
+        "these scans.",
+        tuple(names[index].replace("_", " ") for index in shown),
+        [tuple(row[index] for index in shown) for row in rows],
     )
+    file = folder / "agreement.tsv"
+    if file.is_file():
+        names, *rows = [line.split("\t") for line in file.read_text().splitlines()]
+        yield Table(
+            "Agreement between contrasts of one person",
+            "Of clusters that are not misplaced, the share found in the other contrast at the same place, each way, "
+            "beside that of randomly moved ones.",
+            tuple(names),
+            [tuple(row) for row in rows],
+        )
 
 
 def _training(told: Any) -> list[str]:
@@ -164,11 +184,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("--figures", type=Path, nargs="+", default=[], metavar="FILE.json")
-    parser.add_argument("--real", type=Path, default=None, metavar="summary.tsv")
+    parser.add_argument("--real", type=Path, default=None, metavar="FOLDER", help="that tools.bench_real wrote into")
+    parser.add_argument("--scans", default="", metavar="TEXT", help="whose the real scans are, and their licence")
     parser.add_argument("--anatomies", default=None, metavar="TEXT", help="what PVS were simulated in, and its licence")
     options = parser.parse_args()
     try:
-        print(package(options.model, options.figures, options.anatomies, real=options.real))
+        print(package(options.model, options.figures, options.anatomies, real=options.real, scans=options.scans))
     except InputError as error:
         sys.exit(f"package_model: {error}")
 

@@ -37,9 +37,10 @@ def test_a_model_is_packaged_with_what_is_known_of_it(model, tmp_path):
     target = tmp_path / "target"
     target.mkdir()
     (target / "old").write_text("of the model before")
-    (tmp_path / "summary.tsv").write_text("case\trecall_above_15\nms19_T1\t0.472\n")
+    (tmp_path / "summary.tsv").write_text("case\ttubes\trecall_above_15\nms19_T1\t140\t0.472\n")
+    (tmp_path / "agreement.tsv").write_text("case\tratio\nms19_T1\t13.5\n")
     figures = [tmp_path / "real.json"]
-    package_model.package(model, figures, "maps of X (a licence)", target, real=tmp_path / "summary.tsv")
+    package_model.package(model, figures, "maps of X (a licence)", target, real=tmp_path, scans="Two people")
     new, old = load_model(target), load_model(model)
     assert (new.config, new.recipe) == (old.config, old.recipe)
     halved = old.params["stem"]["kernel"].astype(np.float16)
@@ -53,13 +54,16 @@ def test_a_model_is_packaged_with_what_is_known_of_it(model, tmp_path):
         "trained on heads",
         "| a | b |\n| --- | --- |\n| 1 | 2 |",
         "## Real scans",
+        "Two people. By `tools.bench_real`",
         "| ms19_T1 | 0.472 |",
+        "| ms19_T1 | 13.5 |",
     ):
         assert words in text
     assert "maps of X (a licence)" in text and "0.26 over twelve cohorts" in text
     assert sorted(p.name for p in target.iterdir()) == ["README.md", "figures.json", "model.json", "model.safetensors"]
     assert [table.title for table in read_tables(target / "figures.json")] == [
-        "Thresholds", "Real scans", "Real scans, of which nobody knows the PVS"
+        "Thresholds", "Real scans", "Real scans, of which nobody knows the PVS",
+        "Agreement between contrasts of one person",
     ]  # fmt: skip
 
 
