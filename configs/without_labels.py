@@ -26,7 +26,7 @@ def get_config(size: str = "S") -> ConfigDict:
         c.generator.extraction = 1.0
         c.generator.families = (0.4, 0.35, 0.15, 0.1)  # a small network does not learn every contrast
         c.optimiser.learning_rate = 3e-3
-        c.steps, c.steps_per_epoch, c.validation_steps = 10_000, 500, 16
+        c.steps, c.steps_per_epoch, c.validation_steps = 6500, 500, 16
     else:
         c.model = architecture(MedNeXtConfig.variant("S", kernel_size=3, deep_supervision=True))
         c.optimiser.learning_rate = 1e-3

@@ -34,7 +34,7 @@ LABELLED = (
     "mednext-jax train --config mednet_pvs_t2w --cv --workdir folds --config.data=prepared",
     "mednext-jax train --config mednet_pvs_t2w --workdir runs/t2w --config.data=prepared "
     "--config.optimiser.learning_rate=1e-3",
-    "mednext-jax prepare dataset --out prepared_few --spacing none --splits kfold:5",
+    "mednext-jax prepare dataset --out prepared_few --spacing 1 --splits kfold:5",
     "mednext-jax train --config fine_tune --workdir tuned --config.data=prepared_few",
 )
 SCANS = (
@@ -81,6 +81,14 @@ ELSEWHERE = {
         "tests/simulate/test_heads.py",
         '"simulate", "--anatomy", "labelmaps", "--subjects"',
     ),
+    "mednext-jax simulate --anatomy kept --contrast T1w --subjects 3 --seed 77 -o simulated_T1w": (
+        "tests/simulate/test_heads.py",
+        '"simulate", "--anatomy", "labelmaps", "--subjects"',
+    ),
+    "mednext-jax train --config without_labels:small --workdir from_maps --config.generator.anatomy=labelmaps": (
+        "tests/train/test_generated.py",
+        "without_labels:small",
+    ),
     "mednext-jax simulate --on scans --regions maps -o painted": (
         "tests/simulate/test_on_scans.py",
         '["simulate", "--on"',
@@ -99,7 +107,7 @@ SMALLER = {
     "--subjects 20": "--subjects 2 --voxel-size 2",
     "--sites 3": "--sites 2",
     "--spacing 0.8": "--spacing 4",
-    "--spacing none": "--spacing 4",
+    "prepared_few --spacing 1": "prepared_few --spacing 4",
     "--splits kfold:5": "--splits kfold:2",
 }
 RATE = "--config.optimiser.learning_rate=1e-3"

@@ -4,8 +4,8 @@
 
 Replaces mednext_jax/weights/without_labels: model.safetensors, model.json (provenance without the paths of the
 training's machine), README.md (the card) and figures.json. The card shows the tables of MODEL/calibration.json
-(`tools.calibrate_model`), of the other files (`tools.tables`) and of what `tools.bench_real` wrote into FOLDER, and no row
-that none of them holds.
+(`tools.calibrate_model`), of the other files (`tools.tables`) and of what `tools.bench_real` wrote into FOLDER, and
+no row that none of them holds.
 """
 
 from __future__ import annotations
