@@ -18,6 +18,7 @@ from mednext_jax.simulate.generator import IGNORED, LESION, PVS
 from mednext_jax.simulate.generator_config import GeneratorConfig
 from mednext_jax.train.configuration import TrainConfig, architecture
 from mednext_jax.train.generated import FOLDER, GeneratedPatches, simulated_scans, trained_outputs
+from mednext_jax.train.recipes import load_config
 from mednext_jax.train.train import train
 from mednext_jax.weights.directory import load_model
 from tests.simulate.heads import head_map
@@ -29,17 +30,17 @@ LITTLE = {"texture": False, "confounders": False, "acquisition": False, "hippoca
 
 
 @pytest.fixture(scope="module")
-def config(tiny, tmp_path_factory):
+def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
     for name, values in (("a", head_map()), ("b", head_map()[:, :, ::-1])):
         nib.Nifti1Image(values.transpose(2, 1, 0), np.eye(4)).to_filename(folder / f"{name}.nii.gz")
-    config = copy.deepcopy(tiny)
-    config.data, config.fold, config.patch_size = "", "all", (16, 16, 16)
+    config = load_config("without_labels:small")
+    config.patch_size, config.batch_size = (16, 16, 16), 1
     config.steps, config.steps_per_epoch, config.validation_steps = 2, 2, 1
     config.checkpoint.steps, config.final_validation = 1, False
     network = MedNeXtConfig(base_channels=2, expansion_ratios=(1,) * 9, block_counts=(1,) * 9)
     config.model = architecture(network)
-    config.generator.enabled, config.generator.anatomy = True, str(folder)
+    config.generator.anatomy = str(folder)
     config.generator.held_out, config.generator.validation_scans = 1, 2
     config.generator.update(LITTLE)
     return config
