@@ -66,6 +66,7 @@ def test_lesions_are_learned_as_an_output_of_their_own():
     assert one == (1, ((PVS,),), IGNORED)
 
 
+@pytest.mark.slow  # the generator and the step take minutes to compile
 def test_a_run_needs_no_data_and_leaves_a_model_of_one_output(run, config):
     model = load_model(run / "model")
     assert model.config.num_classes == 1 and model.recipe.regions_class_order == (1,)
@@ -78,6 +79,7 @@ def test_a_run_needs_no_data_and_leaves_a_model_of_one_output(run, config):
     assert {0, 1} <= set(np.unique(label).tolist()) <= {-1, 0, 1, 2}
 
 
+@pytest.mark.slow  # the generator and the step take minutes to compile
 def test_a_stopped_run_continues_bit_for_bit(run, config, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -90,6 +92,7 @@ def test_a_stopped_run_continues_bit_for_bit(run, config, tmp_path):
             np.testing.assert_equal(resumed[name][key] if key else resumed[name], value)
 
 
+@pytest.mark.slow  # the generator and the step take minutes to compile
 def test_a_start_that_was_killed_after_simulating_can_be_repeated_with_its_own_generator(run, config, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -103,6 +106,7 @@ def test_a_start_that_was_killed_after_simulating_can_be_repeated_with_its_own_g
     assert json.loads((other / "config.json").read_text())["generator"]["bend"] == config.generator.bend
 
 
+@pytest.mark.slow  # the generator and the step take minutes to compile
 def test_other_label_maps_do_not_continue_a_run(run, config, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
