@@ -100,11 +100,10 @@ false, "loss": {"dice": 1.0, "cross_entropy": 1.0, "focal_tversky": 0.0, "cldice
 
 def test_a_stored_configuration_is_read_and_written_as_it_was(tiny):
     stored = json.loads(STORED)
-    plain = TrainConfig.of(stored).plain()
-    assert plain.pop("generator") == TrainConfig(data="x").plain()["generator"]  # came later
-    assert plain == stored
+    later = {"generator": TrainConfig().plain()["generator"]}  # a group that came later has its defaults
+    assert TrainConfig.of(stored).plain() == {**stored, **later}
     # The same run, asked for today: it continues.
-    assert {**TrainConfig.of(tiny).plain(), "data": "prepared"} == stored
+    assert {**TrainConfig.of(tiny).plain(), "data": "prepared"} == {**stored, **later}
     del stored["checkpoint"], stored["optimiser"]["ema"]  # a release that did not have these fields yet
     assert TrainConfig.of(stored) == TrainConfig.of(json.loads(STORED))
 
