@@ -54,7 +54,7 @@ def result(shape=(6, 7, 8), value=0.75, noise=False):
     affine = np.diag([2.0, 1, 1, 1])
     mask, probability = (nib.Nifti1Image(array, affine) for array in (mask, probability))
     seconds = {"read": 0.25, "device": 0.5}
-    return types.SimpleNamespace(mask=mask, probability=probability, inside=None, seconds=seconds)
+    return types.SimpleNamespace(mask=mask, probability=probability, inside=None, seconds=seconds, threshold=0.5)
 
 
 def table(path):
