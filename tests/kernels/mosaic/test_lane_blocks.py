@@ -120,7 +120,8 @@ def test_block(n: int, k: int, extents: tuple[int, int, int]) -> None:
     check("block", arguments("block", k, extents, n), residual=True)
 
 
-@pytest.mark.parametrize("kind, extents", [pytest.param("down", (2, 6, 20), marks=pytest.mark.slow), ("up", (1, 3, 6))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, extents", [("down", (2, 6, 20)), ("up", (1, 3, 6))])
 def test_resampling_block(kind: str, extents: tuple[int, int, int]) -> None:
     check(kind, arguments(kind, 3, extents))
 
