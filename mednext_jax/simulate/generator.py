@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mednext_jax.data.transforms import affine_matrix
 from mednext_jax.simulate import anatomy as places
 from mednext_jax.simulate import tissues
 from mednext_jax.simulate.device_scanner import draw_scanner
@@ -173,13 +174,10 @@ def _draw_head(
     scales = 1 + draws.uniform((-config.scaling, config.scaling), (3,))
     angles = jnp.deg2rad(draws.uniform((-config.rotation, config.rotation), (3,)))
     shears = draws.uniform((-config.shear, config.shear), (3,))
-    (a, b, c), (s, t, u) = jnp.cos(angles), jnp.sin(angles)
-    x = jnp.array([[1, 0, 0], [0, a, -s], [0, s, a]])
-    y = jnp.array([[b, 0, t], [0, 1, 0], [-t, 0, b]])
-    z = jnp.array([[c, -u, 0], [u, c, 0], [0, 0, 1]])
     sheared = jnp.eye(3).at[[0, 0, 1], [1, 2, 2]].set(shears)
     flip = jnp.where(draws.chance(config.flip), jnp.array([1.0, 1, -1]), jnp.ones(3))
-    matrix = z @ y @ x @ sheared @ jnp.diag(flip / scales)
+    with jax.default_matmul_precision("highest"):
+        matrix = affine_matrix(angles, jnp.ones(3)) @ sheared @ jnp.diag(flip / scales)
     displacement = draws.uniform(config.elastic) * draws.smooth(shape, _ELASTIC_MM, 3)
 
     grid = jnp.stack(jnp.meshgrid(*(jnp.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"), -1)
