@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from mednext_jax.parallel.mesh import make_mesh, replicated, rows_of_process
 from mednext_jax.parallel.network import check_divides, spread
 from mednext_jax.parallel.parameters import shardings_of, state_like
 from mednext_jax.parallel.processes import compiled_together
+from mednext_jax.simulate.anatomy import Anatomy
 from mednext_jax.simulate.generator import PVS
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.generated import GeneratedPatches, Generator, trained_outputs
@@ -73,10 +74,12 @@ class Experiment:
         return data_set_hash(self.store)
 
     @classmethod
-    def of(cls, config: TrainConfig, data: str | Path | None = None) -> Experiment:
+    def of(
+        cls, config: TrainConfig, data: str | Path | None = None, anatomies: Sequence[Anatomy] | None = None
+    ) -> Experiment:
         """Open the data set, `config.data` or the simulated scans `data`, and build the rest.
 
-        Raises InputError when the two do not fit.
+        anatomies: those of the generator, if it is enabled. Raises InputError when the two do not fit.
         """
         store = CaseStore.open(data or config.data)
         training_ids, validation_ids = fold_cases(store, config.fold)
@@ -95,8 +98,8 @@ class Experiment:
         values = sorted({0, *itertools.chain(*meta.classes.values())})
         values += [] if meta.ignore_label is None else [meta.ignore_label]
         generator = None
-        if config.generator.enabled:
-            generator = Generator(config.generator, config.patch_size, mesh, meta.name)
+        if anatomies is not None:
+            generator = Generator(config.generator, anatomies, config.patch_size, mesh, meta.name)
         augment = make_augment(
             config.augment, config.patch_size, mesh, labels=values, zero_outside=meta.use_mask_for_norm
         )

@@ -19,7 +19,7 @@ from mednext_jax.prepare.prepare import prepare
 from mednext_jax.simulate.anatomy import Anatomy, stacked
 from mednext_jax.simulate.generator import IGNORED, LESION, PVS, make_generate
 from mednext_jax.simulate.generator_config import GeneratorConfig
-from mednext_jax.simulate.heads import anatomies_of, digest, simulate_heads, training_and_held_out
+from mednext_jax.simulate.heads import digest, simulate_heads, training_and_held_out
 from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.step import LearnedOutputs
 
@@ -43,9 +43,19 @@ class GeneratedPatches:
 class Generator:
     """The generator on a mesh, with its anatomies on every device."""
 
-    def __init__(self, config: GeneratorConfig, patch_size: tuple[int, int, int], mesh: Mesh, scans: str | None = None):
-        """scans: name of the run's simulated scans; raises InputError if they were made beside other anatomies."""
-        anatomies, _ = training_and_held_out(config, anatomies_of(config))
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        anatomies: Sequence[Anatomy],
+        patch_size: tuple[int, int, int],
+        mesh: Mesh,
+        scans: str | None = None,
+    ):
+        """anatomies: those to train in and those held out. scans: name of the run's simulated scans.
+
+        Raises InputError if these were made beside other anatomies.
+        """
+        anatomies, _ = training_and_held_out(config, anatomies)
         if scans is not None and _named(anatomies) not in scans:
             raise InputError(
                 "The label maps are not those that this run started with.",
@@ -85,7 +95,7 @@ def _everywhere(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, array, array.shape)
 
 
-def simulated_scans(config: TrainConfig, workdir: Path) -> Path:
+def simulated_scans(config: TrainConfig, anatomies: Sequence[Anatomy], workdir: Path) -> Path:
     """The prepared data set of whole simulated scans in `workdir` that a run validates on; made if it is not there.
 
     In anatomies that the training does not see, if some are held out; contrasts in turn, every fourth head with its
@@ -94,7 +104,6 @@ def simulated_scans(config: TrainConfig, workdir: Path) -> Path:
     generator, data = config.generator, workdir / FOLDER
     if data.is_dir():
         return data
-    anatomies = anatomies_of(generator)
     training, held_out = training_and_held_out(generator, anatomies)
     raw, unfinished = workdir / f".{FOLDER}_raw", workdir / f".{FOLDER}"
     for folder in (raw, unfinished):  # of a run that was killed while it made them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from mednext_jax.parallel.processes import (
     is_main_process,
     leaving_at_once,
 )
+from mednext_jax.simulate.anatomy import Anatomy
+from mednext_jax.simulate.heads import anatomies_of
 from mednext_jax.train.card import model_card
 from mednext_jax.train.checkpoint import Checkpoints
 from mednext_jax.train.configuration import TrainConfig
@@ -61,13 +63,10 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
                     refuse_existing(workdir, hidden=False)  # those of a run that was killed at its start
                     _refuse_needless(checked)
                     _refuse_name(workdir)
-                if checked.generator.enabled and is_main_process():
-                    _simulate_once(checked, workdir)
         if finished:
             print(f"This run has finished: {shown(model)}")
             return model
-        with checked_together():
-            experiment = Experiment.of(checked, _data_of(checked, workdir))
+        experiment = _experiment(checked, workdir)
         agree("configuration", _identity(experiment))
         agree("code version", code_version())
         agree("choice of GPU kernels", experiment.operations)
@@ -79,7 +78,19 @@ def run(config: ConfigDict | TrainConfig, workdir: Path) -> Path | None:
             return _run(experiment, workdir, model)
 
 
-def _simulate_once(config: TrainConfig, workdir: Path) -> None:
+def _experiment(config: TrainConfig, workdir: Path) -> Experiment:
+    """The experiment of a run; the anatomies of its generator are read once and stay on the devices alone."""
+    anatomies = None
+    if config.generator.enabled:
+        with checked_together():
+            anatomies = anatomies_of(config.generator)
+            if is_main_process():
+                _simulate_once(config, anatomies, workdir)
+    with checked_together():
+        return Experiment.of(config, _data_of(config, workdir), anatomies)
+
+
+def _simulate_once(config: TrainConfig, anatomies: Sequence[Anatomy], workdir: Path) -> None:
     """Make the simulated scans of a run if they are not there. Raises InputError for those of another generator.
 
     The configuration is written first: with it the folder is a run's, and a start that was killed can be repeated.
@@ -96,7 +107,7 @@ def _simulate_once(config: TrainConfig, workdir: Path) -> None:
             expected=f"config.generator as in {shown(written)}",
             hint="use the run's own configuration, or another --workdir",
         )
-    simulated_scans(config, workdir)
+    simulated_scans(config, anatomies, workdir)
 
 
 def _data_of(config: TrainConfig, workdir: Path) -> str | Path:

@@ -16,6 +16,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.simulate.generator import IGNORED, LESION, PVS
 from mednext_jax.simulate.generator_config import GeneratorConfig
+from mednext_jax.simulate.heads import anatomies_of
 from mednext_jax.train.configuration import TrainConfig, architecture
 from mednext_jax.train.generated import FOLDER, GeneratedPatches, simulated_scans, trained_outputs
 from mednext_jax.train.recipes import load_config
@@ -102,7 +103,8 @@ def test_a_start_that_was_killed_after_simulating_can_be_repeated_with_its_own_g
     changed.generator.bend = 0.3
     with pytest.raises(InputError, match="another configuration of the generator"):
         train(changed, other)
-    assert simulated_scans(TrainConfig.of(config), other) == other / FOLDER
+    own = TrainConfig.of(config)
+    assert simulated_scans(own, anatomies_of(own.generator), other) == other / FOLDER
     assert json.loads((other / "config.json").read_text())["generator"]["bend"] == config.generator.bend
 
 
