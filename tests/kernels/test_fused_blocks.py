@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,75 +22,17 @@ from mednext_jax.kernels.tuned_tiles import TILES
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.split import WHOLE, halo_of
+from tests.kernels.compare_blocks import NORMAL, C, E, block_arguments, check_block, weights
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 
-BATCH, C, R, E = 2, 2, 4, 4
-NORMAL = jax.random.normal
+BATCH, R = 2, 4
 # Float32 sums in another order; those of biases' gradients cancel to a hundredth of their terms.
 EXACT = 3e-5
 # The kernels' GELU is a fit, off by up to 3e-5.
 FIT = 3e-4
-
-
-def weights(key: jax.Array, c: int, e: int) -> MLPWeights:
-    keys = jax.random.split(key, 6)
-    return MLPWeights(
-        norm_scale=1 + 0.3 * NORMAL(keys[0], (c,)),
-        norm_bias=0.3 * NORMAL(keys[1], (c,)),
-        expand_kernel=NORMAL(keys[2], (c, R)),
-        expand_bias=0.3 * NORMAL(keys[3], (R,)),
-        compress_kernel=NORMAL(keys[4], (R, e)),
-        compress_bias=0.3 * NORMAL(keys[5], (e,)),
-    )
-
-
-def arguments(kind: str, k: int, extents: tuple[int, int, int], res_conv: bool = True) -> tuple[Any, ...]:
-    """x (n, d, h, w, c) with a mean far from 0, which a careless variance would lose, and the weights."""
-    keys = jax.random.split(jax.random.key(k), 5)
-    e = C if kind == "block" else E
-    x = 5 + NORMAL(keys[0], (BATCH, *extents, C))
-    conv1 = NORMAL(keys[1], (k, k, k, C)) * k**-1.5, NORMAL(keys[2], (C,))
-    if kind == "block":
-        return x, conv1, weights(keys[3], C, e)
-    beside = (NORMAL(keys[4], (C, e)), jnp.arange(1.0, e + 1)) if res_conv else None
-    skip = (NORMAL(keys[0], (BATCH, *(2 * n for n in extents), e)),) if kind == "up" else ()
-    return x, conv1, weights(keys[3], C, e), beside, *skip
-
-
-def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], **options: Any) -> Any:
-    name = kind if kind == "block" else f"{kind}_block"
-
-    def run(x: jax.Array, *rest: Any) -> jax.Array:
-        x = ops.enter(x)
-        if kind == "up":
-            rest = (*rest[:-1], ops.enter(rest[-1]))
-        return ops.leave(getattr(ops, name)(x, *rest, **options))
-
-    def both(arguments: Any) -> Any:
-        y, pull = jax.vjp(run, *arguments)
-        return y, pull(NORMAL(jax.random.key(9), y.shape))
-
-    # Mesh axes of one device: a part that is the whole, with whatever halo it is given.
-    axes = tuple(name for name in options.get("split", WHOLE) if name)
-    if axes:
-        mesh = jax.make_mesh((1,) * len(axes), axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
-        both = jax.shard_map(both, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
-    return jax.jit(both)(arguments)
-
-
-def check(kind: str, arguments: tuple[Any, ...], tolerance: float, **options: Any) -> None:
-    expected = with_gradients(kind, LocalOps(), arguments, **options)
-    found = with_gradients(kind, ChannelsFirstOps(), arguments, **options)
-    leaves = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, want), got in zip(leaves, jax.tree.leaves(found), strict=True):
-        name = jax.tree_util.keystr(path)
-        if name == "[1][1][1]":
-            # The convolution's bias: the norm removes it, so its gradient is 0; XLA's is what rounding left.
-            assert not np.any(got)
-            continue
-        error = jnp.linalg.norm((got - want).ravel()) / jnp.linalg.norm(want.ravel())
-        assert error < tolerance, (name, float(error))
+arguments = functools.partial(block_arguments, r=R)
+check = functools.partial(check_block, ops=(LocalOps(), ChannelsFirstOps()))
 
 
 @pytest.fixture
@@ -203,7 +146,7 @@ def test_sums_of_the_backward_pass_in_memory_are_of_the_same_rounded_values() ->
     u = jnp.ones((BATCH, C, 4, 4, 8), jnp.bfloat16)
     given = (jnp.full((BATCH, C), value) for value in (1.0, 0.5, 0.0, 1.0))
     g = NORMAL(jax.random.key(0), (BATCH, E, 4, 4, 8), jnp.bfloat16)
-    _, sums = norm_mlp.backward(u, norms.Norm(*given, jnp.float32(128)), weights(jax.random.key(1), C, E), g, False)
+    _, sums = norm_mlp.backward(u, norms.Norm(*given, jnp.float32(128)), weights(jax.random.key(1), C, R, E), g, False)
     # Of ones, u^T dz is the sum of dz: 128 float32 values of size 1 in another order.
     np.testing.assert_allclose(sums.u_dz, jnp.broadcast_to(sums.dz[:, None], sums.u_dz.shape), atol=128 * 1e-6)
 

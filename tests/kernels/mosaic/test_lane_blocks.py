@@ -25,12 +25,11 @@ from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.norm import EPSILON, inside_front_padding, moments
-from mednext_jax.ops.split import WHOLE
+from tests.kernels.compare_blocks import NORMAL, C, E, block_arguments, check_block, weights
 
 pytestmark = pytest.mark.core
 
-C, R, E = 2, 6, 4
-NORMAL = jax.random.normal
+R = 6
 FIT = 3e-4  # the kernels' GELU is a fit
 
 
@@ -43,68 +42,13 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def weights(key: jax.Array, c: int, r: int, e: int) -> MLPWeights:
-    keys = jax.random.split(key, 6)
-    return MLPWeights(
-        norm_scale=1 + 0.3 * NORMAL(keys[0], (c,)),
-        norm_bias=0.3 * NORMAL(keys[1], (c,)),
-        expand_kernel=NORMAL(keys[2], (c, r)),
-        expand_bias=0.3 * NORMAL(keys[3], (r,)),
-        compress_kernel=NORMAL(keys[4], (r, e)),
-        compress_bias=0.3 * NORMAL(keys[5], (e,)),
-    )
-
-
-def arguments(kind: str, k: int, extents: tuple[int, int, int], n: int = 2, res_conv: bool = True) -> tuple[Any, ...]:
-    """x (n, d, h, w, c) with a mean far from 0, and the weights."""
-    keys = jax.random.split(jax.random.key(k), 5)
-    e = C if kind == "block" else E
-    x = 5 + NORMAL(keys[0], (n, *extents, C))
-    conv1 = NORMAL(keys[1], (k, k, k, C)) * k**-1.5, NORMAL(keys[2], (C,))
-    if kind == "block":
-        return x, conv1, weights(keys[3], C, R, e)
-    beside = (NORMAL(keys[4], (C, e)), jnp.arange(1.0, e + 1)) if res_conv else None
-    skip = (NORMAL(keys[0], (n, *(2 * m for m in extents), e)),) if kind == "up" else ()
-    return x, conv1, weights(keys[3], C, R, e), beside, *skip
-
-
-def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], **options: Any) -> Any:
-    name = kind if kind == "block" else f"{kind}_block"
-
-    def run(x: jax.Array, *rest: Any) -> jax.Array:
-        if kind == "up":
-            rest = (*rest[:-1], ops.enter(rest[-1]))
-        return ops.leave(getattr(ops, name)(ops.enter(x), *rest, **options))
-
-    def both(arguments: Any) -> Any:
-        y, pull = jax.vjp(run, *arguments)
-        return y, pull(NORMAL(jax.random.key(9), y.shape))
-
-    # Mesh axes of one device: a part that is the whole, with whatever halo it is given.
-    axes = tuple(name for name in options.get("split", WHOLE) if name)
-    if axes:
-        mesh = jax.make_mesh((1,) * len(axes), axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
-        both = jax.shard_map(both, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
-    return run_once(both, arguments)
-
-
 def run_once(function: Any, *arguments: Any) -> Any:
     """Compiled without LLVM's optimisation, which takes longer than these programs."""
     return jax.jit(function).lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
 
 
-def check(kind: str, arguments: tuple[Any, ...], **options: Any) -> None:
-    expected = with_gradients(kind, LocalOps("tpu"), arguments, **options)
-    found = with_gradients(kind, LaneOps(), arguments, **options)
-    leaves = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, want), got in zip(leaves, jax.tree.leaves(found), strict=True):
-        name = jax.tree_util.keystr(path)
-        if name == "[1][1][1]":
-            # The convolution's bias: the norm removes it, so its gradient is 0; XLA's is what rounding left.
-            assert not np.any(got)
-            continue
-        error = jnp.linalg.norm((got - want).ravel()) / jnp.linalg.norm(want.ravel())
-        assert error < FIT, (name, float(error))
+arguments = functools.partial(block_arguments, r=R)
+check = functools.partial(check_block, tolerance=FIT, ops=(LocalOps("tpu"), LaneOps()), run=run_once)
 
 
 # Rows that fill their lanes, and such that do not; 6 and 10 occur below patches of 96 and 160.
