@@ -1,4 +1,4 @@
-"""What augmentation costs beside a training step: `python tools/bench_augment.py [VARIANT/KERNEL] [PATCH]`.
+"""What augmentation costs beside a training step: `python -m tools.bench_augment [VARIANT/KERNEL] [PATCH]`.
 
 Prints the mean time of nnU-Net's default augmentation of one sample over many draws, that of one training step of the
 network for one sample, and their ratio.
@@ -16,11 +16,9 @@ import numpy as np
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.parallel.mesh import make_mesh, replicated
+from mednext_jax.parallel.mesh import make_mesh
 from mednext_jax.train.configuration import TrainConfig
-from mednext_jax.train.optimiser import make_optimiser
-from mednext_jax.train.state import new_state
-from mednext_jax.train.step import make_train_step
+from tools.training_step import seconds_of_a_step, step_of_patches
 
 DRAWS, STEPS = 40, 3
 
@@ -47,21 +45,10 @@ def main(variant: str = "S/3", patch: str = "64") -> None:
     network = MedNeXtConfig.variant(name, kernel_size=int(kernel), deep_supervision=True)
     net = MedNeXt(network)
     params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
-    state = jax.device_put(new_state(params, make_optimiser(config.optimiser), average=False), replicated(mesh))
-
-    def plain(key, batch):
-        return batch["image"], batch["label"]
-
-    step = make_train_step(config, lambda p, x: net.apply({"params": p}, x), plain, mesh, state)
+    step, state = step_of_patches(config, lambda p, x: net.apply({"params": p}, x), params)
     corner = (slice(None), *(slice(n) for n in config.patch_size))
     batch = {"image": image[corner], "label": label[corner], "row": row}
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-    training = (time.perf_counter() - start) / STEPS
+    training = seconds_of_a_step(step, state, batch, STEPS)
 
     print(f"{jax.devices()[0].device_kind}, MedNeXt-{name} k{kernel}, {patch}^3 from {size[0]}^3")
     print(f"augmentation {1e3 * augmentation:.1f} ms a sample, step {1e3 * training:.1f} ms a sample")

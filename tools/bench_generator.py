@@ -23,16 +23,14 @@ from mednext_jax.compilation_cache import use_compilation_cache
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
-from mednext_jax.parallel.mesh import make_mesh, replicated
 from mednext_jax.simulate.anatomy import stacked
 from mednext_jax.simulate.generator import make_generate
 from mednext_jax.simulate.generator_config import GeneratorConfig
 from mednext_jax.simulate.heads import anatomies_of
 from mednext_jax.train.configuration import TrainConfig
-from mednext_jax.train.optimiser import make_optimiser
-from mednext_jax.train.state import TrainState, new_state
-from mednext_jax.train.step import make_train_step
+from mednext_jax.train.state import TrainState
 from tools.hlo import bytes_moved, instructions, kernels, launches
+from tools.training_step import seconds_of_a_step, step_of_patches
 
 SMALL = MedNeXtConfig(base_channels=8, expansion_ratios=(2,) * 9, block_counts=(1,) * 9, deep_supervision=True)
 NETWORKS = {128: MedNeXtConfig.variant("S", kernel_size=3, deep_supervision=True), 48: SMALL}
@@ -48,15 +46,9 @@ def generator(patch: int, anatomies: Any) -> tuple[Callable[..., Any], tuple[Any
 def training_step(network: MedNeXtConfig, patch: int) -> tuple[Callable[..., Any], TrainState, dict[str, jax.Array]]:
     """The step of one sample that is there already, its first state, and its batch."""
     config = TrainConfig(batch_size=1, patch_size=(patch,) * 3)
-    mesh = make_mesh(devices=jax.devices()[:1])
     net = MedNeXt(network, best_ops(dtype=network.dtype))
     params = jax.jit(MedNeXt(network).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
-    state = jax.device_put(new_state(params, make_optimiser(config.optimiser), average=False), replicated(mesh))
-
-    def as_it_is(_: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        return batch["image"], batch["label"]
-
-    step = make_train_step(config, lambda p, x: net.apply({"params": p}, x), as_it_is, mesh, state)
+    step, state = step_of_patches(config, lambda p, x: net.apply({"params": p}, x), params)
     rng, shape = np.random.default_rng(0), (1, *config.patch_size)
     image = jnp.asarray(rng.normal(size=(*shape, 1)), jnp.float32)
     label = jnp.asarray(rng.random(shape) > 0.99, jnp.int32)
@@ -71,14 +63,7 @@ def times(network: MedNeXtConfig, patch: int, anatomies: Any, repeats: int) -> t
     for seed in range(repeats):
         jax.block_until_ready(made(jax.random.key(seed), rows, arrays))
     patch_seconds = (time.perf_counter() - start) / repeats
-    step, state, batch = training_step(network, patch)
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-    return patch_seconds, (time.perf_counter() - start) / repeats
+    return patch_seconds, seconds_of_a_step(*training_step(network, patch), repeats)
 
 
 def report_times(network: MedNeXtConfig, patch: int, anatomies: Any, repeats: int) -> None:

@@ -41,17 +41,14 @@ from mednext_jax.kernels.self_check import draw, with_gradients
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.ops.local import LocalOps
-from mednext_jax.parallel.mesh import make_mesh
 from mednext_jax.train.configuration import TrainConfig
-from mednext_jax.train.optimiser import make_optimiser
-from mednext_jax.train.state import new_state
-from mednext_jax.train.step import make_train_step
 from mednext_jax.weights.names import to_torch_names
 from tools.gpu import quick
 from tools.gpu.cases import Case, cases
 from tools.gpu.quick import FORWARD, STEP
 from tools.gpu.timing import Row, peak, queued, summary
 from tools.gpu.trace import kernel_times
+from tools.training_step import step_of_patches
 
 PARTS = ("check", "blocks", "network", "scan")
 FORMS = ("kernels", "xla", "torch")
@@ -114,11 +111,7 @@ def training_step(config: MedNeXtConfig, ops: LocalOps, params: Any, x: jax.Arra
     def apply(params: Any, x: jax.Array) -> Any:
         return net.apply({"params": params}, x)
 
-    def as_it_is(_: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return batch["image"], batch["label"]
-
-    state = new_state(jax.tree.map(jnp.copy, params), make_optimiser(recipe.optimiser), average=False)
-    step = make_train_step(recipe, apply, as_it_is, make_mesh(devices=jax.devices()[:1]), state)
+    step, state = step_of_patches(recipe, apply, jax.tree.map(jnp.copy, params))
     label = jax.random.bernoulli(jax.random.key(2), 0.1, x.shape[:4]).astype(jnp.int32)
     batch = {"image": x, "label": label, "row": jnp.arange(len(x))}
     return (lambda state: step(state, batch)), state
