@@ -6,6 +6,8 @@ Tests of files that have none of their own name:
 `subject`: tests/simulate/test_anatomy.py
 `template`: tests/simulate/test_anatomy.py
 `deform`: tests/simulate/test_anatomy.py
+`deformed_head`: tests/simulate/test_generator.py
+`look_alikes`: tests/simulate/test_generator.py
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ lies in. That is partial volume by supersampling, without a loop over tubes or a
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from mednext_jax.simulate.random_fields import Draws, unit
 
 _ALONG, _ACROSS = 48, 14  # points along a tube and in each of its discs
+WHOLE_BRAIN_MM3 = 1.2e6
 _GOLDEN = np.pi * (3 - np.sqrt(5))
 
 
@@ -120,3 +122,8 @@ def fill(tubes: Tubes, allowed: jax.Array) -> tuple[jax.Array, jax.Array]:
     total = jnp.zeros((allowed.size, 2)).at[flat.ravel()].add(weights.reshape(-1, 2), mode="drop")
     share, strong = total[:, 0].reshape(shape), total[:, 1].reshape(shape)
     return jnp.where(allowed, jnp.minimum(share, 1), 0), jnp.where(allowed, strong / jnp.maximum(share, 1e-6), 0)
+
+
+def most_here(most: int, shape: tuple[int, ...], more: int) -> int:
+    """How many of a whole brain's tubes a patch has room for."""
+    return min(most, math.ceil(2.5 * most * math.prod(shape) / WHOLE_BRAIN_MM3) + more)
