@@ -2,11 +2,11 @@
 
 Both for one sample, in one process on the device at hand: MedNeXt-S k3 at 128^3, and the small network of
 `configs/without_labels.py` at 48^3. Without an option: times, and their ratio. With --count nothing runs: both programs
-are compiled and what their kernels read and write is added up from XLA's text, loops in full, in bytes and in passes over
-a float32 volume of the patch; the largest kernels of the generator are listed. XLA fuses for each kind of device in its
-own way: a CPU's bytes are a poor estimate of a GPU's. With --h100 the generator is counted as XLA compiles it for an
-H100, which need not be there, and reckoned in milliseconds: the bytes at the speed of its memory, and a time for each
-launch. The step of S k3 that it stands beside is reckoned, too: three times the forward pass that was measured.
+are compiled and what their kernels read and write is added up from XLA's text, loops in full, in bytes and in passes
+over a float32 volume of the patch; the largest kernels of the generator are listed. XLA fuses for each kind of device
+in its own way: a CPU's bytes are a poor estimate of a GPU's. With --h100 the generator is counted as XLA compiles it
+for an H100, which need not be there, and reckoned in milliseconds: the bytes at the speed of its memory, and a time for
+each launch. The step of S k3 that it stands beside is reckoned, too: three times the forward pass that was measured.
 """
 
 from __future__ import annotations
