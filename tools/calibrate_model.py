@@ -39,7 +39,7 @@ from mednext_jax.io.contrast import scan_contrast
 from mednext_jax.io.nifti import read_labels, read_scan
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
 from mednext_jax.weights.directory import set_calibration
-from tools.tables import CALIBRATION, Table, as_json
+from tools.tables import CALIBRATION, RELIABILITY, Table, as_json
 
 VOXEL_SIZES = (1.2, 2.5, 6.0)
 
@@ -157,7 +157,7 @@ def _tables(
     before, after = (curves[name].curve() for name in ("before", "after"))
     errors = {name: curve.doubtful_error for name, curve in curves.items()}
     reliability = Table(
-        "Reliability, on simulated scans",
+        RELIABILITY,
         f"Temperature {temperature:g}, fitted over {scans} scans. Expected calibration error over the voxels of "
         f"probability 0.01 or more: {errors['before']:.3f} before, {errors['after']:.3f} after.",
         ("probability", "voxels before", "PVS among them", "voxels after", "PVS among them after"),

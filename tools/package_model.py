@@ -3,9 +3,9 @@
     python -m tools.package_model MODEL [--anatomies TEXT] [--figures FILE.json ...] [--real FOLDER] [--scans TEXT]
 
 Replaces mednext_jax/weights/without_labels: model.safetensors, model.json (provenance without the paths of the
-training's machine), README.md (the card) and figures.json. The card shows the tables of MODEL/calibration.json
-(`tools.calibrate_model`), of the other files (`tools.tables`) and of what `tools.bench_real` wrote into FOLDER, and
-no row that none of them holds.
+training's machine), README.md (the card), figures.json, and reliability.png where there is a table to draw it from
+(which takes matplotlib). The card shows the tables of MODEL/calibration.json (`tools.calibrate_model`), of the other
+files (`tools.tables`) and of what `tools.bench_real` wrote into FOLDER, and no row that none of them holds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from mednext_jax.weights.directory import WEIGHTS, Model, load_model, save_model
 from mednext_jax.weights.packaged import FOLDER, LARGEST, NAME
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.threshold_table import contrasts_of
-from tools.tables import CALIBRATION, Table, as_json, read_tables
+from tools.tables import CALIBRATION, RELIABILITY, Table, as_json, read_tables
 
-CARD, FIGURES = "README.md", "figures.json"
+CARD, FIGURES, PICTURE = "README.md", "figures.json", "reliability.png"
 # Columns of the summary of `tools.bench_real` that the card shows.
 _OF_A_SCAN = (
     *("case", "threshold", "clusters", "misplaced", "not_deep", "in_lesions", "recall"),
@@ -73,6 +73,9 @@ def package(
                 expected=f"at most {LARGEST / 1e6:g} MB in float16",
                 found=f"{size / 1e6:.1f} MB",
             )
+        for table in tables:
+            if table.title == RELIABILITY:
+                _draw(new / PICTURE, table)
         (new / CARD).write_text("\n".join(card(load_model(new), size, tables)))
         if tables:
             (new / FIGURES).write_text(as_json(tables))
@@ -127,8 +130,12 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
         *_training(told),
         "",
     )
+    curve = (
+        f"![The share of PVS among voxels over their probability, before and after the temperature]({PICTURE})\n\n"
+        "Below the diagonal fewer voxels are PVS than their probability says."
+    )
     for table in tables:
-        yield from table.markdown()
+        yield from table.markdown(curve if table.title == RELIABILITY else "")
     yield from (
         "## Licence",
         "",
@@ -136,6 +143,19 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
         + (f" Anatomies that PVS were simulated in: {told['anatomies']}." if "anatomies" in told else ""),
         "",
     )
+
+
+def _draw(path: Path, table: Table) -> None:
+    try:
+        from tools.reliability_picture import draw_reliability
+    except ImportError:
+        raise InputError(
+            "The card's reliability curve cannot be drawn.",
+            expected="matplotlib",
+            found="it is not installed",
+            hint="pip install 'mednext-jax[evaluate]'",
+        ) from None
+    draw_reliability(path, table)
 
 
 def _of_real_scans(folder: Path, scans: str) -> Iterator[Table]:
