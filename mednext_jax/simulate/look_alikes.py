@@ -60,7 +60,7 @@ def add_look_alikes(
     image = image * (1 - 0.85 * bleeds * (tissue <= max(tissues.IN_BRAIN)))
     # Vessels: flow voids and veins on the other side of fluid from white matter, in-flow bright.
     vessels = _others(tubes, config.vessels, anatomies, head, places.IN_TISSUE)
-    solid = (tissue > 0) & (tissue <= max(tissues.IN_BRAIN))
+    solid = tissues.in_brain(tissue)
     filled, _ = fill(vessels, solid)
     other = jnp.clip(wm + (wm - fluid) * tubes.uniform((0.2, 1.0)), 0, 1.3)
     image = image + filled * tubes.chance(config.vessel_share) * tubes.uniform((0.3, 1.0)) * (other - image)
