@@ -75,6 +75,30 @@ def test_without_figures_the_card_has_no_table(model, tmp_path):
     assert not (tmp_path / "target" / "figures.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "summary.tsv"),
+        ("", "empty"),
+        ("scan\tx\n1\t2\n", "none of tools.bench_real"),
+        ("case\tx\n1\n", "none of"),
+    ],
+)
+def test_a_folder_of_no_bench_leaves_the_packaged_model(model, tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "summary.tsv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        package_model.package(model, target=tmp_path / "target", real=tmp_path)
+    assert not (tmp_path / "target").exists()
+
+
+def test_one_contrast_alone_has_no_table_of_agreement(model, tmp_path):
+    (tmp_path / "summary.tsv").write_text("case\trecall\na\t0.4\n")
+    (tmp_path / "agreement.tsv").write_text("\n")  # as the bench leaves it
+    package_model.package(model, target=tmp_path / "target", real=tmp_path)
+    assert "Agreement" not in (tmp_path / "target" / "README.md").read_text()
+
+
 BINS = Table(
     RELIABILITY,
     "Temperature 2.",
