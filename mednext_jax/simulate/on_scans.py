@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from collections.abc import Mapping
@@ -137,7 +138,10 @@ def regions_of(
     and one of voxels too large to keep 2 mm from an edge.
     """
     nothing = image_like(np.zeros(scan.shape, np.uint8), scan, np.uint8)
-    found = source(case, nothing, path)
+    try:
+        found = source(case, nothing, path)
+    except InputError as error:
+        raise InputError.of(map(_without_options, error.problems)) from None
     sizes = voxel_sizes(found.brain.affine)
     if sizes.max() > LARGEST_MM:
         raise InputError(
@@ -155,6 +159,14 @@ def regions_of(
             found=few(sorted({s.name for s in found.brain.structures if s.name})),
         )
     return found.brain, found.notes
+
+
+def _without_options(problem: Problem) -> Problem:
+    """A problem of `quantify`'s reader of maps, whose hints name options that painting has not."""
+    if problem.hint is None or "--region" not in problem.hint:
+        return problem
+    hint = "give the scan's own map, as SynthSeg, FastSurfer or FreeSurfer makes it, or put a lookup table beside it"
+    return dataclasses.replace(problem, hint=hint)
 
 
 def _of_contrast(cases: Mapping[str, Path], contrast: str | None) -> tuple[str, dict[str, Path]]:

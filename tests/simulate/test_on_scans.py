@@ -76,8 +76,9 @@ def test_a_scan_does_not_depend_on_the_others(folders, tmp_path):
 def test_one_bad_scan_stops_no_other(folders, tmp_path):
     scans, maps = folders
     (maps / "sub-1_T1w.nii.gz").unlink()
-    with pytest.raises(WorkError, match="no region map"):
+    with pytest.raises(WorkError, match="no region map") as error:
         simulate_on(tmp_path / "out", scans, maps, pvs=FEW)
+    assert "SynthSeg" in str(error.value) and "--region" not in str(error.value)  # which the command has not
     assert [row["participant_id"] for row in table(tmp_path / "out" / "participants.tsv")] == ["sub-2_T1w"]
     assert len(list((tmp_path / "out" / "imagesTr").iterdir())) == 1
 

@@ -119,7 +119,7 @@ def test_wrong_calls_are_told(folders, tmp_path, capsys):
     assert "Two scans have one name" in told(scan, same)
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "out").write_text("a file")
-    assert "File exists" in told(scan, *maps, status=1)
+    assert "a directory" in told(scan, *maps, status=1)
 
 
 def test_a_lesion_mask_on_another_grid_is_told_and_left_out(folders, tmp_path, capsys):
