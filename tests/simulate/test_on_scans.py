@@ -98,6 +98,7 @@ SHIFTED[1, 3] += 25
     [
         (with_map(np.where(VALUES > 0, VALUES + 600, 0).astype(np.int16)), "values of the region map have no names"),
         (with_map(np.where(np.isin(VALUES, (2, 41)), 0, VALUES)), "values of the region map have no names"),
+        (with_map(np.zeros_like(VALUES)), "values of the region map have no names"),
         (with_map(VALUES, ELSEWHERE), "elsewhere in space"),
         (with_map(VALUES, SHIFTED), "not that of the scan"),
         (with_map(VALUES[::2, ::2, ::2], AFFINE @ np.diag([2, 2, 2, 1])), "too large to paint by"),
@@ -111,7 +112,8 @@ def test_a_map_that_does_not_fit_is_refused_and_nothing_is_written(folders, tmp_
     problem = error.value.problems[0]
     assert problem.file
     assert problem.expected
-    assert problem.found
+    assert problem.found and problem.found.strip()
+    assert problem.hint and "--region" not in problem.hint  # options of `quantify`
     assert not (tmp_path / "out").exists()
 
 
@@ -124,6 +126,7 @@ def test_the_command_line(folders, tmp_path, capsys):
         (["--regions", str(maps), "--subjects", "2", "--contrast", "T1w"], "--regions without --on"),
         (["--on", str(scans), "--regions", str(maps), "--subjects", "2"], "--subjects with --on"),
         (["--on", str(scans), "--regions", "atlas"], "does not tell cortex"),
+        (["--on", str(scans), "--regions", str(maps / "sub-1_T1w.nii.gz")], "a folder with each scan's own map"),
         (["--on", str(scans), "--regions", str(maps), "--contrast", "T2w"], "No scan is of the contrast"),
         (["--contrast", "T1w"], "--subjects"),
         (["--subjects", "1", "--contrast", "FLAIR"], "no such contrast"),
