@@ -37,10 +37,16 @@ def last(x):
     return np.moveaxis(x.numpy(), 0, -1)
 
 
-@pytest.mark.parametrize("labels", [(0, 1), (0, 1, 2), tuple(range(0, 60, 3))], ids=len)
+# The last labels do not fit into one look-up.
 @pytest.mark.parametrize(
-    ("angles", "scale"),
-    [((0.3, -0.5, 0.2), 1.0), ((0.0, 0.0, 0.0), 1.37), ((-0.1, 0.4, 0.5), 0.72), ((0.1, 0.0, 0.2), 3.0)],
+    ("angles", "scale", "labels"),
+    [
+        ((0.3, -0.5, 0.2), 1.0, (0, 1)),
+        ((0.0, 0.0, 0.0), 1.37, (0, 1, 2)),
+        ((-0.1, 0.4, 0.5), 0.72, (0, 1, 2)),
+        ((0.1, 0.0, 0.2), 3.0, (0, 1)),
+        ((0.3, -0.5, 0.2), 0.8, tuple(range(0, 51, 3))),
+    ],
 )
 def test_affine(image, angles, scale, labels):
     rng = np.random.default_rng(1)
