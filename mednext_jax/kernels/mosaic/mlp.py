@@ -122,6 +122,9 @@ def backward(
         *(weights.expand_kernel.T.astype(u.dtype), _in_lanes(weights.expand_bias, lines)),
         (0.5 * weights.compress_kernel).astype(u.dtype),
     )
+    # In a loop over blocks XLA would make the kernel and the write into the blocks' stacked gradients one fusion, which
+    # has the compiler's own small share of VMEM.
+    dexpand, dcompress = lax.optimization_barrier((dexpand, dcompress))
     return dt.reshape(u.shape), MLPSums(
         through_norm=through_norm.sum(-1),
         expand_kernel=dexpand,
