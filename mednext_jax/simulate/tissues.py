@@ -10,7 +10,7 @@ import numpy as np
 
 from mednext_jax.measure.freesurfer import FREESURFER
 
-Voxels = TypeVar("Voxels", np.ndarray, jax.Array)
+_Array = TypeVar("_Array", np.ndarray, jax.Array)
 
 T1W, T2W, FLAIR, ANY = range(4)  # families of contrast; ANY: every tissue's signal drawn freely
 FAMILIES = ("T1w", "T2w", "FLAIR", "any")
@@ -97,6 +97,6 @@ def _numbers() -> np.ndarray:
 TISSUE_OF_NUMBER = _numbers()
 
 
-def in_brain(tissue: Voxels) -> Voxels:
+def in_brain(tissue: _Array) -> _Array:
     """Where the tissue (indices into TISSUES, of NumPy or JAX) is the brain's or its fluid: neither air nor head."""
     return (tissue > AIR) & (tissue <= max(IN_BRAIN))
