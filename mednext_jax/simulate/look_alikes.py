@@ -12,8 +12,8 @@ from mednext_jax.simulate import anatomy as places
 from mednext_jax.simulate import tissues
 from mednext_jax.simulate.deformed_head import Anatomies, Head
 from mednext_jax.simulate.generator_config import GeneratorConfig
-from mednext_jax.simulate.painted_tubes import Tubes, draw_tubes, fill, most_here
-from mednext_jax.simulate.random_fields import Draws, along_axis
+from mednext_jax.simulate.painted_tubes import Tubes, draw_tubes, fill, most_here, share
+from mednext_jax.simulate.random_fields import Draws, along_axes
 
 _INTEGRAL = math.sqrt(2 * math.pi)
 
@@ -37,41 +37,49 @@ def add_look_alikes(
     fluid, wm = signals[tissues.VENTRICLE], signals[tissues.WHITE_MATTER]
     white = head.among(tissues.WITH_PVS).astype(jnp.float32)
 
-    def times(count: jax.Array | int) -> tuple[jax.Array, int]:
-        most = math.ceil(16 * max(volume, 1) ** 0.75)
-        return jnp.minimum(jnp.round(count * max(volume, 1) ** 0.75).astype(jnp.int32), most), most
+    def times(count: jax.Array, highest: int) -> tuple[jax.Array, int]:
+        more = max(volume, 1) ** 0.75
+        return jnp.round(count * more).astype(jnp.int32), math.ceil(highest * more)
 
+    uneven = draws.smooth(shape, 4, 3)  # of the edges of each kind of blob
     # Lesions: towards fluid on T1w and T2w, brighter than everything on FLAIR.
-    spots = _blobs(draws, shape, *times(draws.count(config.lesions)), config.lesion_radius, 0.5)
+    several = times(draws.count(config.lesions), config.lesions[1])
+    spots = _blobs(draws, shape, *several, config.lesion_radius, 0.5 * uneven[0])
     spots = spots * white * draws.chance(config.lesion_share)
     near = (tissue == tissues.VENTRICLE).astype(jnp.float32)
-    for axis in range(3):
-        near = along_axis(_gaussian(shape[axis], 2.5), near, axis)
+    near = along_axes([_gaussian(n, 2.5) for n in shape], near)
     cap = jnp.clip(near * draws.uniform((1, 4)) * (1 + 0.5 * draws.smooth(shape, 6)), 0, 1)
     cap = cap * white * draws.chance(config.caps) * draws.uniform((0.2, 0.8))
     toward = jnp.where(family == tissues.FLAIR, 0.9, fluid)
     strength = draws.uniform(config.lesion_strength)
     image = image + jnp.maximum(spots, cap) * strength * (toward - image)
     lesion = jnp.maximum(lesion, jnp.maximum(spots, jnp.where(cap > 0.5, cap, 0)))
-    lacune = _blobs(draws, shape, *times(draws.index(2) + 1), config.lacune_radius, 0.2)
+    lacune = _blobs(draws, shape, *times(draws.index(2) + 1, 2), config.lacune_radius, 0.2 * uneven[1])
     lacune = lacune * white * draws.chance(config.lacunes)
     image = image + lacune * draws.uniform((0.6, 1.0)) * (fluid - image)
-    bleeds = _blobs(draws, shape, *times(draws.index(2) + 1), (1.0, 3.0), 0.1) * draws.chance(config.microbleeds)
+    bleeds = _blobs(draws, shape, *times(draws.index(2) + 1, 2), (1.0, 3.0), 0.1 * uneven[2])
+    bleeds = bleeds * draws.chance(config.microbleeds)
     image = image * (1 - 0.85 * bleeds * (tissue <= max(tissues.IN_BRAIN)))
     # Vessels: flow voids and veins on the other side of fluid from white matter, in-flow bright.
-    vessels = _others(tubes, config.vessels, anatomies, head, places.IN_TISSUE)
+    vessels, sulci = _others(tubes, config, anatomies, head)
     solid = (tissue > 0) & (tissue <= max(tissues.IN_BRAIN))
-    filled, _ = fill(vessels, solid)
     other = jnp.clip(wm + (wm - fluid) * tubes.uniform((0.2, 1.0)), 0, 1.3)
-    image = image + filled * tubes.chance(config.vessel_share) * tubes.uniform((0.3, 1.0)) * (other - image)
+    strength = tubes.chance(config.vessel_share) * tubes.uniform((0.3, 1.0))
+    image = image + share(vessels, solid) * strength * (other - image)
     # Fluid in narrow sulci that a label map does not have.
-    sulci = _others(tubes, config.sulci, anatomies, head, places.IN_CORTEX)
     filled, strong = fill(sulci, tissue == tissues.CORTEX)
     image = image + filled * strong * (fluid - image)
     return image, jnp.maximum(lesion, lacune), lacune
 
 
-def _blobs(draws: Draws, shape: tuple[int, ...], count: jax.Array, most: int, radius: tuple[float, ...], waves: float):
+def _blobs(
+    draws: Draws,
+    shape: tuple[int, ...],
+    count: jax.Array,
+    most: int,
+    radius: tuple[float, ...],
+    waves: jax.Array,
+) -> jax.Array:
     """(d, h, w) in [0, 1]: the soft union of `count` blobs with uneven edges."""
     if most == 0:
         return jnp.zeros(shape)
@@ -82,7 +90,7 @@ def _blobs(draws: Draws, shape: tuple[int, ...], count: jax.Array, most: int, ra
         lines.append(jnp.exp(-0.5 * ((jnp.arange(n) - at[:, None]) / (0.85 * r[:, axis, None])) ** 2))
     there = (jnp.arange(most) < count).astype(jnp.float32)
     total = jnp.einsum("k,kd,kh,kw->dhw", there, *lines)
-    level = jnp.log(jnp.maximum(total, 1e-6)) + waves * draws.smooth(shape, 4)
+    level = jnp.log(jnp.maximum(total, 1e-6)) + waves
     return jax.nn.sigmoid((level + 0.7) * draws.uniform((3, 8)))
 
 
@@ -91,21 +99,25 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
     return (np.exp(-0.5 * (away / sigma) ** 2) / (sigma * _INTEGRAL)).astype(np.float32)
 
 
-def _others(draws: Draws, counts: tuple[int, ...], anatomies: Anatomies, head: Head, kind: int) -> Tubes:
-    """Tubes in any direction that are no perivascular spaces."""
-    most = counts[1]
-    at = head.in_patch(anatomies["places"][head.anatomy, kind, draws.index(places.PLACES, (most,))])
+def _others(draws: Draws, config: GeneratorConfig, anatomies: Anatomies, head: Head) -> list[Tubes]:
+    """Vessels and narrow sulci: tubes in any direction that are no perivascular spaces."""
+    counts = (config.vessels, config.sulci)
+    most = [highest for _, highest in counts]
+    total = sum(most)
+    kind = np.repeat((places.IN_TISSUE, places.IN_CORTEX), most)
+    at = head.in_patch(anatomies["places"][head.anatomy, kind, draws.index(places.PLACES, (total,))])
     tubes = draw_tubes(
         draws,
-        at + draws.uniform((-0.5, 0.5), (most, 3)),
-        draws.direction((most,)),
-        jnp.arange(most) < draws.count(counts),
-        width=(jnp.full(most, 1.2), jnp.asarray(0.4)),
-        length=(jnp.full(most, 9.0), jnp.asarray(0.5)),
+        at + draws.uniform((-0.5, 0.5), (total, 3)),
+        draws.direction((total,)),
+        jnp.concatenate([jnp.arange(span[1]) < draws.count(span) for span in counts]),
+        width=(jnp.asarray(1.2), jnp.asarray(0.4)),
+        length=(jnp.asarray(9.0), jnp.asarray(0.5)),
         width_limits=(0.5, 3.5),
         length_limits=(2.0, 30.0),
         taper=(0.5, 1.0),
         bend=0.15,
         strength=(0.3, 1.0),
     )
-    return tubes.nearest(head.tissue.shape, most_here(most, head.tissue.shape, 12))
+    shape = head.tissue.shape
+    return [part.nearest(shape, most_here(len(part.length), shape, 12)) for part in tubes.split(most)]

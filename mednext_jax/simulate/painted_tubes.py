@@ -7,6 +7,7 @@ lies in. That is partial volume by supersampling, without a loop over tubes or a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from mednext_jax.simulate.random_fields import Draws, unit
 
 _ALONG, _ACROSS = 48, 14  # points along a tube and in each of its discs
+_UNITS = 2.0**27  # in a voxel's volume, for whole sums: of uint32, whose end is 32 tubes that each fill the same voxel
 WHOLE_BRAIN_MM3 = 1.2e6
 _GOLDEN = np.pi * (3 - np.sqrt(5))
 
@@ -37,6 +39,11 @@ class Tubes(NamedTuple):
     def volume(self) -> jax.Array:
         """Voxels, of the straight tube."""
         return jnp.pi / 12 * self.length * self.width**2 * (1 + self.taper + self.taper**2)
+
+    def split(self, counts: Sequence[int]) -> list[Tubes]:
+        """The first so many, the next, and so on."""
+        ends = np.cumsum(counts)
+        return [Tubes(*(value[end - n : end] for value in self)) for n, end in zip(counts, ends, strict=True)]
 
     def nearest(self, shape: tuple[int, ...], count: int) -> Tubes:
         """The `count` tubes that reach deepest into a box of this shape."""
@@ -62,7 +69,7 @@ def draw_tubes(
     bend: float,
     strength: tuple[float, ...],
 ) -> Tubes:
-    """Tubes at these places; `width` and `length`: median and the deviation of the logarithm, log-normal, cut."""
+    """Tubes at these places; `width` and `length`: median, of each or all, and the deviation of the logarithm, cut."""
     m = len(middle)
     across = unit(jnp.cross(direction, draws.normal((m, 3))))
 
@@ -85,8 +92,8 @@ def draw_tubes(
     )
 
 
-def points_of(tubes: Tubes) -> tuple[jax.Array, jax.Array]:
-    """Points (m, n, 3) evenly in the volume of each tube, and the voxels (m, n) that each stands for."""
+def points_of(tubes: Tubes) -> tuple[list[jax.Array], jax.Array]:
+    """Points evenly in the volume of each tube, (m, n) by axis, and the voxels (m, n) that each stands for."""
     at = (np.arange(_ALONG) + 0.5) / _ALONG
     disc = np.sqrt((np.arange(_ACROSS) + 0.5) / _ACROSS)
     # Each disc is turned against the one before, so that no column of points follows the tube.
@@ -94,18 +101,17 @@ def points_of(tubes: Tubes) -> tuple[jax.Array, jax.Array]:
     s, third = jnp.asarray(at), jnp.cross(tubes.direction, tubes.side)
     radius = tubes.width[:, None] / 2 * (1 + (tubes.taper[:, None] - 1) * s)  # (m, along)
     sagitta = tubes.bend[:, None] * tubes.length[:, None] * (4 * s * (1 - s) - 2 / 3)
-    line = (
-        tubes.middle[:, None]
-        + (s - 0.5)[None, :, None] * (tubes.length[:, None] * tubes.direction)[:, None]
-        + sagitta[..., None] * tubes.side[:, None]
-    )
     x = jnp.asarray(disc * np.cos(angle))[None] * radius[..., None]  # (m, along, across)
     y = jnp.asarray(disc * np.sin(angle))[None] * radius[..., None]
-    cloud = line[:, :, None] + x[..., None] * tubes.side[:, None, None] + y[..., None] * third[:, None, None]
+    points = len(tubes.length), _ALONG * _ACROSS
+    cloud = []
+    for axis in range(3):
+        forward, side, other = (v[:, axis, None] for v in (tubes.direction, tubes.side, third))
+        line = tubes.middle[:, axis, None] + (s - 0.5) * tubes.length[:, None] * forward + sagitta * side
+        cloud.append((line[..., None] + x * side[..., None] + y * other[..., None]).reshape(points))
     volume = jnp.pi * radius**2 * tubes.length[:, None] / (_ALONG * _ACROSS)
     volume = jnp.broadcast_to(jnp.where(tubes.there[:, None], volume, 0)[..., None], x.shape)
-    points = len(tubes.length), _ALONG * _ACROSS
-    return cloud.reshape(*points, 3), volume.reshape(points)
+    return cloud, volume.reshape(points)
 
 
 def fill(tubes: Tubes, allowed: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -113,15 +119,33 @@ def fill(tubes: Tubes, allowed: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     share: 0 to 1. strength: the mean of the tubes' in the voxel, weighted by what they fill; 0 where there is none.
     """
-    where, volume = points_of(tubes)
-    index = jnp.round(where).astype(jnp.int32)
-    shape = allowed.shape
-    inside = jnp.all((index >= 0) & (index < jnp.array(shape)), axis=-1)
-    flat = jnp.where(inside, jnp.ravel_multi_index(tuple(jnp.moveaxis(index, -1, 0)), shape, mode="clip"), allowed.size)
-    weights = jnp.stack([volume, volume * tubes.strength[:, None]], -1)
-    total = jnp.zeros((allowed.size, 2)).at[flat.ravel()].add(weights.reshape(-1, 2), mode="drop")
-    share, strong = total[:, 0].reshape(shape), total[:, 1].reshape(shape)
+    cloud, volume = points_of(tubes)
+    share, strong = _summed(cloud, [volume, volume * tubes.strength[:, None]], allowed.shape)
     return jnp.where(allowed, jnp.minimum(share, 1), 0), jnp.where(allowed, strong / jnp.maximum(share, 1e-6), 0)
+
+
+def share(tubes: Tubes, allowed: jax.Array) -> jax.Array:
+    """The first of what `fill` returns, without the work for the other."""
+    cloud, volume = points_of(tubes)
+    (total,) = _summed(cloud, [volume], allowed.shape)
+    return jnp.where(allowed, jnp.minimum(total, 1), 0)
+
+
+def _summed(cloud: list[jax.Array], weights: list[jax.Array], shape: tuple[int, ...]) -> list[jax.Array]:
+    """What the points of a cloud bring to the voxels that they lie in, (d, h, w) of each kind of weight.
+
+    Summed in whole numbers: a GPU adds in any order, and only of these is the sum the same bits each time.
+    """
+    inside, flat = jnp.asarray(True), jnp.asarray(0)
+    for place, n in zip(cloud, shape, strict=True):
+        index = jnp.round(place).astype(jnp.int32)
+        inside &= (index >= 0) & (index < n)
+        flat = flat * n + jnp.clip(index, 0, n - 1)
+    size = math.prod(shape)
+    flat = jnp.where(inside, flat, size).ravel()
+    units = jnp.round(jnp.stack(weights, -1) * _UNITS).astype(jnp.uint32)
+    total = jnp.zeros((size, len(weights)), jnp.uint32).at[flat].add(units.reshape(-1, len(weights)), mode="drop")
+    return [total[:, kind].astype(jnp.float32).reshape(shape) / _UNITS for kind in range(len(weights))]
 
 
 def most_here(most: int, shape: tuple[int, ...], more: int) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mednext_jax.simulate.painted_tubes import Tubes, fill
+from mednext_jax.simulate.painted_tubes import Tubes, fill, share
 
 pytestmark = pytest.mark.core
 
@@ -77,6 +77,28 @@ def test_nothing_is_painted_where_it_may_not_be_nor_beyond_the_box_nor_twice():
     np.testing.assert_allclose(strength[share > 0], 0.4, rtol=1e-5)  # the mean of both
     absent = tube()._replace(there=jnp.array([False]))
     assert not painted(absent)[0].any()
+
+
+def test_what_is_filled_is_the_same_bits_in_any_order_of_the_points():
+    """As a GPU adds them: never twice in the same order."""
+    rng = np.random.default_rng(0)
+    crossing = [
+        tube(middle=rng.uniform(8, 16, 3), direction=way / np.linalg.norm(way), strength=rng.uniform(0.2, 1))
+        for way in rng.normal(size=(40, 3))
+    ]
+
+    def shuffled(order):
+        return painted(Tubes(*(jnp.concatenate(values) for values in zip(*(crossing[i] for i in order), strict=True))))
+
+    expected = shuffled(range(40))
+    assert (expected[0] == 1).sum() > 5  # voxels that several tubes fill
+    for one, other in zip(expected, shuffled(rng.permutation(40)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_share_alone_is_that_of_fill():
+    allowed = jnp.ones(SHAPE, bool).at[:, :, 12:].set(False)
+    np.testing.assert_array_equal(share(tube(), allowed), fill(tube(), allowed)[0])
 
 
 def test_no_tubes_at_all_are_painted_as_nothing():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mednext_jax.simulate.random_fields import Draws, along_axis, nodes_along
+from mednext_jax.simulate.random_fields import Draws, along_axes, nodes_along, splined, splined_at
 
 pytestmark = pytest.mark.core
 
@@ -65,10 +65,33 @@ def test_a_smooth_field_has_variance_1_and_is_smooth_over_its_spacing():
 
     assert alike(1) > 0.9 and abs(alike(8)) < 0.1
     three = jax.eval_shape(lambda key: Draws(key).smooth((5, 6, 7), 2.0, 3), jax.random.key(0))
-    assert three.shape == (5, 6, 7, 3)
+    assert three.shape == (3, 5, 6, 7)
 
 
-def test_a_matrix_is_applied_along_an_axis():
-    matrix, field = np.arange(6.0).reshape(2, 3), np.arange(60.0).reshape(4, 3, 5)
-    np.testing.assert_allclose(along_axis(matrix, jnp.asarray(field), 1), np.einsum("mn,anb->amb", matrix, field))
+def test_matrices_are_applied_along_the_axes():
+    rng = np.random.default_rng(0)
+    matrices, field = [rng.random((m, n)) for m, n in ((2, 4), (6, 3), (7, 5))], rng.random((4, 3, 5, 2))
+    expected = np.einsum("ad,bh,cw,dhwk->kabc", *matrices, field)
+    np.testing.assert_allclose(along_axes(matrices, jnp.asarray(field)), expected, rtol=1e-5)
+    np.testing.assert_allclose(along_axes(matrices, jnp.asarray(field[..., 1])), expected[1], rtol=1e-5)
     assert nodes_along(9, 4.0) == 6
+
+
+def test_a_spline_at_single_voxels_is_the_whole_one_there():
+    shape, voxels = (9, 12, 7), np.array([[0, 0, 0], [8, 11, 6], [3, 5, 2]])
+    nodes = Draws(jax.random.key(1)).nodes(shape, 4.0, 3)
+    whole = np.asarray(splined(nodes, shape, 4.0))
+    np.testing.assert_allclose(splined_at(nodes, shape, 4.0, voxels), whole[:, *voxels.T].T, atol=1e-5)
+
+
+def test_two_normals_are_normal_and_of_their_own():
+    one, other = (np.asarray(a) for a in Draws(jax.random.key(3)).two_normals((MANY,)))
+    for drawn in (one, other):
+        np.testing.assert_allclose([drawn.mean(), drawn.std()], [0, 1], atol=0.03)
+        np.testing.assert_allclose(np.quantile(drawn, (0.0228, 0.1587, 0.8413, 0.9772)), (-2, -1, 1, 2), atol=0.08)
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+
+
+def test_single_numbers_stay_apart_beyond_those_that_are_made_at_once():
+    draws = Draws(jax.random.key(2))
+    assert len({float(draws.uniform((0, 1))) for _ in range(150)}) == 150
