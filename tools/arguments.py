@@ -1,9 +1,17 @@
-"""Kinds of command-line arguments that several tools take; a wrong one ends the tool with one line and status 2."""
+"""Kinds of command-line arguments that several tools take; a wrong one ends the tool with one line and status 2.
+
+And how a tool ends that cannot go on: `told_in_words`.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+
+from mednext_jax.errors import InputError, WorkError, shown
 
 
 def integers(example: str, separator: str = ",") -> Callable[[str], tuple[int, ...]]:
@@ -31,3 +39,42 @@ def some_of(known: tuple[str, ...]) -> Callable[[str], list[str]]:
         return found
 
     return parse
+
+
+def whole(lowest: int) -> Callable[[str], int]:
+    """A whole number of at least `lowest`: for the `type` of an argument."""
+
+    def parse(text: str) -> int:
+        try:
+            found = int(text)
+        except ValueError:
+            found = None
+        if found is None or found < lowest:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {lowest}, found {text!r}")
+        return found
+
+    return parse
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0: the `type` of an argument."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return found
+
+
+@contextlib.contextmanager
+def told_in_words(tool: str) -> Iterator[None]:
+    """End the tool with what is wrong, as `mednext-jax` does: status 2 for wrong input, 1 for work that failed."""
+    try:
+        yield
+    except InputError as error:
+        print(f"{tool}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (WorkError, OSError) as error:
+        print(f"{tool}: {shown(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        sys.exit(1)

@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
-from mednext_jax.errors import InputError
 from mednext_jax.evaluate.evaluate import evaluate
 from mednext_jax.inference.predict import predict
 from mednext_jax.io.atomic import refuse_existing
@@ -27,6 +25,7 @@ from mednext_jax.simulate.simulate import simulate
 from mednext_jax.train.train import train
 from mednext_jax.weights.directory import load_model
 from mednext_jax.weights.packaged import NAME, or_packaged
+from tools.arguments import above_zero, told_in_words, whole
 from tools.tables import Table, as_json
 
 SCORES = ("dice", "precision", "recall", "cluster_dice", "cluster_precision", "cluster_recall")
@@ -35,6 +34,7 @@ SCORES = ("dice", "precision", "recall", "cluster_dice", "cluster_precision", "c
 def bench(out: Path, options: argparse.Namespace) -> Table:
     """Do what the module says in the new folder `out`; returns the table."""
     refuse_existing(out)
+    start = load_model(or_packaged(options.model))  # whether there is one, before any work
     site, unseen = out / "site", out / "unseen"
     simulate(site, options.labelled + options.held_out, options.contrast, seed=options.seed)
     cases = read_nnunet_raw(site).cases
@@ -45,7 +45,7 @@ def bench(out: Path, options: argparse.Namespace) -> Table:
             shutil.copy(path, unseen / folder)
     about = read_json(site / "dataset.json")
     (unseen / "dataset.json").write_text(json.dumps(about))  # which tells the contrast
-    channel = load_model(or_packaged(options.model)).recipe.channel_names[0]  # and this the normalisation
+    channel = start.recipe.channel_names[0]  # and this the normalisation
     (site / "dataset.json").write_text(json.dumps(about | {"channel_names": {"0": channel}}))
     folds = [{"train": [c.id for c in cases[: options.labelled]], "val": [c.id for c in held_out]}]
     (out / "splits.json").write_text(json.dumps(folds))
@@ -87,20 +87,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--model", default=NAME)
-    parser.add_argument("--labelled", type=int, default=5)
-    parser.add_argument("--held-out", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--labelled", type=whole(1), default=5)
+    parser.add_argument("--held-out", type=whole(1), default=5)
+    parser.add_argument("--steps", type=whole(1), default=500)
     parser.add_argument("--contrast", choices=("T1w", "T2w"), default="T1w")
-    parser.add_argument("--rate", type=float, default=1e-4)
-    parser.add_argument("--scratch-rate", type=float, default=3e-4)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rate", type=above_zero, default=1e-4)
+    parser.add_argument("--scratch-rate", type=above_zero, default=3e-4)
+    parser.add_argument("--seed", type=whole(0), default=7)
     parser.add_argument("--no-tta", action="store_true", help="predict without mirrors: an eighth of the time")
     options = parser.parse_args()
-    try:
+    with told_in_words("bench_fine_tuning"):
         table = bench(options.out, options)
-    except InputError as error:
-        sys.exit(f"bench_fine_tuning: {error}")
-    (options.out / "fine_tuning.json").write_text(as_json([table]))
+        (options.out / "fine_tuning.json").write_text(as_json([table]))
     print("\n".join(table.markdown()))
 
 

@@ -39,14 +39,17 @@ from typing import Any
 import numpy as np
 
 from mednext_jax.errors import InputError
+from mednext_jax.io.absent import refuse_no_folder
 from mednext_jax.io.atomic import replace_text
 from mednext_jax.io.contrast import contrast_in
 from mednext_jax.io.nifti import image_like, write_image
 from mednext_jax.measure.parcellation import Parcellation
 from mednext_jax.quantify.region_source import open_regions
+from mednext_jax.simulate.dataset_files import refuse_wrong_number
 from mednext_jax.simulate.on_scans import find_cases, random_of
 from mednext_jax.simulate.painting import PaintedScan, paint_scan
 from mednext_jax.simulate.placement import PvsDistribution
+from tools.arguments import above_zero, told_in_words, whole
 from tools.real_measures import Found, Point, Tissue, agreement, at_count, curve, find, hit, recalls
 from tools.real_scans import BEST, Case, ask_model, brains_of, cut_to_brain, open_cases, read_answer, same_grid, tell
 
@@ -54,6 +57,7 @@ from tools.real_scans import BEST, Case, ask_model, brains_of, cut_to_brain, ope
 TUBES = PvsDistribution(white_matter=(110, 110), basal_ganglia=(25, 25), hippocampus=(3, 3), brainstem=(2, 2))
 THRESHOLDS = (0.02, 0.05, *(round(0.1 * k, 2) for k in range(1, 10)), 0.95, 0.98, 0.99, 0.995, 0.999)
 COUNTS = (25, 50, 100, 200)
+_NOTHING, _SCANS = "No scan could be measured.", "brain-extracted T1w, T2w or FLAIR scans"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +91,14 @@ def bench_real(
     A scan that cannot be read or painted, and one that no model takes, is told and left out. Raises InputError if none
     is left, or for a wrong argument.
     """
-    paths = [scans] if isinstance(scans, str | Path) else list(scans)
-    cases = open_cases({name: path for source in paths for name, path in find_cases(source).items()})
+    refuse_wrong_number("seed", seed, 0, 2**63 - 1)
+    if masks is not None:
+        refuse_no_folder(masks, "There is no folder of masks.", expected="CASE_mask.nii.gz of each scan")
+    if pictures:
+        _require_pictures()
+    cases = open_cases(_files_of([scans] if isinstance(scans, str | Path) else scans))
+    if not cases:
+        raise InputError(_NOTHING, expected=_SCANS)
     predictors = _predictors([models] if isinstance(models, str | Path) else models, tta, step)
     source = None if regions is None else open_regions(Path(regions), single=len(cases) == 1)
     out = Path(out)
@@ -120,7 +130,7 @@ def bench_real(
         between += _agreements(here, seed)
         measured += here
     if not measured:
-        raise InputError("No scan could be measured.", expected="brain-extracted T1w, T2w or FLAIR scans")
+        raise InputError(_NOTHING, expected=_SCANS)
     rows = [one.row for one in measured if len(one.row) > 2]
     rows += [_mean_row(rows, contrast) for contrast in BEST if any(row["contrast"] == contrast for row in rows)]
     curves = [_curve_row(one.case.name, point) for one in measured for point in one.points]
@@ -131,6 +141,28 @@ def bench_real(
 
         draw_curves(out / "curves.png", {one.case.name: one.points for one in measured if one.points})
     return rows
+
+
+def _files_of(sources: Sequence[str | Path]) -> dict[str, Path]:
+    """Case -> file of several files or folders; raises InputError for two of one name."""
+    found: dict[str, Path] = {}
+    for source in sources:
+        for name, path in find_cases(source).items():
+            if found.setdefault(name, path) != path:
+                raise InputError("Two scans have one name.", file=path, found=str(found[name]), hint="rename one")
+    return found
+
+
+def _require_pictures() -> None:
+    try:
+        import tools.real_pictures  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "No pictures can be drawn.",
+            expected="matplotlib",
+            found="it is not installed",
+            hint="pip install 'mednext-jax[evaluate]', or --no-pictures",
+        ) from None
 
 
 def _predictors(models: Sequence[str | Path], tta: bool, step: float) -> list[Any]:
@@ -285,15 +317,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-m", "--model", action="append", default=[], help="a model, or several of one contrast each")
     parser.add_argument("--masks", type=Path, help="a folder of masks, in place of a model")
     parser.add_argument("--regions", type=Path, help="a folder of region maps, such as OUT/tissue of an earlier call")
-    parser.add_argument("--seed", type=int, default=0, help="of the painted tubes (default: 0)")
-    parser.add_argument("--min-voxels", type=int, default=1, help="of a cluster that counts (default: 1)")
-    parser.add_argument("--step", type=float, default=0.5, help="of the tiles (default: 0.5)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the painted tubes (default: 0)")
+    parser.add_argument("--min-voxels", type=whole(1), default=1, help="of a cluster that counts (default: 1)")
+    parser.add_argument("--step", type=above_zero, default=0.5, help="of the tiles (default: 0.5)")
     parser.add_argument("--tta", action="store_true", help="average over mirrors")
     parser.add_argument("--no-pictures", action="store_true", help="tables alone")
     options = parser.parse_args(arguments)
     if options.model and options.masks:
         parser.error("a model or masks, not both")
-    try:
+    with told_in_words("bench_real"):
         rows = bench_real(
             options.scans,
             options.out,
@@ -306,9 +338,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             step=options.step,
             pictures=not options.no_pictures,
         )
-    except InputError as error:
-        tell(error)
-        return 2
     print_table(rows, PRINTED)
     print("\nAgreement across contrasts")
     print((options.out / "agreement.tsv").read_text())

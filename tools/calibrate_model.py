@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import sys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,13 @@ from mednext_jax.evaluate.thresholds.temperature import LogitCounts, at_temperat
 from mednext_jax.inference.predictor import Predictor
 from mednext_jax.io.atomic import replace_text
 from mednext_jax.io.contrast import scan_contrast
+from mednext_jax.io.geometry import grid_problems
 from mednext_jax.io.nifti import read_labels, read_scan
 from mednext_jax.io.nnunet_raw import read_nnunet_raw
-from mednext_jax.weights.directory import set_calibration
-from tools.tables import CALIBRATION, Table, as_json
+from mednext_jax.io.raw_dataset import RawDataset
+from mednext_jax.weights.directory import read_thresholds, set_calibration
+from tools.arguments import above_zero, told_in_words
+from tools.tables import CALIBRATION, RELIABILITY, Table, as_json
 
 VOXEL_SIZES = (1.2, 2.5, 6.0)
 
@@ -64,6 +67,10 @@ def calibrate(
     tta: bool = True,
 ) -> dict[str, Any]:
     """Do what the module says; returns what calibration.json holds. Raises InputError for input that does not fit."""
+    if not voxel_sizes_mm or not all(0 < size < math.inf for size in voxel_sizes_mm):
+        raise InputError("The voxel sizes are wrong.", expected="numbers above 0, in mm", found=voxel_sizes_mm)
+    read_thresholds(model)  # what will be written to is there
+    raws = [_read_dataset(dataset) for dataset in datasets]
     predictor = Predictor(model, threshold=0.5, tta=tta)
     recipe = predictor.recipe
     if len(recipe.labels) != 2 or (recipe.average != "logits" and recipe.regions_class_order is None):
@@ -73,7 +80,7 @@ def calibrate(
             expected="two labels, average: logits",
             found=f"{len(recipe.labels)} labels, average: {recipe.average}",
         )
-    scans = [scan for dataset in datasets for scan in _measure_all(predictor, dataset, sorted(voxel_sizes_mm))]
+    scans = [scan for raw in raws for scan in _measure_all(predictor, raw, sorted(voxel_sizes_mm))]
     counts = functools.reduce(lambda a, b: a + b, (scan.counts for scan in scans))
     fitted = counts.fit()
     temperature = round(recipe.temperature * fitted, 3)
@@ -96,8 +103,7 @@ def calibrate(
         if row is not None
     )
     new = dataclasses.replace(recipe, temperature=temperature, thresholds=table, threshold=general["threshold"])
-    names = [read_nnunet_raw(dataset).name for dataset in datasets]
-    set_calibration(model, new, {"data_sets": names, "scans": len(scans), "criterion": criterion})
+    set_calibration(model, new, {"data_sets": [raw.name for raw in raws], "scans": len(scans), "criterion": criterion})
     curves = {"before": counts.calibration(), "after": counts.calibration(fitted)}
     figures = as_json(_tables(found, general, curves, temperature, criterion, len(scans)))
     replace_text(model / CALIBRATION, figures)
@@ -108,13 +114,30 @@ def calibrate(
     return {"temperature": temperature, "thresholds": table, "threshold": general["threshold"]}
 
 
-def _measure_all(predictor: Predictor, dataset: Path, largest: Sequence[float]) -> list[Measured]:
-    found = []
+def _read_dataset(dataset: Path) -> RawDataset:
+    """A data set whose cases are whole and have one channel; raises InputError for another one."""
     raw = read_nnunet_raw(dataset)
+    if wrong := [problem for problem in raw.problems if problem.severity == "E"]:
+        raise InputError.of(wrong)
+    if not raw.cases or len(raw.channel_names) != 1:
+        raise InputError(
+            "The data set is none to calibrate on.",
+            file=dataset,
+            expected="labelled scans of one channel",
+            found=f"{len(raw.cases)} scans of {len(raw.channel_names)}",
+        )
+    return raw
+
+
+def _measure_all(predictor: Predictor, raw: RawDataset, largest: Sequence[float]) -> list[Measured]:
+    found = []
     cases = raw.cases
     for number, case in enumerate(cases, 1):
         (image,) = case.images
         scan, label = read_scan(image), read_labels(case.label)
+        apart = grid_problems(label, scan, "A label map", case.label, image)
+        if any(problem.severity == "E" for problem in apart):
+            raise InputError.of(apart)
         edge = float(voxel_sizes(scan.affine).max())
         if edge > largest[-1] * 1.001:
             raise InputError(
@@ -157,7 +180,7 @@ def _tables(
     before, after = (curves[name].curve() for name in ("before", "after"))
     errors = {name: curve.doubtful_error for name, curve in curves.items()}
     reliability = Table(
-        "Reliability, on simulated scans",
+        RELIABILITY,
         f"Temperature {temperature:g}, fitted over {scans} scans. Expected calibration error over the voxels of "
         f"probability 0.01 or more: {errors['before']:.3f} before, {errors['after']:.3f} after.",
         ("probability", "voxels before", "PVS among them", "voxels after", "PVS among them after"),
@@ -180,11 +203,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("datasets", type=Path, nargs="+", metavar="DATASET")
-    parser.add_argument("--voxel-sizes", type=float, nargs="+", default=list(VOXEL_SIZES), metavar="MM")
+    parser.add_argument("--voxel-sizes", type=above_zero, nargs="+", default=list(VOXEL_SIZES), metavar="MM")
     parser.add_argument("--criterion", choices=CRITERIA, default="dice")
     parser.add_argument("--no-tta", action="store_true", help="without mirrors: an eighth of the time")
     options = parser.parse_args()
-    try:
+    with told_in_words("calibrate_model"):
         print(
             calibrate(
                 options.model,
@@ -194,8 +217,6 @@ def main() -> None:
                 tta=not options.no_tta,
             )
         )
-    except InputError as error:
-        sys.exit(f"calibrate_model: {error}")
 
 
 if __name__ == "__main__":

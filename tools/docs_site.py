@@ -28,7 +28,9 @@ BROUGHT_IN = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }
-_FROM_REPOSITORY = BROUGHT_IN | {"README.md": "index.md"}
+# Pictures of such pages.
+PICTURES = {"mednext_jax/weights/without_labels/reliability.png": "without_labels_reliability.png"}
+_FROM_REPOSITORY = BROUGHT_IN | PICTURES | {"README.md": "index.md"}
 _LINK = re.compile(r"\[([^\[\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _TABLES = {
     "Clusters: `CASE_clusters.tsv`": columns.CLUSTERS,
@@ -46,8 +48,9 @@ def on_files(files: Files, *, config: Any) -> Files:
         made[target] = with_links((ROOT / source).read_text(), posixpath.dirname(source), target)
     for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         made[f"notebooks/{notebook.stem}.md"] = notebook_page(notebook)
-    for target, text in made.items():
-        files.append(File.generated(config, target, content=text))
+    pictures = {target: (ROOT / source).read_bytes() for source, target in PICTURES.items()}
+    for target, content in {**made, **pictures}.items():
+        files.append(File.generated(config, target, content=content))
     return files
 
 

@@ -28,7 +28,10 @@ _ARITHMETIC = {
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a program. times: runs of it in one run of the program. fused: part of a kernel, not one itself."""
+    """One line of a program. times: runs of it in one run of the program. fused: part of a kernel, not one itself.
+
+    optional: in a branch of a condition, which may not be taken.
+    """
 
     name: str
     result: str
@@ -37,6 +40,7 @@ class Instruction:
     computation: str
     times: int = 1
     fused: bool = False
+    optional: bool = False
 
     @property
     def operands(self) -> list[str]:
@@ -88,7 +92,7 @@ def instructions(hlo: str) -> list[Instruction]:
         elif match := _INSTRUCTION.match(line):
             found.append(Instruction(match[2], match[3], match[4], match[5], computation))
     inside = _by_computation(found)
-    times, fused = defaultdict(int, {entry: 1}), set()
+    times, fused, optional = defaultdict(int, {entry: 1}), set(), set()
     # A computation stands before those that call it.
     for name in reversed(list(inside)):
         for one in inside[name]:
@@ -100,8 +104,15 @@ def instructions(hlo: str) -> list[Instruction]:
                 times[callee] += times[name] * turns
                 if one.operation not in ("while", "call", "conditional"):
                     fused.add(callee)
+                if one.operation == "conditional" or name in optional:
+                    optional.add(callee)
     return [
-        dataclasses.replace(one, times=times[one.computation], fused=one.computation in fused)
+        dataclasses.replace(
+            one,
+            times=times[one.computation],
+            fused=one.computation in fused,
+            optional=one.computation in optional,
+        )
         for one in found
         if times[one.computation]
     ]

@@ -3,16 +3,15 @@
     python -m tools.package_model MODEL [--anatomies TEXT] [--figures FILE.json ...] [--real FOLDER] [--scans TEXT]
 
 Replaces mednext_jax/weights/without_labels: model.safetensors, model.json (provenance without the paths of the
-training's machine), README.md (the card) and figures.json. The card shows the tables of MODEL/calibration.json
-(`tools.calibrate_model`), of the other files (`tools.tables`) and of what `tools.bench_real` wrote into FOLDER, and
-no row that none of them holds.
+training's machine), README.md (the card), figures.json, and reliability.png where there is a table to draw it from
+(which takes matplotlib). The card shows the tables of MODEL/calibration.json (`tools.calibrate_model`), of the other
+files (`tools.tables`) and of what `tools.bench_real` wrote into FOLDER, and no row that none of them holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,14 +19,16 @@ from typing import Any
 from mednext_jax.convert.architecture import describe
 from mednext_jax.convert.sources import count
 from mednext_jax.errors import InputError
+from mednext_jax.io.absent import refuse_absent
 from mednext_jax.io.geometry import in_mm
 from mednext_jax.weights.directory import WEIGHTS, Model, load_model, save_model
 from mednext_jax.weights.packaged import FOLDER, LARGEST, NAME
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.threshold_table import contrasts_of
-from tools.tables import CALIBRATION, Table, as_json, read_tables
+from tools.arguments import told_in_words
+from tools.tables import CALIBRATION, RELIABILITY, Table, as_json, read_tables
 
-CARD, FIGURES = "README.md", "figures.json"
+CARD, FIGURES, PICTURE = "README.md", "figures.json", "reliability.png"
 # Columns of the summary of `tools.bench_real` that the card shows.
 _OF_A_SCAN = (
     *("case", "threshold", "clusters", "misplaced", "not_deep", "in_lesions", "recall"),
@@ -73,6 +74,9 @@ def package(
                 expected=f"at most {LARGEST / 1e6:g} MB in float16",
                 found=f"{size / 1e6:.1f} MB",
             )
+        for table in tables:
+            if table.title == RELIABILITY:
+                _draw(new / PICTURE, table)
         (new / CARD).write_text("\n".join(card(load_model(new), size, tables)))
         if tables:
             (new / FIGURES).write_text(as_json(tables))
@@ -127,8 +131,12 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
         *_training(told),
         "",
     )
+    curve = (
+        f"![The share of PVS among voxels over their probability, before and after the temperature]({PICTURE})\n\n"
+        "Below the diagonal fewer voxels are PVS than their probability says."
+    )
     for table in tables:
-        yield from table.markdown()
+        yield from table.markdown(curve if table.title == RELIABILITY else "")
     yield from (
         "## Licence",
         "",
@@ -138,9 +146,22 @@ def card(model: Model, size: int, tables: Sequence[Table]) -> Iterator[str]:
     )
 
 
+def _draw(path: Path, table: Table) -> None:
+    try:
+        from tools.reliability_picture import draw_reliability
+    except ImportError:
+        raise InputError(
+            "The card's reliability curve cannot be drawn.",
+            expected="matplotlib",
+            found="it is not installed",
+            hint="pip install 'mednext-jax[evaluate]'",
+        ) from None
+    draw_reliability(path, table)
+
+
 def _of_real_scans(folder: Path, scans: str) -> Iterator[Table]:
     """The summary and the agreement that `tools.bench_real` wrote; `scans`: whose they are."""
-    names, *rows = [line.split("\t") for line in (folder / "summary.tsv").read_text().splitlines()]
+    names, rows = _read_tsv(folder / "summary.tsv")
     shown = [index for index, name in enumerate(names) if name in _OF_A_SCAN]
     yield Table(
         "Real scans, of which nobody knows the PVS",
@@ -152,8 +173,8 @@ def _of_real_scans(folder: Path, scans: str) -> Iterator[Table]:
         [tuple(row[index] for index in shown) for row in rows],
     )
     file = folder / "agreement.tsv"
-    if file.is_file():
-        names, *rows = [line.split("\t") for line in file.read_text().splitlines()]
+    if file.is_file() and file.read_bytes().strip():  # empty without two contrasts of one person
+        names, rows = _read_tsv(file)
         yield Table(
             "Agreement between contrasts of one person",
             "Of clusters that are not misplaced, the share found in the other contrast at the same place, each way, "
@@ -161,6 +182,20 @@ def _of_real_scans(folder: Path, scans: str) -> Iterator[Table]:
             tuple(names),
             [tuple(row) for row in rows],
         )
+
+
+def _read_tsv(file: Path) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table of `tools.bench_real`; raises InputError for another file."""
+    refuse_absent(file, "table", "what tools.bench_real wrote: summary.tsv, agreement.tsv")
+    names, *rows = [line.split("\t") for line in file.read_text(errors="replace").splitlines()]
+    if names[0] != "case" or any(len(row) != len(names) for row in rows):
+        raise InputError(
+            "The table is none of tools.bench_real.",
+            file=file,
+            expected="the column case, and as many cells in each row",
+            found=f"{', '.join(names)[:100]}; {len(rows)} rows",
+        )
+    return names, rows
 
 
 def _training(told: Any) -> list[str]:
@@ -188,10 +223,8 @@ def main() -> None:
     parser.add_argument("--scans", default="", metavar="TEXT", help="whose the real scans are, and their licence")
     parser.add_argument("--anatomies", default=None, metavar="TEXT", help="what PVS were simulated in, and its licence")
     options = parser.parse_args()
-    try:
+    with told_in_words("package_model"):
         print(package(options.model, options.figures, options.anatomies, real=options.real, scans=options.scans))
-    except InputError as error:
-        sys.exit(f"package_model: {error}")
 
 
 if __name__ == "__main__":

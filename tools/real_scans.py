@@ -83,6 +83,8 @@ def open_cases(paths: Mapping[str, Path]) -> list[Case]:
                 image = read_labels(lesions[person])
                 if image.shape == whole.shape and np.allclose(image.affine, whole.affine, atol=1e-3):
                     mask = np.asarray(image.dataobj)[box] > 0
+                else:
+                    print(f"{name}: the lesion mask is on another grid, and not used", file=sys.stderr, flush=True)
             cases.append(Case(name, person, str(contrast), path, whole, box, mask))
         except InputError as error:
             tell(error)

@@ -11,6 +11,7 @@ from mednext_jax.errors import InputError
 from mednext_jax.io.json_file import read_json
 
 CALIBRATION = "calibration.json"  # of `tools.calibrate_model`, in the model directory
+RELIABILITY = "Reliability, on simulated scans"  # title of its table of bins, which the card shows as a curve, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Table:
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
 
-    def markdown(self) -> Iterator[str]:
-        """The lines of a section."""
-        yield from (f"## {self.title}", "", self.about, "")
+    def markdown(self, picture: str = "") -> Iterator[str]:
+        """The lines of a section; picture: a line of Markdown before the table."""
+        yield from (f"## {self.title}", "", self.about, "", *([picture, ""] if picture else []))
         yield f"| {' | '.join(self.columns)} |"
         yield f"| {' | '.join('---' for _ in self.columns)} |"
         yield from (f"| {' | '.join(row)} |" for row in self.rows)

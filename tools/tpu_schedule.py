@@ -89,6 +89,7 @@ class KernelTime:
     """One kernel of a program. times: runs of it in one run of the program; seconds are of one.
 
     compute: none where libtpu wrote no schedule of it; estimate: of the cost model, none where it gives none.
+    optional: in a branch of a condition.
     """
 
     name: str
@@ -98,6 +99,7 @@ class KernelTime:
     memory: float
     estimate: float | None
     slots: dict[str, float]
+    optional: bool
 
     @property
     def seconds(self) -> float:
@@ -120,6 +122,11 @@ class ProgramTime:
     def seconds(self) -> float:
         """The time by schedule."""
         return self.waits + sum(one.times * one.seconds for one in self.kernels)
+
+    @property
+    def optional_seconds(self) -> float:
+        """What of `seconds` is in branches of conditions."""
+        return sum(one.times * one.seconds for one in self.kernels if one.optional)
 
     @property
     def estimated_seconds(self) -> float:
@@ -188,6 +195,7 @@ def _time(program: list[hlo.Instruction], schedules: dict[str, KernelSchedule], 
                 per_byte * bytes_of[one.computation, one.name],
                 int(estimate[1]) / chip.clock if estimate else None,
                 schedule.slots if schedule else {},
+                one.optional,
             )
             kernels.append(kernel)
             unscheduled += schedule is None and estimate is not None
@@ -242,6 +250,7 @@ def summary(time: ProgramTime) -> str:
     """Both clocks' sums and what is in neither, in one line."""
     parts = [
         f"{1e3 * time.seconds:.3f} ms by schedule, {1e3 * time.estimated_seconds:.3f} ms by the compiler's estimate",
+        f"in conditions {1e3 * time.optional_seconds:.3f} ms" if time.optional_seconds else "",
         f"waits for copies {1e3 * time.waits:.3f} ms" if time.waits else "",
         f"{time.unscheduled} kernels by their bytes only" if time.unscheduled else "",
         f"{time.collectives} collectives not timed" if time.collectives else "",
@@ -278,6 +287,7 @@ def main() -> int:
     if arguments.json:
         numbers = {
             "schedule_seconds": time.seconds,
+            "optional_seconds": time.optional_seconds,
             "estimated_seconds": time.estimated_seconds,
             "temporaries": memory.temp_size_in_bytes,
             "kernels": [dataclasses.asdict(one) | {"seconds": one.seconds} for one in time.kernels],

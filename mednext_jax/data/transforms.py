@@ -51,35 +51,69 @@ def affine(
     ]  # 3 x (d, h, w)
     low = [jnp.floor(c) for c in where]
     fraction = [c - f for c, f in zip(where, low, strict=True)]
-    extent = label.shape
-    pixels, marks = image.reshape(-1, image.shape[-1]), label.reshape(-1)
+    # With two voxels of nothing around the volume, every corner is in it, however far outside.
+    at = [(jnp.clip(f, -2, n) + 2).astype(jnp.int32) for f, n in zip(low, label.shape, strict=True)]
+    _, rows, columns = (n + 4 for n in label.shape)
+    index = ((at[0] * rows + at[1]) * (columns - 1) + at[2]).reshape(-1)
+
+    # Both neighbours along w come by one look-up, and so do the labels of all corners: reading is what this costs.
+    around = jnp.pad(jnp.moveaxis(image, -1, 0), ((0, 0), *[(2, 2)] * 3))
+    pairs = jnp.stack([around[..., :-1], around[..., 1:]], 1).reshape(len(around), 2, -1)  # (c, 2, voxels)
     candidates = (OUTSIDE, *labels)
-
-    def read(corner: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        inside = jnp.ones(size, bool)
-        flat = jnp.zeros(size, jnp.int32)
-        for index, n in zip(corner, extent, strict=True):
-            inside &= (index >= 0) & (index < n)
-            flat = flat * n + jnp.clip(index, 0, n - 1).astype(jnp.int32)
-        return jnp.where(inside[..., None], pixels[flat], 0), jnp.where(inside, marks[flat], OUTSIDE)
-
-    total = jnp.zeros((*size, image.shape[-1]), image.dtype)
+    corners = list(product((0, 1), repeat=3))
+    marks = _corner_labels(label, candidates, index)
+    total = jnp.zeros((len(around), *size), image.dtype)
     votes = [jnp.zeros(size, jnp.float32) for _ in candidates]
-    for corner in product((0, 1), repeat=3):
-        value, mark = read([f + k for f, k in zip(low, corner, strict=True)])
-        weight = jnp.ones(size, jnp.float32)
-        for part, k in zip(fraction, corner, strict=True):
-            weight *= part if k else 1 - part
-        total += weight[..., None] * value
-        votes = [v + weight * (mark == c) for v, c in zip(votes, candidates, strict=True)]
-    _, nearest = read([jnp.round(c) for c in where])
+    for first in range(0, len(corners), 2):
+        d, h, _ = corners[first]
+        ahead = index + (d * rows + h) * (columns - 1)
+        values = jnp.stack([_look_up(pair, ahead) for pair in pairs]).reshape(-1, 2, *size)
+        for k in (0, 1):
+            corner = corners[first + k]
+            weight = jnp.ones(size, jnp.float32)
+            for part, far in zip(fraction, corner, strict=True):
+                weight *= part if far else 1 - part
+            total += weight * values[:, k]
+            mark = marks[first + k].reshape(size)
+            votes = [v + weight * (mark == c) for c, v in enumerate(votes)]
+    rounded = [jnp.round(c) > f for c, f in zip(where, low, strict=True)]  # the nearest corner
+    nearest = jnp.zeros(size, jnp.int32)
+    for corner, mark in zip(corners, marks, strict=True):
+        here = jnp.ones(size, bool)
+        for up, far in zip(rounded, corner, strict=True):
+            here &= up == bool(far)
+        nearest = jnp.where(here, mark.reshape(size), nearest)
     best = jnp.max(jnp.stack(votes), 0)
     chosen = jnp.full(size, OUTSIDE, label.dtype)
     for vote, candidate in reversed(list(zip(votes, candidates, strict=True))):
         chosen = jnp.where(vote == best, jnp.asarray(candidate, label.dtype), chosen)
-    for vote, candidate in zip(votes, candidates, strict=True):
-        chosen = jnp.where((vote == best) & (nearest == candidate), nearest, chosen)
-    return total, chosen
+    for k, (vote, candidate) in enumerate(zip(votes, candidates, strict=True)):
+        chosen = jnp.where((vote == best) & (nearest == k), jnp.asarray(candidate, label.dtype), chosen)
+    return jnp.moveaxis(total, 0, -1), chosen
+
+
+def _corner_labels(label: jax.Array, candidates: Sequence[int], index: jax.Array) -> list[jax.Array]:
+    """Which of `candidates` the eight corners from each voxel of `index` on are, in `product`'s order."""
+    which = sum(((label == c) * k for k, c in enumerate(candidates)), jnp.zeros(label.shape, jnp.uint32))
+    which = jnp.pad(which.astype(jnp.uint32), ((2, 3), (2, 3), (2, 2)))  # candidate 0 is outside
+    d, h, w = (n - 1 for n in which.shape)
+    bits = max(len(candidates) - 1, 1).bit_length()
+    fit = 32 // bits
+    corners = list(product((0, 1), repeat=3))
+    found = []
+    for first in range(0, len(corners), fit):
+        some = corners[first : first + fit]
+        word = jnp.zeros((d, h, w), jnp.uint32)
+        for n, (i, j, k) in enumerate(some):
+            word |= which[i : i + d, j : j + h, k : k + w] << (bits * n)
+        read = _look_up(word.reshape(-1), index)
+        found += [(read >> (bits * n) & (2**bits - 1)).astype(jnp.int32) for n in range(len(some))]
+    return found
+
+
+def _look_up(columns: jax.Array, index: jax.Array) -> jax.Array:
+    """`columns` (..., voxels) at each `index`, which is within."""
+    return columns.at[..., index].get(mode="promise_in_bounds")
 
 
 def blur(image: jax.Array, sigma: jax.Array) -> jax.Array:

@@ -117,7 +117,7 @@ class Stage(nn.Module):
             grn=config.grn,
             residual=config.residual,
         )
-        if self.ops.loops_over_blocks and count > 1 and not self.is_initializing():
+        if self.ops.loops_over(count) and not self.is_initializing():
             params = [self.variables["params"][str(i)] for i in range(count)]
             alone: Any = block(parent=None)
 

@@ -17,6 +17,7 @@ from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.split import WHOLE, Split, halo_of
 
 Conv = tuple[Array, Array]  # kernel and bias
+_ONE_BY_ONE = 4  # blocks of a stage that are compiled one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,13 @@ class LocalOps:
     def _form(self) -> Form:
         return form_for(self.platform)
 
-    @property
-    def loops_over_blocks(self) -> bool:
-        """Whether the equal blocks of a stage are one compiled loop body, for the sake of the compiler's time."""
-        return self._form == "banded"
+    def loops_over(self, blocks: int) -> bool:
+        """Whether so many equal blocks of a stage are one compiled loop body, for the sake of the compiler's time.
+
+        A loop copies what it keeps for the backward pass into and out of one array: the few blocks of the large levels
+        are faster one by one.
+        """
+        return self._form == "banded" and blocks > _ONE_BY_ONE
 
     def enter(self, x: Array) -> Array:
         """(n, d, h, w, c) -> the layout of activations."""

@@ -61,9 +61,8 @@ class ShardedOps(LocalOps):
     layout: Layout
     local: LocalOps = LocalOps()
 
-    @property
-    def loops_over_blocks(self) -> bool:
-        return self.local.loops_over_blocks
+    def loops_over(self, blocks: int) -> bool:
+        return self.local.loops_over(blocks)
 
     def enter(self, x: Array) -> Array:
         return self.local.enter(x)

@@ -135,8 +135,9 @@ def _read(
             raise InputError(
                 "The values of the region map have no names.",
                 file=file,
-                expected="FreeSurfer's numbers, or a lookup table beside the map: regions.json, dseg.tsv, lookup.tsv",
-                found=f"values {few([str(v) for v in np.unique(values) if v])}",
+                expected="FreeSurfer's numbers, white matter (2, 41) among them, or a lookup table beside the map: "
+                "regions.json, dseg.tsv, lookup.tsv",
+                found=few([str(v) for v in np.unique(values) if v]) or "0 in every voxel",
                 hint="name one: --region-names TABLE, or --region-names freesurfer",
             )
         table = FREESURFER

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from mednext_jax.errors import InputError, shown
+from mednext_jax.io.absent import refuse_no_folder
 from mednext_jax.io.nifti import grid_of, label_volume, read_labels
 from mednext_jax.io.nifti_names import files_in, is_scan_name, stem
 from mednext_jax.simulate import tissues
@@ -59,8 +60,7 @@ def read_anatomies(folder: str | Path) -> list[Anatomy]:
     Raises one InputError that names every file that is none, or whose brain could not be simulated in.
     """
     where = Path(folder)
-    if not where.is_dir():
-        raise InputError("There is no such folder of label maps.", file=where)
+    refuse_no_folder(where, "There is no such folder of label maps.", expected="a folder")
     files = [path for path in files_in(where) if is_scan_name(path)]
     if not files:
         raise InputError(
@@ -118,17 +118,21 @@ def anatomy_of(name: str, values: np.ndarray, file: Path | None = None) -> Anato
             "The label map has numbers that mean no tissue.",
             file=file,
             expected="FreeSurfer's numbers (aseg, aparc+aseg, SynthSeg, FastSurfer)",
-            found=f"{100 * share:.0f} % of its voxels with others, such as {', '.join(map(str, unknown[:5]))}",
+            found=f"{100 * share:.3g} % of its voxels with others, such as {', '.join(map(str, unknown[:5]))}",
+            hint="segment the head with SynthSeg, FastSurfer or FreeSurfer, or give other numbers to these voxels",
         )
     table[table == tissues.UNKNOWN] = tissues.AIR
     tissue = table[values]
     white = int((tissue == tissues.WHITE_MATTER).sum())
-    if white < _SMALLEST_WHITE_MM3 or not (tissue == tissues.VENTRICLE).any() or not (tissue == tissues.CORTEX).any():
+    needed = ((tissues.CORTEX,), (tissues.VENTRICLE,), tissues.BASAL_GANGLIA)
+    if white < _SMALLEST_WHITE_MM3 or not all(np.isin(tissue, some).any() for some in needed):
         raise InputError(
             "The label map has no whole brain to simulate in.",
             file=file,
-            expected=f"white matter (2, 41) of at least {_SMALLEST_WHITE_MM3 / 1000:.0f} mL, cortex and ventricles",
+            expected=f"white matter (2, 41) of at least {_SMALLEST_WHITE_MM3 / 1000:.0f} mL, cortex, ventricles and "
+            "basal ganglia",
             found=f"{white / 1000:.1f} mL of white matter; numbers {_some(np.flatnonzero(there))}",
+            hint="segment a scan of the whole brain with SynthSeg, FastSurfer or FreeSurfer",
         )
     tissue = _cropped(tissue)
     places, directions = _places(tissue, np.random.default_rng(0))
@@ -182,7 +186,7 @@ def _some(numbers: np.ndarray) -> str:
 
 
 def _cropped(tissue: np.ndarray) -> np.ndarray:
-    brain = (tissue > 0) & (tissue <= max(tissues.IN_BRAIN)) & (tissue != tissues.FLUID)
+    brain = tissues.in_brain(tissue) & (tissue != tissues.FLUID)
     box = ndimage.find_objects(brain.astype(np.uint8))[0]
     pads = [
         (max(_MARGIN_MM - s.start, 0), max(s.stop + _MARGIN_MM - n, 0)) for s, n in zip(box, tissue.shape, strict=True)
@@ -201,7 +205,7 @@ def _cropped(tissue: np.ndarray) -> np.ndarray:
 def _from_edge(tissue: np.ndarray) -> np.ndarray:
     """Quarters of a mm to the edge of the brain with its sulci closed, positive inside."""
     coarse = tissue[::_COARSE, ::_COARSE, ::_COARSE]
-    brain = (coarse > 0) & (coarse <= max(tissues.IN_BRAIN)) & (coarse != tissues.FLUID) & (coarse != tissues.VESSEL)
+    brain = tissues.in_brain(coarse) & (coarse != tissues.FLUID) & (coarse != tissues.VESSEL)
     closed = ndimage.distance_transform_edt(~np.pad(brain, 8)) < 4  # 8 mm: closes the sulci and the ventricles
     closed = (ndimage.distance_transform_edt(closed) > 4)[8:-8, 8:-8, 8:-8] | brain
     closed = ndimage.binary_fill_holes(closed)
@@ -217,11 +221,11 @@ def _from_edge(tissue: np.ndarray) -> np.ndarray:
 def _places(tissue: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     white, basal = tissue == tissues.WHITE_MATTER, np.isin(tissue, tissues.BASAL_GANGLIA)
     hippocampus, cortex = tissue == tissues.HIPPOCAMPUS, tissue == tissues.CORTEX
-    solid = (tissue > 0) & (tissue <= max(tissues.IN_BRAIN)) & (tissue != tissues.FLUID) & (tissue != tissues.VENTRICLE)
+    solid = tissues.in_brain(tissue) & (tissue != tissues.FLUID) & (tissue != tissues.VENTRICLE)
     deep = ndimage.binary_erosion(white | basal)
     # The brainstem's upper end, below the thalamus.
     stem = tissue == tissues.BRAINSTEM
-    floor = np.argwhere(basal)[:, 0].min() - _MIDBRAIN_MM if basal.any() else 0
+    floor = np.argwhere(basal)[:, 0].min() - _MIDBRAIN_MM
     stem[: max(floor, 0)] = False
     places = np.stack(
         [

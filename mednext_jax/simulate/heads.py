@@ -24,12 +24,11 @@ from mednext_jax.simulate.generator_config import GeneratorConfig
 CONTRASTS = (*tissues.FAMILIES, "mixed")  # mixed: T1w, T2w and FLAIR in turn
 _SCALE = 1000  # of the stored intensities
 _MARGIN = 1.2  # of the box around a head, which may be drawn larger
-_REGION_OF_TISSUE = {
-    tissues.WHITE_MATTER: 1,
-    **dict.fromkeys(tissues.BASAL_GANGLIA, 2),
-    tissues.HIPPOCAMPUS: 3,
-    tissues.BRAINSTEM: 4,
-}
+_REGION_OF_TISSUE = np.zeros(len(tissues.TISSUES), np.uint8)  # as in the files: 0 none, index into REGIONS + 1
+for _number, _tissues in enumerate(
+    ([tissues.WHITE_MATTER], [*tissues.BASAL_GANGLIA], [tissues.HIPPOCAMPUS], [tissues.BRAINSTEM]), 1
+):
+    _REGION_OF_TISSUE[_tissues] = _number
 
 
 def anatomies_of(config: GeneratorConfig) -> list[Anatomy]:
@@ -125,31 +124,28 @@ def _ignored(config: GeneratorConfig) -> int:
 
 def _write(folder: Path, case: str, scan: Patch, config: GeneratorConfig) -> None:
     label = np.where(scan.label == IGNORED, _ignored(config), scan.label).astype(np.uint8)
-    table = np.zeros(len(tissues.TISSUES), np.uint8)
-    for tissue, region in _REGION_OF_TISSUE.items():
-        table[tissue] = region
     image = np.where(scan.brain, np.clip(np.rint(scan.raw * _SCALE), 1, 32767), 0).astype(np.int16)
     affine = np.diag([1.0, 1, 1, 1])
     affine[:3, 3] = -(np.array(image.shape[::-1]) - 1) / 2
     for part, name, array in (
         ("imagesTr", f"{case}_0000.nii.gz", image),
         ("labelsTr", f"{case}.nii.gz", label),
-        ("regions", f"{case}.nii.gz", table[scan.tissue]),
+        ("regions", f"{case}.nii.gz", _REGION_OF_TISSUE[scan.tissue]),
     ):
         write_volume(folder / part / name, array.transpose(2, 1, 0), affine)
 
 
 def _participant(case: str, anatomy: Anatomy, family: int, scan: Patch) -> dict:
-    there = _painted(scan)
+    where = _regions(scan)
     return {
         "participant_id": case,
         "anatomy": anatomy.name,
         "contrast": tissues.FAMILIES[family],
         "acquired_mm": "x".join(f"{size:.2f}" for size in scan.spacing[::-1]),
-        "n_pvs": int(there.sum()),
+        "n_pvs": int((where > 0).sum()),
         **{
-            f"n_pvs_{region.replace(' ', '_')}": int((there & (scan.region == index)).sum())
-            for index, region in enumerate(REGIONS)
+            f"n_pvs_{region.replace(' ', '_')}": int((where == number).sum())
+            for number, region in enumerate(REGIONS, 1)
         },
         "pvs_volume_mm3": f"{scan.filled.sum():.1f}",
         "labelled_voxels": int((scan.label == PVS).sum()),
@@ -157,25 +153,30 @@ def _participant(case: str, anatomy: Anatomy, family: int, scan: Patch) -> dict:
     }
 
 
-def _painted(scan: Patch) -> np.ndarray:
-    """Which tubes left something: those in tissue that has none of them, or out of the head, were not painted."""
+def _regions(scan: Patch) -> np.ndarray:
+    """(m,) of tubes: the region that the middle lies in, as in the files; 0 for those that left nothing.
+
+    Those out of the head or in tissue that has none of them were not painted; and one that was drawn for a region can
+    lie in another, as in an anatomy without the first.
+    """
     middle = np.rint(scan.tubes.middle).astype(int)
     inside: np.ndarray = np.all((middle >= 0) & (middle < scan.filled.shape), axis=1)
     index = tuple(np.where(inside[:, None], middle, 0).T)
-    return np.asarray(scan.tubes.there & inside & (scan.filled[index] > 0))
+    painted = np.asarray(scan.tubes.there & inside & (scan.filled[index] > 0))
+    return np.where(painted, _REGION_OF_TISSUE[scan.tissue[index]], 0)
 
 
 def _truth(case: str, scan: Patch) -> list[dict]:
     """A row per tube; positions in the mm of the image's affine."""
-    tubes, rows = scan.tubes, list[dict]()
+    tubes, where, rows = scan.tubes, _regions(scan), list[dict]()
     middle = (np.array(scan.filled.shape) - 1) / 2
-    for one in np.flatnonzero(_painted(scan)):
+    for one in np.flatnonzero(where):
         d, h, w = tubes.middle[one] - middle
         rows.append(
             {
                 "case": case,
                 "pvs": len(rows) + 1,
-                "region": REGIONS[scan.region[one]],
+                "region": REGIONS[where[one] - 1],
                 "length_mm": f"{tubes.length[one]:.3f}",
                 "width_mm": f"{tubes.width[one]:.3f}",
                 "tip_width_mm": f"{tubes.width[one] * tubes.taper[one]:.3f}",

@@ -62,7 +62,7 @@ def add_look_alikes(
     image = image * (1 - 0.85 * bleeds * (tissue <= max(tissues.IN_BRAIN)))
     # Vessels: flow voids and veins on the other side of fluid from white matter, in-flow bright.
     vessels, sulci = _others(tubes, config, anatomies, head)
-    solid = (tissue > 0) & (tissue <= max(tissues.IN_BRAIN))
+    solid = tissues.in_brain(tissue)
     other = jnp.clip(wm + (wm - fluid) * tubes.uniform((0.2, 1.0)), 0, 1.3)
     strength = tubes.chance(config.vessel_share) * tubes.uniform((0.3, 1.0))
     image = image + share(vessels, solid) * strength * (other - image)

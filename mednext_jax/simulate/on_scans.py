@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -62,7 +64,8 @@ def simulate_on(
         )
     cases = dict(scans) if isinstance(scans, Mapping) else find_cases(scans)
     contrast, cases = _of_contrast(cases, contrast)
-    source = open_regions(Path(regions), region_names, single=len(cases) == 1)
+    with _hints_of_painting():
+        source = open_regions(Path(regions), region_names, single=len(cases) == 1)
     assert source is not None  # `regions` is a path
     problems: list[Problem] = []
     participants: list[dict] = []
@@ -137,7 +140,8 @@ def regions_of(
     and one of voxels too large to keep 2 mm from an edge.
     """
     nothing = image_like(np.zeros(scan.shape, np.uint8), scan, np.uint8)
-    found = source(case, nothing, path)
+    with _hints_of_painting():
+        found = source(case, nothing, path)
     sizes = voxel_sizes(found.brain.affine)
     if sizes.max() > LARGEST_MM:
         raise InputError(
@@ -155,6 +159,18 @@ def regions_of(
             found=few(sorted({s.name for s in found.brain.structures if s.name})),
         )
     return found.brain, found.notes
+
+
+@contextlib.contextmanager
+def _hints_of_painting() -> Iterator[None]:
+    """Other hints in place of those of `quantify`'s reader of maps that name options which painting has not."""
+    hint = "give a folder with each scan's own map, of SynthSeg, FastSurfer or FreeSurfer, or a lookup table beside it"
+    try:
+        yield
+    except InputError as error:
+        raise InputError.of(
+            dataclasses.replace(p, hint=hint) if p.hint and "--region" in p.hint else p for p in error.problems
+        ) from None
 
 
 def _of_contrast(cases: Mapping[str, Path], contrast: str | None) -> tuple[str, dict[str, Path]]:

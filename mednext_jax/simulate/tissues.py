@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
+import jax
 import numpy as np
 
 from mednext_jax.measure.freesurfer import FREESURFER
+
+_Array = TypeVar("_Array", np.ndarray, jax.Array)
 
 T1W, T2W, FLAIR, ANY = range(4)  # families of contrast; ANY: every tissue's signal drawn freely
 FAMILIES = ("T1w", "T2w", "FLAIR", "any")
@@ -91,3 +95,8 @@ def _numbers() -> np.ndarray:
 
 
 TISSUE_OF_NUMBER = _numbers()
+
+
+def in_brain(tissue: _Array) -> _Array:
+    """Where the tissue (indices into TISSUES, of NumPy or JAX) is the brain's or its fluid: neither air nor head."""
+    return (tissue > AIR) & (tissue <= max(IN_BRAIN))

@@ -37,13 +37,20 @@ def last(x):
     return np.moveaxis(x.numpy(), 0, -1)
 
 
-@pytest.mark.parametrize("labels", [(0, 1), (0, 1, 2)])
+# The last labels do not fit into one look-up.
 @pytest.mark.parametrize(
-    ("angles", "scale"), [((0.3, -0.5, 0.2), 1.0), ((0.0, 0.0, 0.0), 1.37), ((-0.1, 0.4, 0.5), 0.72)]
+    ("angles", "scale", "labels"),
+    [
+        ((0.3, -0.5, 0.2), 1.0, (0, 1)),
+        ((0.0, 0.0, 0.0), 1.37, (0, 1, 2)),
+        ((-0.1, 0.4, 0.5), 0.72, (0, 1, 2)),
+        ((0.1, 0.0, 0.2), 3.0, (0, 1)),
+        ((0.3, -0.5, 0.2), 0.8, tuple(range(0, 51, 3))),
+    ],
 )
 def test_affine(image, angles, scale, labels):
     rng = np.random.default_rng(1)
-    blocks = rng.integers(0, len(labels), (7, 6, 8))
+    blocks = rng.choice(labels, (7, 6, 8))
     label = np.kron(blocks, np.ones((4, 4, 4), int))[: SHAPE[0], : SHAPE[1], : SHAPE[2]].astype(np.int16)
     size = (16, 20, 18)
     theirs = spatial.SpatialTransform(

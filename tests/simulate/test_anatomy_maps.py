@@ -37,14 +37,14 @@ def test_a_head_is_cropped_around_its_brain_and_keeps_its_tissues(small_head):
     for number, tissue in ((4, tissues.VENTRICLE), (16, tissues.BRAINSTEM), (12, tissues.BASAL_GANGLIA[2])):
         there = (small_head.tissue == tissue).sum()
         assert there == np.isin(values, (number, {4: 43, 12: 51}.get(number, number))).sum()
-    brain = (small_head.tissue > 0) & (small_head.tissue <= max(tissues.IN_BRAIN))
+    brain = tissues.in_brain(small_head.tissue)
     for axis in range(3):
         ends = np.flatnonzero(brain.any(tuple(a for a in range(3) if a != axis)))[[0, -1]]
         np.testing.assert_array_equal(ends, (16, brain.shape[axis] - 17))
 
 
 def test_the_edge_of_the_brain_is_measured_in_mm(small_head):
-    brain = (small_head.tissue > 0) & (small_head.tissue <= max(tissues.IN_BRAIN))
+    brain = tissues.in_brain(small_head.tissue)
     inside, outside = (ndimage.distance_transform_edt(mask) for mask in (brain, ~brain))
     exact = np.where(brain, inside - 0.5, 0.5 - outside)
     near = np.abs(exact) < 8
@@ -99,6 +99,8 @@ def broken(kind):
         values[np.isin(values, (2, 41))] = 3
     if kind == "ventricles":
         values[np.isin(values, (4, 43))] = 2
+    if kind == "basal ganglia":
+        values[np.isin(values, (12, 51))] = 2
     return values
 
 
@@ -107,13 +109,22 @@ def broken(kind):
     [
         ("numbers", "numbers that mean no tissue", "702"),
         ("white matter", "no whole brain to simulate in", "0.0 mL of white matter"),
-        ("ventricles", "no whole brain to simulate in", "cortex and ventricles"),
+        ("ventricles", "no whole brain to simulate in", "cortex, ventricles"),
+        ("basal ganglia", "no whole brain to simulate in", "basal ganglia"),
     ],
 )
 def test_a_map_that_is_no_head_is_refused(tmp_path, kind, message, more):
     with pytest.raises(InputError, match=message) as error:
         read_anatomy(save(tmp_path / "map.nii.gz", broken(kind)))
-    assert more in str(error.value) and "map.nii.gz" in str(error.value)
+    assert all(words in str(error.value) for words in (more, "map.nii.gz", "hint:     segment"))
+
+
+def test_a_brain_without_hippocampus_and_brainstem_is_one(small_head):
+    values = head_map()
+    values[np.isin(values, (16, 17, 53))] = 2
+    found = anatomy_of("fewer", values)
+    for kind in (places.IN_HIPPOCAMPUS, places.IN_MIDBRAIN):
+        assert (found.tissue[tuple(found.places[kind].T)] == tissues.WHITE_MATTER).all()
 
 
 def test_voxels_of_2_mm_are_refused(tmp_path):
@@ -139,8 +150,9 @@ def test_every_broken_file_of_a_folder_is_named(tmp_path):
 
 
 def test_folders_without_maps_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
-        read_anatomies(tmp_path / "absent")
+    for path, found in ((tmp_path / "absent", "nothing"), (Path(__file__), "a file")):
+        with pytest.raises(InputError, match=rf"no such folder.*\n.*\n.*\n  found:    {found}"):
+            read_anatomies(path)
     with pytest.raises(InputError, match="holds no label map"):
         read_anatomies(tmp_path)
 

@@ -107,7 +107,7 @@ def test_tubes_start_in_their_tissue_and_follow_its_vessels(plain):
 
 def test_an_extracted_brain_is_too_large_by_the_offset_and_a_head_keeps_its_skull(plain):
     patch = plain(3, extracted=True)
-    brain = (patch.tissue > 0) & (patch.tissue <= max(tissues.IN_BRAIN))
+    brain = tissues.in_brain(patch.tissue)
     line = np.s_[8, 12]  # through the middle, where its edge is met straight on
     extra = patch.brain[line].sum() - brain[line].sum()
     assert 2 <= extra <= 6  # 2 mm at either side, whole voxels, distances of 2 mm voxels

@@ -26,7 +26,13 @@ pytestmark = pytest.mark.core
         ("blur", (0.0, 0.6), "from 0.05"),
         ("slice_spacing", (0.5, 5.0), "from 1"),
         ("extraction", 1.5, "0 to 1"),
-        ("validation_scans", 1, "at least 2"),
+        ("validation_scans", 1, "from 2 to 1000"),
+        ("validation_scans", 10**9, "from 2 to 1000"),
+        ("families", (1e308, 1e308, 1e308, 1e308), "to 1e6"),  # whose sum is no number
+        ("gamma", 1e30, "from 0 to 1"),  # nor are the intensities of any of these
+        ("signal_scatter", 1e30, "from 0 to 1"),
+        ("label_noise", float("inf"), "from 0 to 100"),
+        ("length_median", float("inf"), "finite"),
         ("width_median", 0.0, "above 0"),
         ("elastic", (0.0, 30.0), "from 0 to 4"),
     ],

@@ -76,8 +76,9 @@ def test_a_scan_does_not_depend_on_the_others(folders, tmp_path):
 def test_one_bad_scan_stops_no_other(folders, tmp_path):
     scans, maps = folders
     (maps / "sub-1_T1w.nii.gz").unlink()
-    with pytest.raises(WorkError, match="no region map"):
+    with pytest.raises(WorkError, match="no region map") as error:
         simulate_on(tmp_path / "out", scans, maps, pvs=FEW)
+    assert "SynthSeg" in str(error.value) and "--region" not in str(error.value)  # which the command has not
     assert [row["participant_id"] for row in table(tmp_path / "out" / "participants.tsv")] == ["sub-2_T1w"]
     assert len(list((tmp_path / "out" / "imagesTr").iterdir())) == 1
 
@@ -97,6 +98,7 @@ SHIFTED[1, 3] += 25
     [
         (with_map(np.where(VALUES > 0, VALUES + 600, 0).astype(np.int16)), "values of the region map have no names"),
         (with_map(np.where(np.isin(VALUES, (2, 41)), 0, VALUES)), "values of the region map have no names"),
+        (with_map(np.zeros_like(VALUES)), "values of the region map have no names"),
         (with_map(VALUES, ELSEWHERE), "elsewhere in space"),
         (with_map(VALUES, SHIFTED), "not that of the scan"),
         (with_map(VALUES[::2, ::2, ::2], AFFINE @ np.diag([2, 2, 2, 1])), "too large to paint by"),
@@ -110,7 +112,8 @@ def test_a_map_that_does_not_fit_is_refused_and_nothing_is_written(folders, tmp_
     problem = error.value.problems[0]
     assert problem.file
     assert problem.expected
-    assert problem.found
+    assert problem.found and problem.found.strip()
+    assert problem.hint and "--region" not in problem.hint  # options of `quantify`
     assert not (tmp_path / "out").exists()
 
 
@@ -123,6 +126,7 @@ def test_the_command_line(folders, tmp_path, capsys):
         (["--regions", str(maps), "--subjects", "2", "--contrast", "T1w"], "--regions without --on"),
         (["--on", str(scans), "--regions", str(maps), "--subjects", "2"], "--subjects with --on"),
         (["--on", str(scans), "--regions", "atlas"], "does not tell cortex"),
+        (["--on", str(scans), "--regions", str(maps / "sub-1_T1w.nii.gz")], "a folder with each scan's own map"),
         (["--on", str(scans), "--regions", str(maps), "--contrast", "T2w"], "No scan is of the contrast"),
         (["--contrast", "T1w"], "--subjects"),
         (["--subjects", "1", "--contrast", "FLAIR"], "no such contrast"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,3 +33,11 @@ def test_perivascular_spaces_lie_in_the_tissues_that_the_literature_names():
     names = {tissues.TISSUES[index].name for index in tissues.WITH_PVS}
     assert names == {"white matter", "thalamus", "caudate", "putamen", "pallidum", "hippocampus", "brainstem"}
     assert max(tissues.WITH_PVS) < len(tissues.IN_BRAIN)
+
+
+def test_the_brain_is_neither_air_nor_what_is_around_it():
+    every = np.arange(len(tissues.TISSUES), dtype=np.uint8)
+    inside = tissues.in_brain(every)
+    assert [tissues.TISSUES[n].name for n in every[~inside]][:2] == ["air", "outside the brain 502"]
+    assert tissues.TISSUES[int(every[inside][-1])].name == "other brain" and inside[tissues.FLUID]
+    np.testing.assert_array_equal(tissues.in_brain(jnp.asarray(every)), inside)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from mednext_jax.errors import InputError
 from tests.simulate.heads import AFFINE, region_map, save, scan_of
 from tools.bench_real import bench_real, main
+from tools.real_scans import open_cases
 
 pytest.importorskip("matplotlib")
 
@@ -88,17 +92,45 @@ def test_the_measures_of_known_masks(folders, capsys):
 
 
 def test_wrong_calls_are_told(folders, tmp_path, capsys):
+    def told(*arguments, status=2):
+        with pytest.raises(SystemExit) as end:
+            main([*map(str, arguments), "-o", str(tmp_path / "out")])
+        assert end.value.code == status
+        return capsys.readouterr().err
+
     lone = tmp_path / "scans"
     lone.mkdir()
     save(lone / "p3.nii.gz", scan_of(VALUES))
-    assert main([str(lone), "-o", str(tmp_path / "out")]) == 2
-    assert "No scan could be measured" in capsys.readouterr().err
+    assert "No scan could be measured" in told(lone)
+    assert not (tmp_path / "out").exists()
     other = tmp_path / "masks"
     other.mkdir()
     save(other / "p1_T1w_mask.nii.gz", np.ones((4, 4, 4), np.uint8), AFFINE)
-    scan = str(folders / "scans" / "p1_T1w.nii.gz")
-    maps = ["--regions", str(folders / "maps" / "p1_T1w.nii.gz")]
-    assert main([scan, "--masks", str(other), *maps, "-o", str(tmp_path / "out")]) == 2
-    assert "not on the grid" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([scan, "--masks", str(other), "-m", "model", "-o", str(tmp_path / "out")])
+    scan = folders / "scans" / "p1_T1w.nii.gz"
+    maps = ["--regions", folders / "maps" / "p1_T1w.nii.gz"]
+    assert "not on the grid" in told(scan, "--masks", other, *maps)
+    assert "no folder of masks" in told(scan, "--masks", tmp_path / "absent", *maps)
+    assert "a model or masks" in told(scan, "--masks", other, "-m", "model")
+    assert "whole number from 0" in told(scan, "--seed", "-1")
+    assert "number above 0" in told(scan, "--step", "nan")
+    same = tmp_path / "same"
+    same.mkdir()
+    save(same / scan.name, scan_of(VALUES))
+    assert "Two scans have one name" in told(scan, same)
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").write_text("a file")
+    assert "a directory" in told(scan, *maps, status=1)
+
+
+def test_a_lesion_mask_on_another_grid_is_told_and_left_out(folders, tmp_path, capsys):
+    for name, array in (("p1_T1w", scan_of(VALUES)), ("p1_lesions", np.ones((4, 4, 4), np.uint8))):
+        save(tmp_path / f"{name}.nii.gz", array)
+    (case,) = open_cases({path.name.removesuffix(".nii.gz"): path for path in tmp_path.iterdir()})
+    assert case.lesions is None and "p1_T1w: the lesion mask is on another grid" in capsys.readouterr().err
+
+
+def test_without_matplotlib_the_tables_alone_can_be_asked_for(folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tools.real_pictures", None)
+    with pytest.raises(InputError, match="--no-pictures"):
+        bench_real(folders / "scans", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

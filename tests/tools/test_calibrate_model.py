@@ -105,3 +105,27 @@ def test_scans_and_models_that_do_not_fit_are_refused(model, dataset, tmp_path):
     with pytest.raises(InputError, match="averages logits"):
         calibrate(other, [dataset])
     assert load_model(other).recipe == softmax and not (other / CALIBRATION).exists()
+
+
+def test_data_sets_that_are_none_to_calibrate_on_are_refused_before_any_work(model, dataset, tmp_path):
+    before = (model / "model.json").read_bytes()
+    for sizes in ((), (0.0,), (float("nan"),)):
+        with pytest.raises(InputError, match="voxel sizes are wrong"):
+            calibrate(model, [dataset], voxel_sizes_mm=sizes)
+    with pytest.raises(InputError, match="The model does not exist"):
+        calibrate(tmp_path / "no_model", [dataset])
+    about = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**about, "channel_names": {"0": "T1w", "1": "T2w"}}))
+    with pytest.raises(InputError, match="channel"):
+        calibrate(model, [dataset])
+    (dataset / "dataset.json").write_text(json.dumps(about))
+    first = sorted((dataset / "labelsTr").iterdir())[0]
+    whole = first.read_bytes()
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), first)
+    with pytest.raises(InputError, match="(?s)another shape than its scan.*sub-0_T1w"):
+        calibrate(model, [dataset], voxel_sizes_mm=(3.0,))
+    first.unlink()
+    with pytest.raises(InputError, match="sub-0_T1w"):
+        calibrate(model, [dataset], voxel_sizes_mm=(3.0,))
+    first.write_bytes(whole)
+    assert (model / "model.json").read_bytes() == before and not (model / CALIBRATION).exists()

@@ -61,6 +61,11 @@ def test_a_page_from_elsewhere_and_a_notebook_are_shown(site):
     assert (site / "notebooks" / "scan_to_table.ipynb").is_file()
 
 
+def test_the_picture_of_a_page_from_elsewhere_is_there(site):
+    (source,) = re.findall(r'<img [^>]*src="([^"]*reliability[^"]*)"', (site / "without_labels_card.html").read_text())
+    assert (site / source).read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("written", "folder", "target", "expected"),
     [
@@ -69,6 +74,12 @@ def test_a_page_from_elsewhere_and_a_notebook_are_shown(site):
         ("[a](../README.md)", "docs", "notebooks/x.md", "[a](../index.md)"),
         ("[a](notebooks/x.ipynb)", "docs", "python.md", "[a](notebooks/x.md)"),
         ("![a](report.png)", "docs", "report.md", "![a](report.png)"),
+        (
+            "![a](reliability.png)",
+            "mednext_jax/weights/without_labels",
+            "without_labels_card.md",
+            "![a](without_labels_reliability.png)",
+        ),
         ("[`a`](../mednext_jax/main.py) b", "docs", "options.md", "`a` b"),
         ("[a](https://a.org/b) [c](#d)", "docs", "options.md", "[a](https://a.org/b) [c](#d)"),
     ],

@@ -54,6 +54,17 @@ def test_bytes_are_what_xla_counts():
     assert hlo.bytes_moved(hlo.instructions(program.as_text())) == program.cost_analysis()["bytes accessed"]
 
 
+def test_what_a_condition_may_leave_out_is_known():
+    def function(x):
+        turned = lax.cond(x[0, 0] > 0, lambda y: jnp.sort(y, 0), lambda y: y, x)
+        return turned @ turned.T
+
+    program = program_of(function, (64, 64))
+    optional = {one.operation: one.optional for one in program if one.operation in ("sort", "dot", "conditional")}
+    assert optional.pop("sort")
+    assert set(optional.values()) == {False}
+
+
 def test_a_loop_counts_as_often_as_it_turns():
     def turn(x, w):
         return lax.scan(lambda y, _: (jnp.sin(y @ w), None), x, length=3)[0], None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from mednext_jax.weights.names import expected_shapes, from_torch_names
 from mednext_jax.weights.recipe import Recipe
 from tests.inference.conftest import CONFIG
 from tools import package_model
-from tools.tables import CALIBRATION, Table, as_json, read_tables
+from tools.tables import CALIBRATION, RELIABILITY, Table, as_json, read_tables
 
 pytestmark = pytest.mark.core
 
@@ -71,6 +73,72 @@ def test_without_figures_the_card_has_no_table(model, tmp_path):
     package_model.package(model, target=tmp_path / "target")
     assert "|" not in (tmp_path / "target" / "README.md").read_text()
     assert not (tmp_path / "target" / "figures.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "summary.tsv"),
+        ("", "empty"),
+        ("scan\tx\n1\t2\n", "none of tools.bench_real"),
+        ("case\tx\n1\n", "none of"),
+    ],
+)
+def test_a_folder_of_no_bench_leaves_the_packaged_model(model, tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "summary.tsv").write_text(text)
+    with pytest.raises(InputError, match=words):
+        package_model.package(model, target=tmp_path / "target", real=tmp_path)
+    assert not (tmp_path / "target").exists()
+
+
+def test_one_contrast_alone_has_no_table_of_agreement(model, tmp_path):
+    (tmp_path / "summary.tsv").write_text("case\trecall\na\t0.4\n")
+    (tmp_path / "agreement.tsv").write_text("\n")  # as the bench leaves it
+    package_model.package(model, target=tmp_path / "target", real=tmp_path)
+    assert "Agreement" not in (tmp_path / "target" / "README.md").read_text()
+
+
+BINS = Table(
+    RELIABILITY,
+    "Temperature 2.",
+    ("probability", "voxels before", "PVS among them", "voxels after", "PVS among them after"),
+    [("0 to 0.5", "1,000", "0.100", "900", "0.200"), ("0.5 to 1", "0", "nan", "100", "0.700")],
+)
+
+
+def test_the_reliability_curve_is_drawn_beside_the_card(model, tmp_path):
+    pytest.importorskip("matplotlib")
+    from tools.reliability_picture import curves_of
+
+    (model / CALIBRATION).write_text(as_json([BINS]))
+    for target in ("one", "two"):
+        package_model.package(model, target=tmp_path / target)
+    one, two = ((tmp_path / target / "reliability.png").read_bytes() for target in ("one", "two"))
+    assert one == two and one.startswith(b"\x89PNG")
+    assert "(reliability.png)\n" in (tmp_path / "one" / "README.md").read_text()
+    middles, curves = curves_of(BINS)
+    assert middles == [0.25, 0.75]
+    np.testing.assert_equal(curves, {"before": [0.1, np.nan], "after": [0.2, 0.7]})
+
+
+def test_a_table_of_other_bins_leaves_the_packaged_model(model, tmp_path):
+    pytest.importorskip("matplotlib")
+    target = package_model.package(model, target=tmp_path / "target")
+    before = sorted((p.name, p.read_bytes()) for p in target.iterdir())
+    (model / CALIBRATION).write_text(as_json([Table(RELIABILITY, "", ("a", "b"), [("0 to 1", "2")])]))
+    with pytest.raises(InputError, match="bins cannot be drawn"):
+        package_model.package(model, target=target)
+    assert sorted((p.name, p.read_bytes()) for p in target.iterdir()) == before
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_without_matplotlib_the_card_with_a_curve_is_refused(model, tmp_path, monkeypatch):
+    (model / CALIBRATION).write_text(as_json([BINS]))
+    monkeypatch.setitem(sys.modules, "tools.reliability_picture", None)
+    with pytest.raises(InputError, match=r"(?s)matplotlib.*mednext-jax\[evaluate\]"):
+        package_model.package(model, target=tmp_path / "target")
+    assert not (tmp_path / "target").exists()
 
 
 def test_a_model_that_does_not_fit_leaves_the_packaged_one(model, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_a_program_counted_by_hand():
     assert times["fusion.2"].label == "body/tanh"
     # In the fast memory an array costs nothing; this kernel has no schedule, which is told.
     assert (times["dot"].compute, times["dot"].memory) == (None, pytest.approx(4.096e-6))
-    assert (time.unscheduled, time.collectives) == (1, 1)
+    assert (time.unscheduled, time.collectives, time.optional_seconds) == (1, 1, 0)
     # Of 104 x 128 bfloat16 with their padding, 26.6 us, the kernel between hides what it leaves of the memory: 1.8 us.
     assert time.waits == pytest.approx(104 * 128 * 2e-9 - 1.808e-6)
     assert time.seconds == pytest.approx(4 * 10e-6 + 4.096e-6 + time.waits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -12,7 +13,7 @@ from mednext_jax.weights import packaged
 from mednext_jax.weights.directory import WEIGHTS, load_model, notice_of
 from mednext_jax.weights.packaged import LARGEST, NAME, or_packaged, packaged_model
 from mednext_jax.weights.safetensors_file import read_tensors
-from tools.package_model import CARD, FIGURES, card, notice
+from tools.package_model import CARD, FIGURES, PICTURE, card, notice
 from tools.tables import read_tables
 
 pytestmark = pytest.mark.core
@@ -33,6 +34,13 @@ def test_its_card_says_what_its_files_say():
     tables = read_tables(folder / FIGURES) if (folder / FIGURES).exists() else []
     size = (folder / WEIGHTS).stat().st_size
     assert (folder / CARD).read_text() == "\n".join(card(load_model(folder), size, tables))
+
+
+def test_its_card_shows_the_reliability_curve():
+    folder = packaged_model()
+    (shown,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (folder / CARD).read_text())
+    picture = (folder / shown).read_bytes()
+    assert shown == PICTURE and picture.startswith(b"\x89PNG") and len(picture) <= 30_000
 
 
 def test_nothing_of_the_machine_that_trained_it_is_told():

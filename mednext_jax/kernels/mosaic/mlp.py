@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, ShapeDtypeStruct, lax
@@ -74,7 +74,7 @@ def forward(
             *[_some_lines(steps, e, lines)] * len(extra),
         ],
         out_specs=_some_lines(steps, e, lines),
-        compiler_params=_parameters(),
+        compiler_params=_parameters("parallel"),
         cost_estimate=_cost(u, r, e, products=2, arrays=2 + len(extra)),
         name="norm_mlp",
     )(
@@ -100,21 +100,22 @@ def backward(
     r, e = weights.compress_kernel.shape
     steps, joined = _cut(lines, r, _HIDDEN_BACKWARD)
     lanes = lines.lanes
-    sums = [(c, r), (e, r), (r, lanes), (e, lanes)]
+    sums = [(c, r), (e, r), (r, lanes), (e, lanes), (2, c, lanes)]
     dt, dexpand, dcompress, dexpand_bias, dcompress_bias, through_norm = pl.pallas_call(
         functools.partial(_backward_kernel, lines=lines, front=front, joined=joined),
         grid=(n, lines.d * lines.groups // steps),
         out_shape=[
             ShapeDtypeStruct((n, lines.d * lines.groups, c, lanes), u.dtype),
-            *(ShapeDtypeStruct(shape, jnp.float32) for shape in sums),
-            ShapeDtypeStruct((n, 2, c, lanes), jnp.float32),
+            *(ShapeDtypeStruct((n, *shape), jnp.float32) for shape in sums),
         ],
         in_specs=[
             *(_some_lines(steps, c, lines), _some_lines(steps, e, lines), _of_sample(3, c, lanes)),
             *(_whole(r, c), _whole(r, lanes), _whole(r, e)),
         ],
-        out_specs=[_some_lines(steps, c, lines), *(_whole(*shape) for shape in sums), _of_sample(2, c, lanes)],
-        compiler_params=_parameters(),
+        out_specs=[_some_lines(steps, c, lines), *(_of_sample(*shape) for shape in sums)],
+        # Sums stay in VMEM from one step to the next, so the steps have an order; the samples have none, and a chip's
+        # two cores share them.
+        compiler_params=_parameters("arbitrary"),
         cost_estimate=_cost(u, r, e, products=5, arrays=3),
         name="norm_mlp_gradients",
     )(
@@ -122,12 +123,15 @@ def backward(
         *(weights.expand_kernel.T.astype(u.dtype), _in_lanes(weights.expand_bias, lines)),
         (0.5 * weights.compress_kernel).astype(u.dtype),
     )
+    # In a loop over blocks XLA would make the kernel and the write into the blocks' stacked gradients one fusion, which
+    # has the compiler's own small share of VMEM.
+    dexpand, dcompress = lax.optimization_barrier((dexpand, dcompress))
     return dt.reshape(u.shape), MLPSums(
         through_norm=through_norm.sum(-1),
-        expand_kernel=dexpand,
-        expand_bias=dexpand_bias.sum(-1),
-        compress_kernel=0.5 * dcompress.T,
-        compress_bias=dcompress_bias.sum(-1),
+        expand_kernel=dexpand.sum(0),
+        expand_bias=dexpand_bias.sum((0, -1)),
+        compress_kernel=0.5 * dcompress.sum(0).T,
+        compress_bias=dcompress_bias.sum((0, -1)),
     )
 
 
@@ -185,14 +189,10 @@ def _backward_kernel(
     front: bool,
     joined: int,
 ) -> None:
-    @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
-    def _() -> None:
-        for ref in (dexpand_ref, dcompress_ref, dexpand_bias_ref, dcompress_bias_ref):
-            ref[...] = jnp.zeros_like(ref)
-
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
-        through_norm_ref[...] = jnp.zeros_like(through_norm_ref)
+        for ref in (dexpand_ref, dcompress_ref, dexpand_bias_ref, dcompress_bias_ref, through_norm_ref):
+            ref[...] = jnp.zeros_like(ref)
 
     mean, scale, shift = norm_ref[0, 0], norm_ref[0, 1], norm_ref[0, 2]
     expand, expand_bias, compress = expand_ref[...], expand_bias_ref[...], compress_ref[...]
@@ -211,17 +211,17 @@ def _backward_kernel(
             twice, slope = _twice_gelu_and_slope(_part(z, i, lanes) + expand_bias)
             hidden.append(twice.astype(kind))
             gradient = _part(dhidden, i, lanes) * slope
-            dexpand_bias_ref[...] += gradient
+            dexpand_bias_ref[0] += gradient
             dz.append(gradient.astype(kind))
         dt = _product(expand, jnp.concatenate(dz, 1), (0, 0))
-        dcompress_ref[...] += _product(g, jnp.concatenate(hidden, 1), (1, 1))
-        dexpand_ref[...] += _product(t, jnp.concatenate(dz, 1), (1, 1))
+        dcompress_ref[0] += _product(g, jnp.concatenate(hidden, 1), (1, 1))
+        dexpand_ref[0] += _product(t, jnp.concatenate(dz, 1), (1, 1))
         for i, line in enumerate(at):
             part = _part(dt, i, lanes)
             dt_ref[0, line] = part.astype(kind)
             through_norm_ref[0, 0] += part
             through_norm_ref[0, 1] += part * apart[i]
-            dcompress_bias_ref[...] += rows[i].astype(jnp.float32)
+            dcompress_bias_ref[0] += rows[i].astype(jnp.float32)
 
     lax.fori_loop(0, u_ref.shape[1] // joined, some, None)
 
@@ -283,17 +283,16 @@ def _some_lines(steps: int, channels: int, lines: Lines) -> pl.BlockSpec:
     return pl.BlockSpec((1, steps, channels, lines.lanes), lambda n, i: (n, i, 0, 0))
 
 
-def _of_sample(count: int, channels: int, lanes: int) -> pl.BlockSpec:
-    return pl.BlockSpec((1, count, channels, lanes), lambda n, i: (n, 0, 0, 0))
+def _of_sample(*shape: int) -> pl.BlockSpec:
+    return pl.BlockSpec((1, *shape), lambda n, i: (n, *[0] * len(shape)))
 
 
 def _whole(*shape: int) -> pl.BlockSpec:
     return pl.BlockSpec(shape, lambda n, i: (0,) * len(shape))
 
 
-def _parameters() -> pltpu.CompilerParams:
-    # Sums stay in VMEM from one step to the next, so the steps have an order.
-    return pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=_VMEM_BYTES)
+def _parameters(steps: Literal["parallel", "arbitrary"]) -> pltpu.CompilerParams:
+    return pltpu.CompilerParams(dimension_semantics=("parallel", steps), vmem_limit_bytes=_VMEM_BYTES)
 
 
 def _cost(u: Array, hidden: int, out_channels: int, products: int, arrays: int) -> pl.CostEstimate:

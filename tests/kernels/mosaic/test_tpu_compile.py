@@ -58,3 +58,36 @@ def test_a_kind_compiles_with_all_its_gradients(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "kernels True" in done.stdout
+
+
+# The largest weights, one sample: their gradients go from the kernel straight into the loop's stacked ones.
+LOOP = """
+import jax, jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from tools.aot_compile import devices_of
+from mednext_jax.kernels.mosaic.lane_ops import LaneOps
+from mednext_jax.model.blocks import MedNeXtBlock
+
+place = SingleDeviceSharding(devices_of("v5e:2x4")[0])
+ops, x = LaneOps(), jax.ShapeDtypeStruct((1, 8, 8, 8, 512), jnp.bfloat16)
+plain, block = (MedNeXtBlock(512, 512, 8, 5, **given) for given in ({}, {"ops": ops}))
+params = jax.eval_shape(lambda: plain.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype)))["params"]
+one = jax.checkpoint(lambda x, p: block.apply({"params": p}, x))
+
+def loss(params, x):
+    y = jax.lax.scan(lambda x, p: (one(x, p), None), ops.enter(x), params)[0]
+    return ops.leave(y).astype(jnp.float32).sum()
+
+many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype, sharding=place), params)
+x = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+print("kernels", "norm_mlp_gradients/pallas_call" in jax.jit(jax.grad(loss)).lower(many, x).compile().as_text())
+"""
+
+
+@pytest.mark.slow
+def test_a_loop_over_blocks_compiles(tmp_path: Path) -> None:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    done = run_python("-c", LOOP, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "kernels True" in done.stdout
