@@ -101,10 +101,14 @@ def test_tables_say_what_was_painted(dataset):
         back = np.linalg.inv(nib.load(out / "labelsTr" / f"{case}.nii.gz").affine)
         at = np.array([[float(tube[f"{axis}_mm"]) for axis in "xyz"] + [1] for tube in mine]) @ back.T
         names = json.loads((out / "regions" / "regions.json").read_text())
-        there = regions[tuple(np.rint(at[:, :3]).astype(int).T)]
-        np.testing.assert_array_equal(there, [names[tube["region"]] for tube in mine])
+        nearest = np.rint(at[:, :3])
+        told = np.array([names[tube["region"]] for tube in mine])
+        # Middles are written to 0.01 mm, so that one between two voxels may be read as in either.
+        clear = (np.abs(np.abs(at[:, :3] - nearest) - 0.5) > 0.006).all(1)
+        assert clear.mean() > 0.8
+        np.testing.assert_array_equal(regions[tuple(nearest[clear].astype(int).T)], told[clear])
         counted = [int(row[f"n_pvs_{name.replace(' ', '_')}"]) for name in names]
-        assert counted == [(there == number).sum() for number in names.values()]
+        assert counted == [(told == number).sum() for number in names.values()]
 
 
 def test_every_fourth_head_keeps_its_skull_and_the_others_are_brains(dataset):
