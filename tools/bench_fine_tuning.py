@@ -49,7 +49,7 @@ def bench(out: Path, options: argparse.Namespace) -> Table:
     (site / "dataset.json").write_text(json.dumps(about | {"channel_names": {"0": channel}}))
     folds = [{"train": [c.id for c in cases[: options.labelled]], "val": [c.id for c in held_out]}]
     (out / "splits.json").write_text(json.dumps(folds))
-    prepare(site, out / "prepared", spacing=None, splits=str(out / "splits.json"))
+    prepare(site, out / "prepared", spacing=start.recipe.spacing, splits=str(out / "splits.json"))
     ways = {
         "fine-tuned": {"optimiser.learning_rate": options.rate},
         "from scratch": {"init_from": "", "optimiser.learning_rate": options.scratch_rate},
