@@ -120,7 +120,7 @@ def _turned(matrix: jax.Array, vectors: jax.Array) -> jax.Array:
 
 
 def _inverse(matrix: jax.Array) -> jax.Array:
-    """Of a matrix (3, 3), in closed form: a solver is a dozen launches on a GPU."""
+    """The inverse of a matrix (3, 3), in closed form: a solver is a dozen launches on a GPU."""
     first, second, third = matrix
     across = jnp.stack([jnp.cross(second, third), jnp.cross(third, first), jnp.cross(first, second)], -1)
     return across / jnp.sum(first * across[:, 0])

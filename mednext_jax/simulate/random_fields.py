@@ -133,5 +133,5 @@ def _even(bits: jax.Array) -> jax.Array:
 
 
 def _normal(bits: jax.Array) -> jax.Array:
-    """As `jax.random.normal`, in the middle of each of 2^23 steps, so that both tails end at 5.2."""
+    """Normal numbers as of `jax.random.normal`, in the middle of each of 2^23 steps, so that both tails end at 5.2."""
     return math.sqrt(2) * jax.lax.erf_inv(2 * _even(bits) + (2.0**-23 - 1))
