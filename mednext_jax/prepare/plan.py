@@ -8,7 +8,7 @@ import numpy as np
 
 from mednext_jax.ops.resample import ANISOTROPY
 from mednext_jax.preprocess.crop import EXTRACTED_SHARE
-from mednext_jax.preprocess.normalise import uses_mask
+from mednext_jax.preprocess.normalise import for_extracted_brains, uses_mask
 
 # Below this median share of the scan, the non-zero box means skull-stripped images: z-score inside the mask.
 CROPPED_SHARE = 0.75
@@ -18,8 +18,12 @@ SEED = 1234
 
 
 def use_mask_for_norm(relative_sizes: Sequence[float], schemes: Sequence[str]) -> bool:
-    """nnU-Net's rule: z-score inside the non-zero mask if cropping removes a quarter of the median scan."""
-    return uses_mask(schemes) and float(np.median(relative_sizes)) < CROPPED_SHARE
+    """nnU-Net's rule: z-score inside the non-zero mask if cropping removes a quarter of the median scan.
+
+    A scheme for extracted brains takes the mask of scans without much around them, too: as its model's other scans.
+    """
+    cropped = float(np.median(relative_sizes)) < CROPPED_SHARE
+    return uses_mask(schemes) and (cropped or for_extracted_brains(schemes))
 
 
 def brain_extracted(zero_fractions: Sequence[float], relative_sizes: Sequence[float]) -> bool:

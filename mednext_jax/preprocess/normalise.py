@@ -43,13 +43,14 @@ class Scheme:
 
     find: (channel (d, h, w), mask (d, h, w) or None for all voxels, intensity properties or None) -> its scaling.
     channel_names: nnU-Net's channel names that choose it, in lower case. masked: whether it can be done in the mask
-    only. needs_intensities: whether it needs the training set's intensity properties. nnunet_v1, nnunet_v2: its names
+    only; extracted: for extracted brains, always in the mask. needs_intensities: whether it needs the training set's intensity properties. nnunet_v1, nnunet_v2: its names
     in nnU-Net's plans, the one that is written first; none where nnU-Net has no such scheme.
     """
 
     find: Callable[[np.ndarray, np.ndarray | None, Mapping[str, float] | None], Scaling]
     channel_names: tuple[str, ...] = ()
     masked: bool = False
+    extracted: bool = False
     needs_intensities: bool = False
     nnunet_v1: tuple[str, ...] = ()
     nnunet_v2: tuple[str, ...] = ()
@@ -64,6 +65,11 @@ def scheme_of(channel_name: str) -> str:
 def uses_mask(schemes: Sequence[str]) -> bool:
     """Whether one of the schemes can be done in the non-zero mask only."""
     return any(SCHEMES[name].masked for name in schemes)
+
+
+def for_extracted_brains(schemes: Sequence[str]) -> bool:
+    """Whether one of the schemes is for extracted brains, and always done in the non-zero mask."""
+    return any(SCHEMES[name].extracted for name in schemes)
 
 
 def needs_intensities(schemes: Sequence[str]) -> bool:
@@ -192,7 +198,7 @@ def _ct(_channel: np.ndarray, _mask: np.ndarray | None, known: Mapping[str, floa
 # By the name that a recipe and a prepared data set store.
 SCHEMES: dict[str, Scheme] = {
     "zscore": Scheme(_zscore, ("zscore",), masked=True, nnunet_v1=("nonCT",), nnunet_v2=("ZScoreNormalization",)),
-    "zscore_bright_fluid": Scheme(_zscore_bright_fluid, ("bright-fluid mri",), masked=True),
+    "zscore_bright_fluid": Scheme(_zscore_bright_fluid, ("bright-fluid mri",), masked=True, extracted=True),
     "none": Scheme(
         lambda channel, mask, known: Scaling(),
         ("nonorm", "none"),

@@ -286,7 +286,7 @@ def _outputs(store: CaseStore) -> tuple[dict[str, int], tuple[tuple[int, ...], .
 def warn_of_other_preparation(model: str, recipe: Recipe) -> None:
     """Warn if the scans of a training are prepared otherwise than those that its first weights learned from."""
     for theirs in read_recipes(or_packaged(model)).values():
-        for name in ("normalisation", "spacing", "optional_steps"):
+        for name in ("normalisation", "use_mask_for_norm", "spacing", "optional_steps"):
             if getattr(recipe, name) != getattr(theirs, name):
                 _LOG.warning(
                     "The data set is prepared with %s %s, the model in config.init_from learned with %s. Prepare it "

@@ -32,7 +32,12 @@ def test_thick_slices_take_the_tenth_percentile():
 
 @pytest.mark.parametrize(
     ("sizes", "schemes", "expected"),
-    [((0.4, 0.5, 0.9), ("zscore",), True), ((0.4, 0.8, 0.9), ("zscore",), False), ((0.4,), ("ct",), False)],
+    [
+        ((0.4, 0.5, 0.9), ("zscore",), True),
+        ((0.4, 0.8, 0.9), ("zscore",), False),
+        ((0.4,), ("ct",), False),
+        ((0.4, 0.8, 0.9), ("zscore_bright_fluid",), True),  # for extracted brains, whatever is around them
+    ],
 )
 def test_the_mask_is_used_when_cropping_removes_a_quarter(sizes, schemes, expected):
     assert use_mask_for_norm(sizes, schemes) is expected
