@@ -43,8 +43,9 @@ class Scheme:
 
     find: (channel (d, h, w), mask (d, h, w) or None for all voxels, intensity properties or None) -> its scaling.
     channel_names: nnU-Net's channel names that choose it, in lower case. masked: whether it can be done in the mask
-    only; extracted: for extracted brains, always in the mask. needs_intensities: whether it needs the training set's intensity properties. nnunet_v1, nnunet_v2: its names
-    in nnU-Net's plans, the one that is written first; none where nnU-Net has no such scheme.
+    only; extracted: it is for extracted brains, and always is. needs_intensities: whether it needs the training set's
+    intensity properties. nnunet_v1, nnunet_v2: its names in nnU-Net's plans, the one that is written first; none where
+    nnU-Net has no such scheme.
     """
 
     find: Callable[[np.ndarray, np.ndarray | None, Mapping[str, float] | None], Scaling]
