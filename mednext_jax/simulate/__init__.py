@@ -8,6 +8,7 @@ Tests of files that have none of their own name:
 `deform`: tests/simulate/test_anatomy.py
 `deformed_head`: tests/simulate/test_generator.py
 `look_alikes`: tests/simulate/test_generator.py
+`flat_index`: tests/simulate/test_painted_tubes.py
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from mednext_jax.data.transforms import affine_matrix
 from mednext_jax.simulate import anatomy as places
 from mednext_jax.simulate import tissues
+from mednext_jax.simulate.flat_index import flat_index
 from mednext_jax.simulate.generator_config import GeneratorConfig
 from mednext_jax.simulate.random_fields import Draws, splined, splined_at
 
@@ -105,11 +106,8 @@ def draw_head(
 
 
 def _look_up(values: jax.Array, voxels: Sequence[jax.Array], outside: int) -> jax.Array:
-    """`values` (d, h, w) at voxels, by axis. One index into the flat array: three would be written side by side."""
-    inside, flat = jnp.asarray(True), jnp.asarray(0)
-    for at, n in zip(voxels, values.shape, strict=True):
-        inside &= (at >= 0) & (at < n)
-        flat = flat * n + jnp.clip(at, 0, n - 1)
+    """`values` (d, h, w) at voxels, by axis."""
+    inside, flat = flat_index(voxels, values.shape)
     found = values.ravel().at[flat].get(mode="promise_in_bounds", wrap_negative_indices=False)
     return jnp.where(inside, found, jnp.asarray(outside, values.dtype))
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mednext_jax.simulate.flat_index import flat_index
 from mednext_jax.simulate.random_fields import Draws, unit
 
 _ALONG, _ACROSS = 48, 14  # points along a tube and in each of its discs
@@ -136,11 +137,7 @@ def _summed(cloud: list[jax.Array], weights: list[jax.Array], shape: tuple[int, 
 
     Summed in whole numbers: a GPU adds in any order, and only of these is the sum the same bits each time.
     """
-    inside, flat = jnp.asarray(True), jnp.asarray(0)
-    for place, n in zip(cloud, shape, strict=True):
-        index = jnp.round(place).astype(jnp.int32)
-        inside &= (index >= 0) & (index < n)
-        flat = flat * n + jnp.clip(index, 0, n - 1)
+    inside, flat = flat_index([jnp.round(place).astype(jnp.int32) for place in cloud], shape)
     size = math.prod(shape)
     flat = jnp.where(inside, flat, size).ravel()
     units = jnp.round(jnp.stack(weights, -1) * _UNITS).astype(jnp.uint32)
