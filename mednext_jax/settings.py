@@ -36,9 +36,11 @@ def integer(lowest: int, highest: int | None = None) -> Range:
     return Range(f"an integer from {lowest} to {highest}", lambda v: lowest <= v <= highest)
 
 
-def number(lowest: float) -> Range:
-    """Finite numbers from `lowest` on."""
-    return Range(f"a finite number at least {lowest:g}", lambda v: math.isfinite(v) and lowest <= v)
+def number(lowest: float, highest: float | None = None) -> Range:
+    """Finite numbers from `lowest`, both ends included."""
+    if highest is None:
+        return Range(f"a finite number at least {lowest:g}", lambda v: math.isfinite(v) and lowest <= v)
+    return Range(f"a number from {lowest:g} to {highest:g}", lambda v: lowest <= v <= highest)
 
 
 def one_of(*choices: str) -> Range:
@@ -56,7 +58,7 @@ def span(lowest: float, highest: float) -> Range:
 
 ABOVE_ZERO = Range("a finite number above 0", lambda v: 0 < v < math.inf)
 BELOW_ONE = Range("a number from 0 to below 1", lambda v: 0 <= v < 1)
-PROBABILITY = Range("a number from 0 to 1", lambda v: 0 <= v <= 1)
+PROBABILITY = number(0, 1)
 SWITCH = Range("True or False", lambda v: True)
 TEXT = Range("text", lambda v: True)
 

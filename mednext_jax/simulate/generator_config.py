@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from mednext_jax.settings import ABOVE_ZERO, PROBABILITY, SWITCH, TEXT, Range, integer, setting, span
+from mednext_jax.settings import ABOVE_ZERO, PROBABILITY, SWITCH, TEXT, Range, integer, number, setting, span
 
 
 def _weights(count: int, words: str) -> Range:
     return Range(
         f"{words}, from 0 to 1e6, not all 0", lambda v: len(v) == count and all(0 <= w <= 1e6 for w in v) and sum(v) > 0
     )
-
-
-def _up_to(highest: float) -> Range:
-    return Range(f"a number from 0 to {highest:g}", lambda v: 0 <= v <= highest)
 
 
 def _counts(highest: int) -> Range:
@@ -51,9 +47,9 @@ class GeneratorConfig:
     )
     # Shape.
     flip: float = setting(0.5, PROBABILITY, "probability that left and right are exchanged")
-    scaling: float = setting(0.2, _up_to(0.5), "each axis 1 +- this")
+    scaling: float = setting(0.2, number(0, 0.5), "each axis 1 +- this")
     rotation: float = setting(15.0, Range("degrees from 0 to 180", lambda v: 0 <= v <= 180), "each axis +- this")
-    shear: float = setting(0.012, _up_to(0.5), "each pair of axes +- this")
+    shear: float = setting(0.012, number(0, 0.5), "each pair of axes +- this")
     elastic: tuple[float, ...] = setting(
         (0.0, 3.0), span(0, 4), "standard deviation of the elastic displacement, mm, smooth over 16 mm"
     )
@@ -61,7 +57,7 @@ class GeneratorConfig:
     free_signal: tuple[float, ...] = setting(
         (0.1, 0.98), span(0, 2), "mean of a class on any contrast (25/255, 250/255)"
     )
-    signal_scatter: float = setting(0.04, _up_to(1), "standard deviation of a class's mean on a known contrast")
+    signal_scatter: float = setting(0.04, number(0, 1), "standard deviation of a class's mean on a known contrast")
     contrast_gain: tuple[float, ...] = setting(
         (0.7, 1.2), span(0.1, 3), "factor on the differences between tissues of a known contrast"
     )
@@ -70,7 +66,7 @@ class GeneratorConfig:
     )
     unevenness_outside: tuple[float, ...] = setting((0.02, 0.1), span(0, 1), "the same outside of the brain")
     subclasses: float = setting(
-        0.025, _up_to(1), "standard deviation of the difference between two parts of a class, in smooth patches"
+        0.025, number(0, 1), "standard deviation of the difference between two parts of a class, in smooth patches"
     )
     texture: bool = setting(True, SWITCH, "whether tissues are uneven at all")
     bias: tuple[float, ...] = setting((0.0, 0.35), span(0, 2), "standard deviation of the log of the bias field")
@@ -81,17 +77,19 @@ class GeneratorConfig:
     midbrain: tuple[int, ...] = setting((1, 12), _counts(100), "the same")
     width: tuple[float, ...] = setting((0.4, 3.0), span(0.1, 6), "diameter at the wide end, log-normal, cut to this")
     width_median: float = setting(1.0, ABOVE_ZERO, "median diameter")
-    width_deviation: float = setting(0.42, _up_to(3), "standard deviation of the diameter's logarithm")
+    width_deviation: float = setting(0.42, number(0, 3), "standard deviation of the diameter's logarithm")
     length: tuple[float, ...] = setting((1.5, 20.0), span(0.2, 60), "log-normal, cut to this")
     length_median: float = setting(6.0, ABOVE_ZERO, "median length; 0.6 of it in the nuclei")
-    length_deviation: float = setting(0.5, _up_to(3), "standard deviation of the length's logarithm")
+    length_deviation: float = setting(0.5, number(0, 3), "standard deviation of the length's logarithm")
     taper: tuple[float, ...] = setting((0.3, 1.0), span(0, 1), "diameter at the thin end, share of the wide end's")
-    bend: float = setting(0.12, _up_to(1), "standard deviation of the sagitta, share of the length")
-    jitter: float = setting(0.25, _up_to(3), "standard deviation of the direction about the vessels', radians or so")
+    bend: float = setting(0.12, number(0, 1), "standard deviation of the sagitta, share of the length")
+    jitter: float = setting(0.25, number(0, 3), "standard deviation of the direction about the vessels', radians or so")
     strength: tuple[float, ...] = setting(
         (0.25, 1.0), span(0, 1), "signal within, share of the way from the tissue's to fluid's"
     )
-    fluid_offset: float = setting(0.04, _up_to(1), "standard deviation of their fluid's signal about the ventricles'")
+    fluid_offset: float = setting(
+        0.04, number(0, 1), "standard deviation of their fluid's signal about the ventricles'"
+    )
     # What they are not to be taken for.
     confounders: bool = setting(True, SWITCH, "lesions, lacunes, vessels, sulcal fluid, microbleeds")
     lesions: tuple[int, ...] = setting((0, 8), _counts(16), "white-matter lesions in a patch, where there are any")
@@ -119,18 +117,18 @@ class GeneratorConfig:
     noise: tuple[float, ...] = setting((0.004, 0.05), span(0, 1), "Rician, log-uniform, share of the brightest tissue")
     ghosts: float = setting(0.1, PROBABILITY, "probability of a motion ghost")
     ghost_strength: tuple[float, ...] = setting((0.02, 0.1), span(0, 1), "share of the image that is shifted")
-    gamma: float = setting(0.12, _up_to(1), "standard deviation of the logarithm of the intensities' exponent")
+    gamma: float = setting(0.12, number(0, 1), "standard deviation of the logarithm of the intensities' exponent")
     clipping: tuple[float, ...] = setting((0.95, 1.5), span(0.1, 10), "intensities above are cut off")
     # What is left of the head.
     extraction: float = setting(0.75, PROBABILITY, "probability that the brain was extracted, its edge imperfect")
     edge_offset: tuple[float, ...] = setting((-2.0, 4.0), span(-10, 15), "mm by which the brain mask is too large")
-    edge_waves: float = setting(1.2, _up_to(10), "standard deviation of its edge, mm, smooth over 8 mm")
-    normalisation_error: float = setting(0.12, _up_to(1), "of a patch's mean and deviation against its whole scan's")
+    edge_waves: float = setting(1.2, number(0, 10), "standard deviation of its edge, mm, smooth over 8 mm")
+    normalisation_error: float = setting(0.12, number(0, 1), "of a patch's mean and deviation against its whole scan's")
     # Truth.
     label_share: float = setting(
         0.1, PROBABILITY, "a voxel is labelled if it was moved this share of the way to fluid, as acquired ..."
     )
-    label_noise: float = setting(1.6, _up_to(100), "... and by this many standard deviations of noise and texture")
+    label_noise: float = setting(1.6, number(0, 100), "... and by this many standard deviations of noise and texture")
     ignored_share: float = setting(0.6, PROBABILITY, "voxels above this share of both are neither, and do not count")
 
     def problems_between(self) -> dict[str, str]:

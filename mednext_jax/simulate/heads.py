@@ -25,10 +25,10 @@ CONTRASTS = (*tissues.FAMILIES, "mixed")  # mixed: T1w, T2w and FLAIR in turn
 _SCALE = 1000  # of the stored intensities
 _MARGIN = 1.2  # of the box around a head, which may be drawn larger
 _REGION_OF_TISSUE = np.zeros(len(tissues.TISSUES), np.uint8)  # as in the files: 0 none, index into REGIONS + 1
-for _number, _tissues in enumerate(
-    ([tissues.WHITE_MATTER], [*tissues.BASAL_GANGLIA], [tissues.HIPPOCAMPUS], [tissues.BRAINSTEM]), 1
-):
-    _REGION_OF_TISSUE[_tissues] = _number
+_REGION_OF_TISSUE[tissues.WHITE_MATTER] = 1
+_REGION_OF_TISSUE[list(tissues.BASAL_GANGLIA)] = 2
+_REGION_OF_TISSUE[tissues.HIPPOCAMPUS] = 3
+_REGION_OF_TISSUE[tissues.BRAINSTEM] = 4
 
 
 def anatomies_of(config: GeneratorConfig) -> list[Anatomy]:
