@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 OUTSIDE = -1
+_CORNERS = list(product((0, 1), repeat=3))  # of a voxel, (d, h, w)
 
 
 def centre_crop(x: jax.Array, size: Sequence[int]) -> jax.Array:
@@ -54,35 +55,33 @@ def affine(
     # With two voxels of nothing around the volume, every corner is in it, however far outside.
     at = [(jnp.clip(f, -2, n) + 2).astype(jnp.int32) for f, n in zip(low, label.shape, strict=True)]
     _, rows, columns = (n + 4 for n in label.shape)
-    index = ((at[0] * rows + at[1]) * (columns - 1) + at[2]).reshape(-1)
+    index = (at[0] * rows + at[1]) * (columns - 1) + at[2]
 
     # Both neighbours along w come by one look-up, and so do the labels of all corners: reading is what this costs.
     around = jnp.pad(jnp.moveaxis(image, -1, 0), ((0, 0), *[(2, 2)] * 3))
     pairs = jnp.stack([around[..., :-1], around[..., 1:]], 1).reshape(len(around), 2, -1)  # (c, 2, voxels)
     candidates = (OUTSIDE, *labels)
-    corners = list(product((0, 1), repeat=3))
     marks = _corner_labels(label, candidates, index)
     total = jnp.zeros((len(around), *size), image.dtype)
     votes = [jnp.zeros(size, jnp.float32) for _ in candidates]
-    for first in range(0, len(corners), 2):
-        d, h, _ = corners[first]
+    for first in range(0, len(_CORNERS), 2):
+        d, h, _ = _CORNERS[first]
         ahead = index + (d * rows + h) * (columns - 1)
-        values = jnp.stack([_look_up(pair, ahead) for pair in pairs]).reshape(-1, 2, *size)
+        values = jnp.stack([_look_up(pair, ahead) for pair in pairs])
         for k in (0, 1):
-            corner = corners[first + k]
+            corner = _CORNERS[first + k]
             weight = jnp.ones(size, jnp.float32)
             for part, far in zip(fraction, corner, strict=True):
                 weight *= part if far else 1 - part
             total += weight * values[:, k]
-            mark = marks[first + k].reshape(size)
-            votes = [v + weight * (mark == c) for c, v in enumerate(votes)]
+            votes = [v + weight * (marks[first + k] == c) for c, v in enumerate(votes)]
     rounded = [jnp.round(c) > f for c, f in zip(where, low, strict=True)]  # the nearest corner
     nearest = jnp.zeros(size, jnp.int32)
-    for corner, mark in zip(corners, marks, strict=True):
+    for corner, mark in zip(_CORNERS, marks, strict=True):
         here = jnp.ones(size, bool)
         for up, far in zip(rounded, corner, strict=True):
             here &= up == bool(far)
-        nearest = jnp.where(here, mark.reshape(size), nearest)
+        nearest = jnp.where(here, mark, nearest)
     best = jnp.max(jnp.stack(votes), 0)
     chosen = jnp.full(size, OUTSIDE, label.dtype)
     for vote, candidate in reversed(list(zip(votes, candidates, strict=True))):
@@ -93,16 +92,17 @@ def affine(
 
 
 def _corner_labels(label: jax.Array, candidates: Sequence[int], index: jax.Array) -> list[jax.Array]:
-    """Which of `candidates` the eight corners from each voxel of `index` on are, in `product`'s order."""
-    which = sum(((label == c) * k for k, c in enumerate(candidates)), jnp.zeros(label.shape, jnp.uint32))
-    which = jnp.pad(which.astype(jnp.uint32), ((2, 3), (2, 3), (2, 2)))  # candidate 0 is outside
+    """Which of `candidates` the eight corners from each voxel of `index` on are, in the order of _CORNERS."""
+    which = jnp.zeros(label.shape, jnp.uint32)  # candidate 0 is outside
+    for k, candidate in enumerate(candidates):
+        which = jnp.where(label == candidate, jnp.uint32(k), which)
+    which = jnp.pad(which, ((2, 3), (2, 3), (2, 2)))
     d, h, w = (n - 1 for n in which.shape)
     bits = max(len(candidates) - 1, 1).bit_length()
     fit = 32 // bits
-    corners = list(product((0, 1), repeat=3))
     found = []
-    for first in range(0, len(corners), fit):
-        some = corners[first : first + fit]
+    for first in range(0, len(_CORNERS), fit):
+        some = _CORNERS[first : first + fit]
         word = jnp.zeros((d, h, w), jnp.uint32)
         for n, (i, j, k) in enumerate(some):
             word |= which[i : i + d, j : j + h, k : k + w] << (bits * n)
