@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 LANES = 128
+VMEM_BYTES = 100 * 2**20  # the limit of a kernel; a chip that has less takes what it has
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mednext_jax.kernels.mosaic.instance_norm import InstanceNorm
-from mednext_jax.kernels.mosaic.layout import Lines
+from mednext_jax.kernels.mosaic.layout import VMEM_BYTES, Lines
 from mednext_jax.ops.correlate import divisor_up_to
 from mednext_jax.ops.gelu import SATURATED, TANH
 from mednext_jax.ops.mlp import MLPWeights
@@ -25,7 +25,6 @@ from mednext_jax.ops.mlp import MLPWeights
 _LINES = 64  # lines of one step of the grid
 _JOINED = 16  # lines side by side in one product, if its hidden layer has at most as many numbers as below
 _HIDDEN, _HIDDEN_BACKWARD = 2**19, 2**18
-_VMEM_BYTES = 100 * 2**20
 
 
 class MLPSums(NamedTuple):
@@ -292,7 +291,7 @@ def _whole(*shape: int) -> pl.BlockSpec:
 
 
 def _parameters(steps: Literal["parallel", "arbitrary"]) -> pltpu.CompilerParams:
-    return pltpu.CompilerParams(dimension_semantics=("parallel", steps), vmem_limit_bytes=_VMEM_BYTES)
+    return pltpu.CompilerParams(dimension_semantics=("parallel", steps), vmem_limit_bytes=VMEM_BYTES)
 
 
 def _cost(u: Array, hidden: int, out_channels: int, products: int, arrays: int) -> pl.CostEstimate:

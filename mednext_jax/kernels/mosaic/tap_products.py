@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mednext_jax.kernels.mosaic import words
-from mednext_jax.kernels.mosaic.layout import inside
+from mednext_jax.kernels.mosaic.layout import VMEM_BYTES, inside
 from mednext_jax.kernels.mosaic.taps import Taps
 from mednext_jax.kernels.mosaic.words import SUBLANES, GridStep, each
 
@@ -362,9 +362,7 @@ def _whole(x: Array) -> pl.BlockSpec:
 
 def _parameters() -> pltpu.CompilerParams:
     # What a block of channels keeps in VMEM passes from step to step; blocks know nothing of each other.
-    return pltpu.CompilerParams(
-        dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=words.VMEM_BYTES
-    )
+    return pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES)
 
 
 def _cost(taps: Taps, x: Array, n: int, arrays: int) -> pl.CostEstimate:

@@ -19,7 +19,6 @@ from mednext_jax.kernels.mosaic.taps import Taps, Term
 from mednext_jax.ops.correlate import divisor_up_to
 
 SUBLANES = 8
-VMEM_BYTES = 100 * 2**20
 _CHANNELS = 16  # of one step: whole registers of bfloat16
 _STEP_BYTES = 28 * 2**20  # what a step's activations may take of VMEM, which is 64 MiB on the smallest chip
 _ROWS = 256  # of one product, so that a matrix is used often once it is loaded

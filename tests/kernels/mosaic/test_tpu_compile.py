@@ -34,6 +34,15 @@ print("kernels", all(re.search(rf"\\b{name}\\)*/pallas_call", text) for name in 
 """
 
 
+def compile_elsewhere(cache: Path, script: str, *arguments: str) -> None:
+    """Run a script that compiles and says whether the kernels are in the program, in a process of its own."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    done = run_python("-c", script, *arguments, JAX_COMPILATION_CACHE_DIR=str(cache))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "kernels True" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "topology, kind, extents",
@@ -53,13 +62,7 @@ print("kernels", all(re.search(rf"\\b{name}\\)*/pallas_call", text) for name in 
 def test_a_kind_compiles_with_all_its_gradients(
     topology: str, kind: tuple[str, int, int, int, int], extents: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed")
-    done = run_python(
-        "-c", COMPILE, topology, *map(str, kind), *map(str, extents), JAX_COMPILATION_CACHE_DIR=str(tmp_path)
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "kernels True" in done.stdout
+    compile_elsewhere(tmp_path, COMPILE, topology, *map(str, kind), *map(str, extents))
 
 
 # The largest weights, one sample: their gradients go from the kernel straight into the loop's stacked ones.
@@ -88,8 +91,4 @@ print("kernels", "norm_mlp_gradients/pallas_call" in jax.jit(jax.grad(loss)).low
 
 @pytest.mark.slow
 def test_a_loop_over_blocks_compiles(tmp_path: Path) -> None:
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed")
-    done = run_python("-c", LOOP, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "kernels True" in done.stdout
+    compile_elsewhere(tmp_path, LOOP)
