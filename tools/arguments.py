@@ -67,6 +67,16 @@ def above_zero(text: str) -> float:
     return found
 
 
+def without_matplotlib(what: str, *, otherwise: str = "") -> InputError:
+    """What to raise where matplotlib is needed and not there; otherwise: another way than to install it."""
+    return InputError(
+        what,
+        expected="matplotlib",
+        found="it is not installed",
+        hint=f"pip install 'mednext-jax[evaluate]'{otherwise}",
+    )
+
+
 @contextlib.contextmanager
 def told_in_words(tool: str) -> Iterator[None]:
     """End the tool with what is wrong, as `mednext-jax` does: status 2 for wrong input, 1 for work that failed."""

@@ -15,10 +15,10 @@ import numpy as np
 
 from mednext_jax.data.augment import make_augment, read_size
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.mednext import MedNeXt
+from mednext_jax.ops.local import LocalOps
 from mednext_jax.parallel.mesh import make_mesh
 from mednext_jax.train.configuration import TrainConfig
-from tools.training_step import seconds_of_a_step, step_of_patches
+from tools.training_step import seconds_of_a_step, step_of_network
 
 DRAWS, STEPS = 40, 3
 
@@ -43,12 +43,7 @@ def main(variant: str = "S/3", patch: str = "64") -> None:
     augmentation = (time.perf_counter() - start) / DRAWS
 
     network = MedNeXtConfig.variant(name, kernel_size=int(kernel), deep_supervision=True)
-    net = MedNeXt(network)
-    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
-    step, state = step_of_patches(config, lambda p, x: net.apply({"params": p}, x), params)
-    corner = (slice(None), *(slice(n) for n in config.patch_size))
-    batch = {"image": image[corner], "label": label[corner], "row": row}
-    training = seconds_of_a_step(step, state, batch, STEPS)
+    training = seconds_of_a_step(*step_of_network(network, LocalOps(), int(patch), 1), STEPS)
 
     print(f"{jax.devices()[0].device_kind}, MedNeXt-{name} k{kernel}, {patch}^3 from {size[0]}^3")
     print(f"augmentation {1e3 * augmentation:.1f} ms a sample, step {1e3 * training:.1f} ms a sample")

@@ -19,22 +19,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mednext_jax.compilation_cache import use_compilation_cache
 from mednext_jax.kernels.best_ops import best_ops
 from mednext_jax.model.config import MedNeXtConfig
-from mednext_jax.model.mednext import MedNeXt
 from mednext_jax.simulate.anatomy import stacked
 from mednext_jax.simulate.generator import make_generate
 from mednext_jax.simulate.generator_config import GeneratorConfig
 from mednext_jax.simulate.heads import anatomies_of
-from mednext_jax.train.configuration import TrainConfig
 from mednext_jax.train.state import TrainState
 from tools.gpu.cases import BYTES_PER_SECOND
 from tools.gpu.count_launches import compiled_text, h100
 from tools.hlo import Instruction, bytes_moved, instructions, kernels, launches
-from tools.training_step import seconds_of_a_step, step_of_patches
+from tools.training_step import Step, seconds_of_a_step, step_of_network
 
 SMALL = MedNeXtConfig(base_channels=8, expansion_ratios=(2,) * 9, block_counts=(1,) * 9, deep_supervision=True)
 NETWORKS = {128: MedNeXtConfig.variant("S", kernel_size=3, deep_supervision=True), 48: SMALL}
@@ -49,16 +46,9 @@ def generator(patch: int, anatomies: Any) -> tuple[Callable[..., Any], tuple[Any
     return made, (jax.random.key(0), jnp.zeros(1, jnp.int32), anatomies)
 
 
-def training_step(network: MedNeXtConfig, patch: int) -> tuple[Callable[..., Any], TrainState, dict[str, jax.Array]]:
+def training_step(network: MedNeXtConfig, patch: int) -> tuple[Step, TrainState, dict[str, jax.Array]]:
     """The step of one sample that is there already, its first state, and its batch."""
-    config = TrainConfig(batch_size=1, patch_size=(patch,) * 3)
-    net = MedNeXt(network, best_ops(dtype=network.dtype))
-    params = jax.jit(MedNeXt(network).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
-    step, state = step_of_patches(config, lambda p, x: net.apply({"params": p}, x), params)
-    rng, shape = np.random.default_rng(0), (1, *config.patch_size)
-    image = jnp.asarray(rng.normal(size=(*shape, 1)), jnp.float32)
-    label = jnp.asarray(rng.random(shape) > 0.99, jnp.int32)
-    return step, state, {"image": image, "label": label, "row": jnp.zeros(1, jnp.int32)}
+    return step_of_network(network, best_ops(dtype=network.dtype), patch, 1)
 
 
 def times(network: MedNeXtConfig, patch: int, anatomies: Any, repeats: int) -> tuple[float, float]:

@@ -49,7 +49,7 @@ from mednext_jax.simulate.dataset_files import refuse_wrong_number
 from mednext_jax.simulate.on_scans import find_cases, random_of
 from mednext_jax.simulate.painting import PaintedScan, paint_scan
 from mednext_jax.simulate.placement import PvsDistribution
-from tools.arguments import above_zero, told_in_words, whole
+from tools.arguments import above_zero, told_in_words, whole, without_matplotlib
 from tools.real_measures import Found, Point, Tissue, agreement, at_count, curve, find, hit, recalls
 from tools.real_scans import BEST, Case, ask_model, brains_of, cut_to_brain, open_cases, read_answer, same_grid, tell
 
@@ -157,12 +157,7 @@ def _require_pictures() -> None:
     try:
         import tools.real_pictures  # noqa: F401
     except ImportError:
-        raise InputError(
-            "No pictures can be drawn.",
-            expected="matplotlib",
-            found="it is not installed",
-            hint="pip install 'mednext-jax[evaluate]', or --no-pictures",
-        ) from None
+        raise without_matplotlib("No pictures can be drawn.", otherwise=", or --no-pictures") from None
 
 
 def _predictors(models: Sequence[str | Path], tta: bool, step: float) -> list[Any]:

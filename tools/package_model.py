@@ -25,7 +25,7 @@ from mednext_jax.weights.directory import WEIGHTS, Model, load_model, save_model
 from mednext_jax.weights.packaged import FOLDER, LARGEST, NAME
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.threshold_table import contrasts_of
-from tools.arguments import told_in_words
+from tools.arguments import told_in_words, without_matplotlib
 from tools.tables import CALIBRATION, RELIABILITY, Table, as_json, read_tables
 
 CARD, FIGURES, PICTURE = "README.md", "figures.json", "reliability.png"
@@ -150,12 +150,7 @@ def _draw(path: Path, table: Table) -> None:
     try:
         from tools.reliability_picture import draw_reliability
     except ImportError:
-        raise InputError(
-            "The card's reliability curve cannot be drawn.",
-            expected="matplotlib",
-            found="it is not installed",
-            hint="pip install 'mednext-jax[evaluate]'",
-        ) from None
+        raise without_matplotlib("The card's reliability curve cannot be drawn.") from None
     draw_reliability(path, table)
 
 

@@ -5,10 +5,10 @@
     python -m tools.tpu_on_chip --json tpu.json           # minutes; --parts known for the first of them
 
 Runs, on one chip: the programs of known cost (`tools.tpu_known`), which tell its clock, the matrix units' cadence and
-how far memory reaches its bandwidth; every block of L k5 through the kernels or, with --form xla, through XLA (then
-without the known ones); the look-ups of an augmentation that turns a patch; and the training step of two patches
-without augmentation. Each is compiled, scheduled (`tools.tpu_schedule`) and timed; the table's last column is measured
-over schedule. Where the device is no TPU there is no schedule, and no kernels.
+how far memory reaches its bandwidth; every block of L k5 through the kernels or, with --form xla, through XLA; the
+look-ups of an augmentation that turns a patch; and the training step of two patches without augmentation. Each is
+compiled, scheduled (`tools.tpu_schedule`) and timed; the table's last column is measured over schedule. Where the
+device is no TPU there is no schedule, and no kernels.
 """
 
 from __future__ import annotations
@@ -73,28 +73,14 @@ def _turned(extent: int) -> tuple[Any, Any]:
 
 def _step(variant: str, extent: int, ops: Any) -> tuple[Any, Any]:
     """The training step of two patches that are there already; the state comes back as the next one's."""
-    import jax
-    import jax.numpy as jnp
-
     from mednext_jax.model.config import MedNeXtConfig
-    from mednext_jax.model.mednext import MedNeXt
-    from mednext_jax.train.configuration import TrainConfig
-    from tools.training_step import step_of_patches
+    from tools.training_step import step_of_network
 
     name, kernel_size = variant.split("/")
     network = MedNeXtConfig.variant(
         name, kernel_size=int(kernel_size), deep_supervision=True, dtype="bfloat16", remat="dw"
     )
-    config = TrainConfig(batch_size=2, patch_size=(extent,) * 3)
-    net = MedNeXt(network, ops)
-    params = jax.jit(MedNeXt(network).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 16, 1)))["params"]
-    step, state = step_of_patches(config, lambda p, x: net.apply({"params": p}, x), params)
-    image, label = (jax.ShapeDtypeStruct((2, *config.patch_size, *last), jnp.float32) for last in ((1,), ()))
-    batch = {
-        "image": _filled([image])[0],
-        "label": (_filled([label])[0] > 2).astype(jnp.int32),
-        "row": jnp.arange(2, dtype=jnp.int32),
-    }
+    step, state, batch = step_of_network(network, ops, extent, 2)
     return step.lower(state, batch), (state, batch)  # type: ignore[attr-defined]
 
 
@@ -149,8 +135,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json: there is no folder {options.json.parent}")
-    if options.form == "xla" and "known" in options.parts:
-        options.parts = [part for part in options.parts if part != "known"]  # the same in both forms
 
     dump = start_dump()
     import jax
