@@ -160,16 +160,27 @@ def kernels(
         kernel = re.search(r"\bcalls=%?([\w.\-]+)", one.arguments)
         body = inside[kernel[1]] if kernel else [one]
         names = _parameters(body, len(one.operands)) if kernel else one.operands
-        taken = {part.operands[0]: size(part) for part in body if part.operation == "dynamic-slice"}
         updates = [part for part in body if part.operation == "dynamic-update-slice"]
-        taken |= {part.operands[0]: 0 for part in updates}  # what is replaced is not read
         replaced = [size(known[part.computation, part.operands[1]]) for part in updates]
         read = 0
         for operand, name in zip(one.operands, names, strict=True):
-            source = known.get((one.computation, operand))
-            read += taken.get(name, size(source) if source else 0)
+            if source := known.get((one.computation, operand)):
+                read += int(min(size(source), _read(name, body, size)))
         found.append((one, read + (sum(replaced) or size(one))))
     return found
+
+
+def _read(name: str, body: list[Instruction], size: Callable[[Instruction], int]) -> float:
+    """What a kernel's `body` reads of the array that it calls `name`: its slices, or all of it (infinity)."""
+    read = 0.0
+    for user in (part for part in body if name in part.operands):
+        if user.operation == "bitcast":
+            read += _read(user.name, body, size)
+        elif user.operation in ("slice", "dynamic-slice"):
+            read += size(user)
+        elif user.operation != "dynamic-update-slice" or user.operands[0] != name:  # what is replaced is not read
+            return math.inf
+    return read
 
 
 def _is_kernel(one: Instruction) -> bool:

@@ -80,6 +80,33 @@ def test_a_loop_counts_as_often_as_it_turns():
     assert hlo.bytes_moved(program) < 15 * 2 * hlo.bytes_moved(once)
 
 
+def test_of_a_slice_a_kernel_reads_what_it_takes():
+    text = """
+%inner (a: f32[100], b: f32[100], c: f32[100]) -> f32[10] {
+  %a = f32[100]{0} parameter(0)
+  %b = f32[100]{0} parameter(1)
+  %c = f32[100]{0} parameter(2)
+  %first = f32[10]{0} slice(%a), slice={[0:10]}
+  %flat = f32[100]{0} bitcast(%a)
+  %second = f32[10]{0} slice(%flat), slice={[50:60]}
+  %low = f32[90]{0} slice(%b), slice={[0:90]}
+  %high = f32[90]{0} slice(%b), slice={[10:100]}
+  %third = f32[10]{0} slice(%c), slice={[0:10]}
+  %all = f32[100]{0} negate(%c)
+  ROOT %sum = f32[10]{0} add(%first, %second)
+}
+
+ENTRY %main (x: f32[100], y: f32[100], z: f32[100]) -> f32[10] {
+  %x = f32[100]{0} parameter(0)
+  %y = f32[100]{0} parameter(1)
+  %z = f32[100]{0} parameter(2)
+  ROOT %k = f32[10]{0} fusion(%x, %y, %z), kind=kLoop, calls=%inner
+}
+"""
+    # Two slices of the first; of the second slices that overlap, all of it at most; of the third all.
+    assert hlo.bytes_moved(hlo.instructions(text)) == 4 * (20 + 100 + 100 + 10)
+
+
 def test_kernels_count_and_not_their_parts():
     text = """
 %inner (a: f32[8]) -> f32[8] {
