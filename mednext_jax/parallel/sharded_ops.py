@@ -90,6 +90,9 @@ class ShardedOps(LocalOps):
             return self.local.up_block(x, conv1, weights, res_conv, skip)
         return super().up_block(x, conv1, weights, res_conv, skip)
 
+    def before_norm(self, x: Array, conv1: Conv, weights: MLPWeights) -> Conv:
+        return self.local.before_norm(x, conv1, weights)
+
     def depthwise_conv(self, x: Array, kernel: Array, bias: Array, split: Split = WHOLE) -> Array:
         split = self._split(x)
         x = self._with_halo(x, split, split, conv_halo(kernel.shape[0]))

@@ -64,7 +64,7 @@ def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], run: Ru
 
     def both(arguments: Any) -> Any:
         y, pull = jax.vjp(block, *arguments)
-        return y, pull(NORMAL(jax.random.key(9), y.shape))
+        return y, pull(NORMAL(jax.random.key(9), y.shape).astype(y.dtype))
 
     # Mesh axes of one device: a part that is the whole, with whatever halo it is given.
     axes = tuple(name for name in options.get("split", WHOLE) if name)

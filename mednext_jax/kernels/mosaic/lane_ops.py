@@ -95,6 +95,9 @@ class LaneOps(LocalOps):
 
     # The composed form's operations, for volumes that are split where a block changes the extents.
 
+    def before_norm(self, x: Any, conv1: Conv, weights: MLPWeights) -> Conv:
+        return self._plain.before_norm(x.array, conv1, weights)
+
     def depthwise_conv(self, x: Any, kernel: Array, bias: Array, split: Split = WHOLE) -> Any:
         return _laid(self._plain.depthwise_conv(_last(x), kernel, bias, split))
 
