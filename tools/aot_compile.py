@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mednext_jax.errors import is_out_of_memory
-from tools.arguments import integers, some_of
+from tools.arguments import add_form, integers, some_of
 from tools.tpu_schedule import CHIPS, start_dump, time_of
 
 # What libtpu would ask a TPU VM for; the topology that is compiled for does not depend on it.
@@ -177,6 +177,7 @@ def main() -> int:
     parser.add_argument(
         "--volume", type=integers("256,256,256"), default=(256,) * 3, help="d,h,w of the predicted volume"
     )
+    add_form(parser)
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--markdown", action="store_true", help="print rows of a table")
     arguments, overrides = parser.parse_known_args()
@@ -191,22 +192,23 @@ def main() -> int:
     from mednext_jax.parallel.mesh import make_mesh
     from mednext_jax.train.configuration import TrainConfig
     from mednext_jax.train.recipes import load_config
-    from tools.programs import lower_prediction, lower_tile, lower_train_step, rounds_of_tiles
+    from tools.programs import lower_prediction, lower_tile, lower_train_step, operations_in, rounds_of_tiles
 
     rows = []
     try:
         config = TrainConfig.of(load_config(arguments.config, ["--config.data=none", *overrides]))
         data, space, height = arguments.mesh
         mesh = make_mesh(data, space, height, devices=devices if data == -1 else devices[: data * space * height])
+        ops = operations_in("xla", devices[0].platform) if arguments.form == "xla" else None
         used, volume = np.asarray(mesh.devices), arguments.volume
         if arguments.markdown:
             print(TABLE_HEAD)
         for name in arguments.programs:
             if name == "train":
-                row = compile_and_measure(name, lower_train_step(config, mesh), devices[0], dump)
+                row = compile_and_measure(name, lower_train_step(config, mesh, ops), devices[0], dump)
             else:
-                row = compile_and_measure(name, lower_prediction(config, used, volume), devices[0], dump)
-                tile = compile_and_measure("tile", lower_tile(config, devices[0]), devices[0], dump)
+                row = compile_and_measure(name, lower_prediction(config, used, volume, ops), devices[0], dump)
+                tile = compile_and_measure("tile", lower_tile(config, devices[0], ops), devices[0], dump)
                 for clock in ("schedule_seconds", "optional_seconds", "estimated_seconds"):
                     one = tile.get(clock)
                     row[clock] = one and one * rounds_of_tiles(config, mesh.size, volume)

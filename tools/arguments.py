@@ -67,6 +67,13 @@ def above_zero(text: str) -> float:
     return found
 
 
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Add --form, which `tools.programs.operations_in` takes."""
+    parser.add_argument(
+        "--form", choices=("kernels", "xla"), default="kernels", help="of a TPU's blocks: kernels, or XLA's operations"
+    )
+
+
 def without_matplotlib(what: str, *, otherwise: str = "") -> InputError:
     """What to raise where matplotlib is needed and not there; otherwise: another way than to install it."""
     return InputError(

@@ -37,11 +37,15 @@ def abstract_params(network: MedNeXtConfig) -> Any:
     return jax.eval_shape(MedNeXt(network).init, jax.random.key(0), image)["params"]
 
 
+def operations_in(form: str, platform: str) -> LocalOps:
+    """The operations of a device of `platform` in a `form`: a TPU's "kernels", or everywhere "xla"."""
+    return LaneOps() if form == "kernels" and platform == "tpu" else LocalOps(platform)
+
+
 def operations_of(network: MedNeXtConfig, platform: str) -> LocalOps:
     """What `best_ops` takes on a device of `platform` that has checked its kernels; on a GPU XLA's operations."""
-    if platform == "tpu" and network.dtype == "bfloat16" and network.norm == "group" and not network.grn:
-        return LaneOps()
-    return LocalOps(platform=platform)
+    takes = network.dtype == "bfloat16" and network.norm == "group" and not network.grn
+    return operations_in("kernels" if takes else "xla", platform)
 
 
 def lower_train_step(config: TrainConfig, mesh: Mesh, ops: LocalOps | None = None) -> jax.stages.Lowered:
@@ -61,9 +65,11 @@ def lower_train_step(config: TrainConfig, mesh: Mesh, ops: LocalOps | None = Non
     return step.lower(state, batch)
 
 
-def lower_prediction(config: TrainConfig, devices: np.ndarray, volume: tuple[int, int, int]) -> jax.stages.Lowered:
-    """All tiles of one `volume` (d, h, w) with mirrors, spread over `devices`."""
-    network, apply = _inference_network(config, devices.flat[0].platform)
+def lower_prediction(
+    config: TrainConfig, devices: np.ndarray, volume: tuple[int, int, int], ops: LocalOps | None = None
+) -> jax.stages.Lowered:
+    """All tiles of one `volume` (d, h, w) with mirrors, spread over `devices`; `ops` of a device."""
+    network, apply = _inference_network(config, ops, devices.flat[0].platform)
     mesh = Mesh(devices.reshape(-1), ("tiles",))
     window = _window(config, mesh)
     shape = bucket_shape(volume, window.patch_size, window.bucket)
@@ -87,9 +93,9 @@ def lower_prediction(config: TrainConfig, devices: np.ndarray, volume: tuple[int
     )
 
 
-def lower_tile(config: TrainConfig, device: jax.Device) -> jax.stages.Lowered:
-    """The network on one tile, without mirrors, on one device."""
-    network, apply = _inference_network(config, device.platform)
+def lower_tile(config: TrainConfig, device: jax.Device, ops: LocalOps | None = None) -> jax.stages.Lowered:
+    """The network on one tile, without mirrors, on one device, over its `ops`."""
+    network, apply = _inference_network(config, ops, device.platform)
     place = SingleDeviceSharding(device)
     params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=place), abstract_params(network))
     tile = jax.ShapeDtypeStruct((1, *config.patch_size, network.in_channels), jnp.float32, sharding=place)
@@ -107,7 +113,9 @@ def _window(config: TrainConfig, mesh: Mesh | None) -> Window:
     return Window(config.patch_size, mirror_axes=config.augment.mirror_axes, mesh=mesh)
 
 
-def _inference_network(config: TrainConfig, platform: str) -> tuple[MedNeXtConfig, Callable[[Any, jax.Array], Any]]:
+def _inference_network(
+    config: TrainConfig, ops: LocalOps | None, platform: str
+) -> tuple[MedNeXtConfig, Callable[[Any, jax.Array], Any]]:
     network = dataclasses.replace(network_of(config), remat="none", deep_supervision=False)
-    net = MedNeXt(network, operations_of(network, platform))
+    net = MedNeXt(network, ops or operations_of(network, platform))
     return network, lambda params, x: net.apply({"params": params}, x)

@@ -20,7 +20,7 @@ from typing import Any
 
 from mednext_jax.errors import is_out_of_memory
 from tools.aot_compile import devices_of
-from tools.arguments import some_of
+from tools.arguments import add_form, some_of
 from tools.tpu_schedule import CHIPS, Chip, start_dump, summary, table, time_of
 
 MODES = ("forward", "train")
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--blocks", help="same0, down1, up2, ...; all of the network's by default")
     parser.add_argument("--mode", type=some_of(MODES), default=["train"])
     parser.add_argument("--batch", type=int, default=2, help="volumes a chip")
-    parser.add_argument("--form", choices=("kernels", "xla"), default="kernels", help="kernels; or XLA's operations")
+    add_form(parser)
     parser.add_argument("--extent", type=int, default=128, help="voxels along each axis of the finest level")
     parser.add_argument("--top", type=int, default=0, help="show so many of each block's slowest kernels")
     arguments = parser.parse_args()
@@ -131,10 +131,9 @@ def main() -> None:
 
     dump = start_dump()
     device = devices_of(arguments.topology)[0]
-    from mednext_jax.kernels.mosaic.lane_ops import LaneOps
-    from mednext_jax.ops.local import LocalOps
+    from tools.programs import operations_in
 
-    ops = LaneOps() if arguments.form == "kernels" else LocalOps(device.platform)
+    ops = operations_in(arguments.form, device.platform)
     chip = CHIPS[device.device_kind]
     print(
         "| block | times | mode | schedule (ms) | estimate (ms) | floor (ms) | temporaries (MiB) | compile (s) |\n"

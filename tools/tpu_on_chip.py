@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tools.arguments import some_of
+from tools.arguments import add_form, some_of
 from tools.tpu_schedule import CHIPS, start_dump, time_of
 
 PARTS = ("known", "blocks", "look-ups", "step")
@@ -32,11 +32,10 @@ def programs(parts: list[str], form: str, variant: str, extent: int) -> Iterator
     """Name, what was lowered, and operands of each program in turn: two volumes whose finest extent is `extent`."""
     import jax
 
-    from mednext_jax.kernels.mosaic.lane_ops import LaneOps
-    from mednext_jax.ops.local import LocalOps
+    from tools.programs import operations_in
 
     device = jax.local_devices()[0]
-    ops = LaneOps() if form == "kernels" else LocalOps(device.platform)
+    ops = operations_in(form, device.platform)
     if "known" in parts:
         from tools.tpu_known import PROGRAMS
 
@@ -127,7 +126,7 @@ def measured_seconds(compiled: Any, operands: Any, repeats: int) -> float:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=some_of(PARTS), default=list(PARTS), help=f"of {','.join(PARTS)}")
-    parser.add_argument("--form", choices=("kernels", "xla"), default="kernels", help="of blocks and step")
+    add_form(parser)
     parser.add_argument("--variant", default="L/5", help="S, B, M or L and the size of its kernels")
     parser.add_argument("--extent", type=int, default=128, help="voxels along each axis of the patches")
     parser.add_argument("--repeats", type=int, default=20, help="runs of each program in a round, three rounds")
