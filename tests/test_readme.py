@@ -89,6 +89,11 @@ ELSEWHERE = {
         "tests/train/test_generated.py",
         "without_labels:small",
     ),
+    "mednext-jax train --config without_labels:small --workdir ablated --config.generator.anatomy=labelmaps "
+    "--config.steps=2500 --config.optimiser.ema=0.99 --config.generator.texture=False": (
+        "tests/train/test_generated.py",
+        "without_labels:small",
+    ),
     "mednext-jax simulate --on scans --regions maps -o painted": (
         "tests/simulate/test_on_scans.py",
         '["simulate", "--on"',
