@@ -304,7 +304,8 @@ def unlike_training(recipe: Preprocessing, region: Region, file: str | None) -> 
         return None
     expected = not region.brain_extracted
     words = {True: "zeros around an extracted brain", False: "a whole head"}
-    hint = "extract the brain first, or give its mask: --brain-masks MASKS" if expected else "give the whole head"
+    masks = "give the brain's mask: --brain-masks MASKS, or have it made: --brain-extraction TOOL"
+    hint = masks if expected else "give the whole head"
     what = "The scan does not look like those that the model was trained on; its result may be meaningless."
     return Problem(what, file, words[expected], words[region.brain_extracted], hint, "W")
 

@@ -64,7 +64,8 @@ def _without_row(scan: Scan, recipe: Recipe, decides: bool) -> Problem | None:
     contrast, file = scan_contrast(scan.files[0]), str(scan.files[0])
     if is_foreign(contrast, recipe):
         what = "The scan is in no contrast that the model knows; its result may be meaningless."
-        return Problem(what, file, ", ".join(known), contrast, severity="W")
+        hint = f"its threshold is the model's general one, {recipe.threshold:g}" if decides else None
+        return Problem(what, file, ", ".join(known), contrast, hint, "W")
     if contrast is None and decides:
         what = f"No name tells the scan's contrast; the model's general threshold, {recipe.threshold:g}, is taken."
         return Problem(what, file, f"a name such as CASE_{known[0]}.nii.gz", severity="W")

@@ -132,12 +132,15 @@ def _read(
     standard = is_freesurfer(values)
     if table is None:
         if not standard:
+            there = [int(value) for value in np.unique(values) if value]
+            unnamed = few([str(value) for value in there if value not in FREESURFER])
             raise InputError(
                 "The values of the region map have no names.",
                 file=file,
-                expected="FreeSurfer's numbers, white matter (2, 41) among them, or a lookup table beside the map: "
-                "regions.json, dseg.tsv, lookup.tsv",
-                found=few([str(v) for v in np.unique(values) if v]) or "0 in every voxel",
+                expected="FreeSurfer's numbers, white matter (2, 41) among them and hardly any other, or a lookup "
+                "table beside the map: regions.json, dseg.tsv, lookup.tsv",
+                found=(few(list(map(str, there))) or "0 in every voxel")
+                + (f"; not FreeSurfer's: {unnamed}" if unnamed else ""),
                 hint="name one: --region-names TABLE, or --region-names freesurfer",
             )
         table = FREESURFER

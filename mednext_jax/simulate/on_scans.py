@@ -183,7 +183,7 @@ def _of_contrast(cases: Mapping[str, Path], contrast: str | None) -> tuple[str, 
                 "The names of the scans do not tell one contrast.",
                 expected=" or ".join(PAINTED_CONTRASTS),
                 found=few(sorted(names)) or few([path.name for path in cases.values()]),
-                hint="name it: --contrast T1w",
+                hint="name it: --contrast T1w; scans of another are left out",
             )
         (contrast,) = names
     elif contrast not in PAINTED_CONTRASTS:

@@ -75,9 +75,10 @@ def test_a_scan_in_no_contrast_that_the_model_knows_is_named(tmp_path):
     t2w, pd, unknown = unlike_model(scans, KNOWS)
     assert "no contrast that the model knows" in t2w.what == pd.what
     assert (t2w.expected, t2w.found, pd.found) == ("T1w, FLAIR", "T2w", "PD")
+    assert t2w.hint == pd.hint == "its threshold is the model's general one, 0.4"
     assert "general threshold, 0.4" in unknown.what and unknown.file.endswith("e.nii.gz")
-    # a threshold of the user's leaves nothing to say of the scan without a name
-    assert unlike_model(scans, KNOWS, ()) == [t2w, pd]
+    # a threshold of the user's leaves nothing to say of the scan without a name, and of the others' thresholds
+    assert unlike_model(scans, KNOWS, ()) == [dataclasses.replace(one, hint=None) for one in (t2w, pd)]
 
 
 def test_a_table_for_any_contrast_knows_them_all(tmp_path):
