@@ -99,6 +99,7 @@ SHIFTED[1, 3] += 25
         (with_map(np.where(VALUES > 0, VALUES + 600, 0).astype(np.int16)), "values of the region map have no names"),
         (with_map(np.where(np.isin(VALUES, (2, 41)), 0, VALUES)), "values of the region map have no names"),
         (with_map(np.zeros_like(VALUES)), "values of the region map have no names"),
+        (with_map(np.where(VALUES == 0, 502, VALUES).astype(np.int16)), "not FreeSurfer's: 502"),
         (with_map(VALUES, ELSEWHERE), "elsewhere in space"),
         (with_map(VALUES, SHIFTED), "not that of the scan"),
         (with_map(VALUES[::2, ::2, ::2], AFFINE @ np.diag([2, 2, 2, 1])), "too large to paint by"),
