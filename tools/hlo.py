@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
@@ -162,20 +162,24 @@ def kernels(
         names = _parameters(body, len(one.operands)) if kernel else one.operands
         updates = [part for part in body if part.operation == "dynamic-update-slice"]
         replaced = [size(known[part.computation, part.operands[1]]) for part in updates]
+        users = defaultdict(list)
+        for part in body:
+            for name in set(part.operands):
+                users[name].append(part)
         read = 0
         for operand, name in zip(one.operands, names, strict=True):
             if source := known.get((one.computation, operand)):
-                read += int(min(size(source), _read(name, body, size)))
+                read += int(min(size(source), _read(name, users, size)))
         found.append((one, read + (sum(replaced) or size(one))))
     return found
 
 
-def _read(name: str, body: list[Instruction], size: Callable[[Instruction], int]) -> float:
-    """What a kernel's `body` reads of the array that it calls `name`: its slices, or all of it (infinity)."""
+def _read(name: str, users: Mapping[str, list[Instruction]], size: Callable[[Instruction], int]) -> float:
+    """What the `users` in a kernel read of the array that it calls `name`: its slices, or all of it (infinity)."""
     read = 0.0
-    for user in (part for part in body if name in part.operands):
+    for user in users.get(name, ()):
         if user.operation == "bitcast":
-            read += _read(user.name, body, size)
+            read += _read(user.name, users, size)
         elif user.operation in ("slice", "dynamic-slice"):
             read += size(user)
         elif user.operation != "dynamic-update-slice" or user.operands[0] != name:  # what is replaced is not read

@@ -162,8 +162,9 @@ def _of_real_scans(folder: Path, scans: str) -> Iterator[Table]:
         "Real scans, of which nobody knows the PVS",
         f"{scans + '. ' if scans else ''}By `tools.bench_real`: of the clusters in the scan as it is, the shares that "
         "lie where no PVS are (misplaced), not deep in tissue, in lesions; of the tubes painted into it, the share "
-        "found, by volume (mm3), and the share of their places that are marked without them. Each scan was "
-        "segmented without mirrors (`predict --no-tta`). No rater has marked these scans.",
+        "found, by volume (mm3), and the share of their places that are marked without them. The tool averages "
+        "over no mirrors unless it is told to, `predict` does unless it is told not to. No rater has marked these "
+        "scans.",
         tuple(names[index].replace("_", " ") for index in shown),
         [tuple(row[index] for index in shown) for row in rows],
     )

@@ -71,9 +71,8 @@ def norm_mlp(
     tpu = tpu and u.dtype == jnp.bfloat16
     keep = inside_front_padding(u, split) if front_padding else None
     statistics = moments(u, keep, split, one_pass=tpu) if weights.norm == "group" else None
-    if tpu and statistics is not None:  # remat "dw" would sum again all of the `u` that it keeps
-        mean, variance = statistics
-        statistics = checkpoint_name(mean, "dw"), checkpoint_name(variance, "dw")
+    if tpu:  # remat "dw" would sum again all of the `u` that it keeps
+        statistics = checkpoint_name(statistics, "dw")
     inside = residual if keep is None else None
     rows = math.prod(u.shape[1:4])
     chunk = divisor_up_to(rows, _CHUNK_BYTES // (4 * weights.expand_bias.size))

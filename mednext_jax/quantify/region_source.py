@@ -132,26 +132,25 @@ def _read(
     standard = is_freesurfer(values)
     if table is None:
         if not standard:
-            there = [int(value) for value in np.unique(values) if value]
-            unnamed = few([str(value) for value in there if value not in FREESURFER])
+            unnamed = _unnamed(values, FREESURFER)
             raise InputError(
                 "The values of the region map have no names.",
                 file=file,
                 expected="FreeSurfer's numbers, white matter (2, 41) among them and hardly any other, or a lookup "
                 "table beside the map: regions.json, dseg.tsv, lookup.tsv",
-                found=(few(list(map(str, there))) or "0 in every voxel")
-                + (f"; not FreeSurfer's: {unnamed}" if unnamed else ""),
+                found=_present(values) + (f"; not FreeSurfer's: {unnamed}" if unnamed else ""),
                 hint="name one: --region-names TABLE, or --region-names freesurfer",
             )
         table = FREESURFER
-    notes = _unknown(values, table, file)
+    unnamed = _unnamed(values, table)
+    notes = (f"{file}: values without a name count as no region: {unnamed}",) if unnamed else ()
     brain = Parcellation.of(values, image.affine, table)
     if len(brain.structures) == 1:
         raise InputError(
             "The region map has none of the values that the lookup table names.",
             file=file,
             expected=few([f"{value} ({s.name})" for value, s in sorted(table.items())]),
-            found=few([str(v) for v in np.unique(values) if v]) or "0 in every voxel",
+            found=_present(values),
             hint="name the right table: --region-names TABLE",
         )
     _require_same_space(brain, mask, file)
@@ -162,13 +161,15 @@ def _read(
     return SubjectRegions(brain.refined() if whole else brain, notes, overlap)
 
 
-def _unknown(values: np.ndarray, table: Mapping[int, Structure], file: str) -> tuple[str, ...]:
+def _present(values: np.ndarray) -> str:
+    """The values of a label map, for a message."""
+    return few([str(v) for v in np.unique(values) if v]) or "0 in every voxel"
+
+
+def _unnamed(values: np.ndarray, table: Mapping[int, Structure]) -> str:
+    """Values that `table` does not name, with their voxels; empty if it names all."""
     counts = np.bincount(values.ravel())
-    unknown = [int(v) for v in np.flatnonzero(counts) if v and int(v) not in table]
-    if not unknown:
-        return ()
-    named = few([f"{v} ({counts[v]} voxels)" for v in unknown])
-    return (f"{file}: values without a name count as no region: {named}",)
+    return few([f"{v} ({counts[v]} voxels)" for v in np.flatnonzero(counts) if v and int(v) not in table])
 
 
 def _require_same_space(brain: Parcellation, mask: nib.Nifti1Image, file: str) -> None:

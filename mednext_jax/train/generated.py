@@ -105,7 +105,7 @@ def simulated_scans(config: TrainConfig, anatomies: Sequence[Anatomy], workdir: 
     if data.is_dir():
         return data
     training, held_out = training_and_held_out(generator, anatomies)
-    print(f"simulating {generator.validation_scans} scans for validation in {len(held_out)} label maps", flush=True)
+    print(f"simulating {generator.validation_scans} scans for validation", flush=True)
     raw, unfinished = workdir / f".{FOLDER}_raw", workdir / f".{FOLDER}"
     for folder in (raw, unfinished):  # of a run that was killed while it made them
         shutil.rmtree(folder, ignore_errors=True)
