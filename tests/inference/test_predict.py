@@ -262,7 +262,7 @@ def test_a_disk_that_fills_in_the_middle_loses_nothing_that_is_done(models, scan
     out, replace, full = tmp_path / "out", Outputs._replace, [False]
 
     def fills(self, name, text):
-        full[0] |= (out / "records" / "case0.json").exists() and name == "volumes.tsv" and "case0" in text
+        full[0] |= name == "volumes.tsv" and "case" in text  # from the first row on, whichever scan's that is
         if full[0] and "case1" in text:
             raise OSError(28, "No space left on device")
         replace(self, name, text)
