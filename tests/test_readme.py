@@ -166,6 +166,7 @@ def test_what_runs_elsewhere_is_there(file):
     assert all(Path(page).name in text for page, named in PAGES_ELSEWHERE.items() if named == file)
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 def test_the_commands_of_the_pages_from_simulation_to_pages(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "folds" / "fold_0" / "model")  # a small one, in its place

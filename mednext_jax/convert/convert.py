@@ -20,6 +20,7 @@ from mednext_jax.weights.directory import save_model
 from mednext_jax.weights.recipe import Recipe
 from mednext_jax.weights.upkern import upkern as enlarge
 
+_LONGEST_FACT = 160  # characters of a fact that `info` writes out
 Target = Literal["mednext-jax", "mic", "monai", "nnunet-v1", "nnunet-v2"]
 
 
@@ -100,9 +101,16 @@ def _describe_one(source: WeightSource) -> str:
     }
     facts = {name: value for name, value in source.provenance.items() if name != "notes"}
     text = [f"{name:<12} {shown(value)}" for name, value in lines.items()]
-    text += [f"{'provenance':<12} {shown(f'{name}: {value}')}" for name, value in facts.items()]
+    text += [f"{'provenance':<12} {shown(f'{name}: {_brief(value)}')}" for name, value in facts.items()]
     text += [f"{'note':<12} {shown(note)}" for note in dict.fromkeys(source.notes)]
     return "\n".join(text)
+
+
+def _brief(value: object) -> object:
+    """A fact that fits into a line, or how much of it there is."""
+    if isinstance(value, Mapping | list) and len(str(value)) > _LONGEST_FACT:
+        return f"{len(value)} entries; info --json has them"
+    return value
 
 
 def _rule(recipe: Recipe) -> str:

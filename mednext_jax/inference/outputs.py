@@ -52,9 +52,10 @@ _OF_BIDS = (DESCRIPTION, IGNORES)
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What became of a scan: its row of volumes.tsv, what its tables lack, and what else is to be said of it."""
+    """What became of a scan: its row of volumes.tsv, its PVS in words, what its tables lack, what else is to say."""
 
     row: dict[str, Any]
+    pvs: str
     lacks: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -138,6 +139,7 @@ class Outputs:
         row["flags"] = SEPARATOR.join([*flags, *([EDGE] if edge else []), *training_flags(row, training)])
         images = {scan.probability: result.probability, scan.mask: result.mask}  # where the mask is, all else is
         texts: dict[Path, str] = {}
+        pvs = "{count} PVS, {volume_mm3:.1f} mm3".format(**row)
         lacks: list[Failure] = []
         notes: tuple[str, ...] = ()
         maps = {} if members is None else members.maps
@@ -146,7 +148,7 @@ class Outputs:
             found, problems = self._tables.measure(scan.case, result.mask, voxels, scan.files[0], members)
             if problems:
                 lacks = [Failure(scan.case, "regions", tuple(problems), by_input=True)]
-            notes = found.warnings
+            pvs, notes = found.in_words(), found.warnings
             targets = derivative.table_files(scan)
             of_maps = {targets.map_of(n): image_like(v, result.mask, np.float32) for n, v in maps.items()}
             images = {targets.labels: labels_image(found, result.mask)} | of_maps | images
@@ -176,7 +178,7 @@ class Outputs:
         finally:
             for path in files.values():
                 path.unlink(missing_ok=True)
-        return Written(row, tuple(lacks), notes)
+        return Written(row, pvs, tuple(lacks), notes)
 
     def take(self, failures: Iterable[Failure]) -> None:
         """Add to failed.tsv, if that can be written: a full disk is told at the end, and stops no scan."""

@@ -75,7 +75,7 @@ class CohortProgress:
         else:
             self._written += 1
             self._busy += outcome.seconds.get("device", 0.0)
-            text = "{count} PVS, {volume_mm3:.1f} mm3, {seconds:.1f} s".format(**outcome.written.row)
+            text = f"{outcome.written.pvs}, {outcome.written.row['seconds']:.1f} s"
             if flags := outcome.written.row["flags"]:
                 text += f", look at it: {flags}"
         line = f"[{self._done}/{self._count}] {shown(scan.case)}: {text}"

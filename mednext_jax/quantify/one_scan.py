@@ -68,6 +68,15 @@ class Quantified:
     regions: list[dict[str, Any]]
     warnings: tuple[str, ...] = ()
 
+    def in_words(self) -> str:
+        """Counts and volume of the whole brain, for a line of output."""
+        whole = self.regions[0]
+        text = f"{whole['count']} PVS, {whole['volume_mm3']:.1f} mm3"
+        if whole["count_all"] > whole["count"]:
+            limits = f"{whole['min_voxels']} voxels" + f" or {whole['min_mm3']:g} mm3" * (whole["min_mm3"] > 0)
+            text += f" ({whole['count_all']} with those below {limits})"
+        return text
+
 
 def quantify_arrays(
     mask: np.ndarray,

@@ -216,11 +216,6 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _tell(number: int, total: int, case: str, found: Quantified) -> None:
-    whole = found.regions[0]
-    print(
-        f"[{number}/{total}] {shown(case)}: {whole['count']} PVS, {whole['volume_mm3']:.1f} mm3 "
-        f"({whole['count_all']} with those below {whole['min_voxels']} voxels or {whole['min_mm3']:g} mm3)",
-        flush=True,
-    )
+    print(f"[{number}/{total}] {shown(case)}: {found.in_words()}", flush=True)
     for warning in found.warnings:
         print(f"  {shown(warning)}", flush=True)

@@ -11,12 +11,13 @@ import sys
 import numpy as np
 import pytest
 
-from mednext_jax.convert.convert import convert, info
+from mednext_jax.convert.convert import convert, info, info_json
 from mednext_jax.convert.sources import read_sources
 from mednext_jax.convert.torch_reader.pickle_reader import read_pickle
 from mednext_jax.errors import InputError
 from mednext_jax.model.config import MedNeXtConfig
 from mednext_jax.preprocess.normalise import SCHEMES, Scheme
+from mednext_jax.weights import packaged
 from mednext_jax.weights.directory import load_model, load_models, save_model
 from mednext_jax.weights.names import expected_shapes, from_torch_names, to_torch_names
 from mednext_jax.weights.recipe import Recipe
@@ -246,6 +247,15 @@ def test_a_workdir_stands_for_its_model(tmp_path):
 def test_info_tells_what_was_assumed_when_the_model_was_converted(tmp_path):
     convert(DATA / "lightning.ckpt", tmp_path / "model")
     assert "axes as the scan is stored (orientation)" in info(tmp_path / "model")
+
+
+@pytest.mark.core
+def test_info_leaves_long_facts_to_json():
+    text, (network,) = info(packaged.FOLDER), json.loads(info_json(packaged.FOLDER))["networks"]
+    facts = network["provenance"]
+    assert f"config: {len(facts['config'])} entries; info --json has them" in text
+    assert f"training_range: {facts['training_range']}" in text
+    assert max(map(len, text.splitlines())) < 250
 
 
 @pytest.mark.core

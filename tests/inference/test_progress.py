@@ -22,7 +22,7 @@ pytestmark = pytest.mark.core
 
 SCAN = Scan("a", (), Path("m"), Path("p"))
 ROW = {"scan": "a", "count": 1, "volume_mm3": 1.0, "seconds": 1.0, "flags": ""}
-DONE = Done(Written(ROW), {"read": 0.25, "device": 1.0}, 7)
+DONE = Done(Written(ROW, "1 PVS, 1.0 mm3"), {"read": 0.25, "device": 1.0}, 7)
 FAILED = Failure("a", "segment", (Problem("No."),), by_input=True)
 
 

@@ -17,7 +17,7 @@ from mednext_jax.train.experiment import Experiment
 from mednext_jax.train.train import train
 from mednext_jax.weights.directory import load_model
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("quickly_compiled")]
 
 LABELS = {"background": 0, "bar": (1, 2), "core": (2,)}
 

@@ -36,14 +36,14 @@ STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
+def compiled_once(quickly_compiled, tmp_path_factory):
     """Compiled programs are shared between the runs and processes of this file."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     values = (str(tmp_path_factory.mktemp("compiled")), 0.0)
     for name, value in zip(names, values, strict=True):
         jax.config.update(name, value)
-    yield {name.upper(): str(value) for name, value in zip(names, values, strict=True)}
+    yield quickly_compiled | {name.upper(): str(value) for name, value in zip(names, values, strict=True)}
     for name, value in before.items():
         jax.config.update(name, value)
 
