@@ -24,7 +24,7 @@ from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.split import WHOLE, halo_of
 from tests.kernels.compare_blocks import NORMAL, C, E, block_arguments, check_block, weights
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("interpreter", "quickly_compiled")
 
 BATCH, R = 2, 4
 # Float32 sums in another order; those of biases' gradients cancel to a hundredth of their terms.

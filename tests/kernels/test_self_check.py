@@ -23,7 +23,7 @@ from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import LocalOps
 from tests.kernels.another_process import run_python
 
-pytestmark = pytest.mark.usefixtures("interpreter", "tiles")
+pytestmark = pytest.mark.usefixtures("interpreter", "tiles", "quickly_compiled")
 
 BLOCK = BlockKind("block", 2, 4, 2, 3)
 DOWN, UP = BlockKind("down", 2, 4, 4, 3), BlockKind("up", 2, 4, 4, 3)

@@ -22,7 +22,7 @@ from mednext_jax.kernels.mosaic.layout import Lines, inside, to_lanes
 from mednext_jax.kernels.mosaic.xla_depthwise import Volumes
 from mednext_jax.ops.depthwise import conv_halo, down_halo, up_halo
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("quickly_compiled")]
 NORMAL = jax.random.normal
 NO_HALO = (False, False, False)
 

@@ -27,7 +27,7 @@ from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.norm import EPSILON, inside_front_padding, moments
 from tests.kernels.compare_blocks import NORMAL, C, E, block_arguments, check_block, weights
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("quickly_compiled")]
 
 R = 6
 FIT = 3e-4  # the kernels' GELU is a fit

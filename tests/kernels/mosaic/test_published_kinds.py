@@ -14,7 +14,7 @@ from mednext_jax.kernels.self_check import measure
 from mednext_jax.model.config import published_kinds
 from mednext_jax.ops.block_kind import BlockKind
 
-pytestmark = [pytest.mark.slow, pytest.mark.core]
+pytestmark = [pytest.mark.slow, pytest.mark.core, pytest.mark.usefixtures("quickly_compiled")]
 
 
 @pytest.mark.parametrize("kind", published_kinds(), ids=str)

@@ -19,7 +19,7 @@ from mednext_jax.kernels.mosaic import lane_blocks, lane_ops
 from mednext_jax.kernels.self_check import measure
 from mednext_jax.ops.block_kind import BlockKind
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("quickly_compiled")]
 
 BLOCK, UP = BlockKind("block", 2, 4, 2, 3), BlockKind("up", 2, 4, 4, 3)
 FLOAT32 = 3e-4  # the kernels' GELU is a fit
