@@ -111,7 +111,7 @@ def quickly_compiled():
     import jax
 
     name = "jax_disable_most_optimizations"
-    before = getattr(jax.config, name)
+    before = jax.config.values[name]
     jax.config.update(name, True)
     yield {name.upper(): "1"}
     jax.config.update(name, before)
