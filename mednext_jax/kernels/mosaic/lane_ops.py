@@ -72,19 +72,19 @@ class LaneOps(LocalOps):
         return _laid(change(_last(x), 1 + axis))
 
     def block(self, x: Any, conv1: Conv, weights: MLPWeights, *, residual: bool, split: Split = WHOLE) -> Any:
-        if self._is_refused("block", x, conv1, weights, residual):
+        if self._is_refused("block", x, x.lines, conv1, weights, residual):
             return _laid(self._plain.block(_last(x), conv1, weights, residual=residual, split=split))
         lines = lane_blocks.without_halo(x.lines, conv1, split)
         return InLanes(lane_blocks.block(x.array, conv1, weights, residual, x.lines, split), lines)
 
     def down_block(self, x: Any, conv1: Conv, weights: MLPWeights, res_conv: Conv | None) -> Any:
-        if self._is_refused("down", x, conv1, weights, res_conv is not None):
+        if self._is_refused("down", x, x.lines, conv1, weights, res_conv is not None):
             return _laid(self._plain.down_block(_last(x), conv1, weights, res_conv))
         array = lane_blocks.down_block(x.array, conv1, weights, res_conv, x.lines)
         return InLanes(array, lane_blocks.halved(x.lines))
 
     def up_block(self, x: Any, conv1: Conv, weights: MLPWeights, res_conv: Conv | None, skip: Any) -> Any:
-        if self._is_refused("up", x, conv1, weights, res_conv is not None):
+        if self._is_refused("up", x, skip.lines, conv1, weights, res_conv is not None):
             return _laid(self._plain.up_block(_last(x), conv1, weights, res_conv, _last(skip)))
         array = lane_blocks.up_block(x.array, conv1, weights, res_conv, skip.array, x.lines)
         return InLanes(array, skip.lines)
@@ -130,13 +130,18 @@ class LaneOps(LocalOps):
     def _plain(self) -> LocalOps:
         return LocalOps(self.platform)
 
-    def _is_refused(self, block: _Block, x: Any, conv1: Conv, weights: MLPWeights, residual: bool) -> bool:
-        """Whether a block runs as XLA's operations; says why, once, unless the check has said it."""
+    def _is_refused(
+        self, block: _Block, x: Any, finer: Lines, conv1: Conv, weights: MLPWeights, residual: bool
+    ) -> bool:
+        """Whether a block runs as XLA's operations; says why, once, unless the check has said it.
+
+        finer: the lines of its longer rows, of what goes in or what comes out.
+        """
         hidden, out_channels = weights.compress_kernel.shape
         kind = BlockKind(block, x.array.shape[3], hidden, out_channels, conv1[0].shape[0], residual)
         if kind in self.refused:
             return True
-        reason = _refusal(x, kind, weights)
+        reason = _refusal(x, finer, kind, weights)
         if reason:
             tell_once(f"{kind} {reason}: it runs as XLA operations")
         return reason is not None
@@ -147,7 +152,7 @@ def takes(kind: BlockKind) -> bool:
     return not any(count % _SUBLANES for count in (kind.channels, kind.hidden, kind.out_channels))
 
 
-def _refusal(x: InLanes, kind: BlockKind, weights: MLPWeights) -> str | None:
+def _refusal(x: InLanes, finer: Lines, kind: BlockKind, weights: MLPWeights) -> str | None:
     """Why the kernels cannot run a block; none if they can."""
     if x.array.dtype != COMPUTE_TYPE:
         return f"of type {x.array.dtype}"
@@ -155,7 +160,7 @@ def _refusal(x: InLanes, kind: BlockKind, weights: MLPWeights) -> str | None:
         return "with layer norm or global response normalisation"
     if not takes(kind):
         return f"with channels that are no multiples of {_SUBLANES}"
-    if x.lines.lanes > LANES:
+    if finer.lanes > LANES:
         return f"with rows of more than {LANES} voxels"
     return None
 

@@ -25,7 +25,7 @@ from mednext_jax.ops.block_kind import BlockKind
 from mednext_jax.ops.local import LocalOps
 from mednext_jax.ops.mlp import MLPWeights
 from mednext_jax.ops.norm import EPSILON, inside_front_padding, moments
-from tests.kernels.compare_blocks import NORMAL, C, E, block_arguments, check_block, weights
+from tests.kernels.compare_blocks import NORMAL, C, E, block_arguments, check_block, weights, with_gradients
 
 pytestmark = [pytest.mark.core, pytest.mark.usefixtures("quickly_compiled")]
 
@@ -161,3 +161,20 @@ def test_what_the_kernels_refuse_runs_as_xla_operations(
     kind = BlockKind("block", C, R, C, 3)
     y = ops.leave(LaneOps(refused=frozenset({kind})).block(ops.enter(x), conv1, w, residual=True))
     np.testing.assert_allclose(y, LocalOps().block(x, conv1, w, residual=True), atol=1e-4)
+
+
+# An up block's rows are short where they go in; where they come out they are twice as long.
+@pytest.mark.parametrize("kind, extents", [("block", (1, 2, 130)), ("down", (2, 2, 130)), ("up", (1, 1, 65))])
+def test_rows_that_are_too_long_run_as_xla_operations(
+    kind: str, extents: tuple[int, int, int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pl, "pallas_call", lambda *_, **__: pytest.fail("ran through the kernels"))
+    tell_once.cache_clear()
+    options = {"residual": True} if kind == "block" else {}
+    (y, (dx, *_)), (expected, (gradient, *_)) = (
+        with_gradients(kind, ops, arguments(kind, 3, extents), run_once, **options)
+        for ops in (LaneOps(), LocalOps("tpu"))
+    )
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(dx, gradient, rtol=1e-5, atol=1e-4)
+    assert any("rows of more than 128" in message for message in caplog.messages)
