@@ -25,6 +25,7 @@ from mednext_jax.ops.mlp import MLPWeights
 _LINES = 64  # lines of one step of the grid
 _JOINED = 16  # lines side by side in one product, if its hidden layer has at most as many numbers as below
 _HIDDEN, _HIDDEN_BACKWARD = 2**19, 2**18
+_AT_ONCE = 1024  # channels of the hidden layer that the backward pass forms at once: of 4096 a v5p's VMEM is too small
 
 
 class MLPSums(NamedTuple):
@@ -197,6 +198,7 @@ def _backward_kernel(
     expand, expand_bias, compress = expand_ref[...], expand_bias_ref[...], compress_ref[...]
     kind, lanes = u_ref.dtype, lines.lanes
     first = pl.program_id(1) * u_ref.shape[1]
+    parts = [slice(start, min(start + _AT_ONCE, len(expand))) for start in range(0, len(expand), _AT_ONCE)]
 
     def some(turn: Array, _: None) -> None:
         at = [turn * joined + i for i in range(joined)]
@@ -204,22 +206,24 @@ def _backward_kernel(
         t = jnp.concatenate([(x * scale + shift).astype(kind) for x in apart], 1)
         rows = [_kept(first + line, lines, front, g_ref[0, line]) for line in at]
         g = jnp.concatenate(rows, 1)
-        z, dhidden = _product(expand, t), _product(compress, g)
-        hidden, dz = [], []
-        for i in range(joined):
-            twice, slope = _twice_gelu_and_slope(_part(z, i, lanes) + expand_bias)
-            hidden.append(twice.astype(kind))
-            gradient = _part(dhidden, i, lanes) * slope
-            dexpand_bias_ref[0] += gradient
-            dz.append(gradient.astype(kind))
-        dt = _product(expand, jnp.concatenate(dz, 1), (0, 0))
-        dcompress_ref[0] += _product(g, jnp.concatenate(hidden, 1), (1, 1))
-        dexpand_ref[0] += _product(t, jnp.concatenate(dz, 1), (1, 1))
+        dt = jnp.zeros((), jnp.float32)
+        for part in parts:
+            z, dhidden = _product(expand[part], t), _product(compress[part], g)
+            hidden, dz = [], []
+            for i in range(joined):
+                twice, slope = _twice_gelu_and_slope(_part(z, i, lanes) + expand_bias[part])
+                hidden.append(twice.astype(kind))
+                gradient = _part(dhidden, i, lanes) * slope
+                dexpand_bias_ref[0, part] += gradient
+                dz.append(gradient.astype(kind))
+            dt = dt + _product(expand[part], jnp.concatenate(dz, 1), (0, 0))
+            dcompress_ref[0, :, part] += _product(g, jnp.concatenate(hidden, 1), (1, 1))
+            dexpand_ref[0, :, part] += _product(t, jnp.concatenate(dz, 1), (1, 1))
         for i, line in enumerate(at):
-            part = _part(dt, i, lanes)
-            dt_ref[0, line] = part.astype(kind)
-            through_norm_ref[0, 0] += part
-            through_norm_ref[0, 1] += part * apart[i]
+            of_line = _part(dt, i, lanes)
+            dt_ref[0, line] = of_line.astype(kind)
+            through_norm_ref[0, 0] += of_line
+            through_norm_ref[0, 1] += of_line * apart[i]
             dcompress_bias_ref[0] += rows[i].astype(jnp.float32)
 
     lax.fori_loop(0, u_ref.shape[1] // joined, some, None)

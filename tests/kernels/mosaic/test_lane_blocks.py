@@ -89,9 +89,10 @@ def test_block_on_a_part_of_two_axes() -> None:
 
 
 def test_many_lines_take_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums run over the steps of the grid and the turns of a step's loop; each line is masked by its own place."""
+    """Sums run over steps of the grid, turns of a step's loop, parts of the hidden layer; each line has its own mask."""
     monkeypatch.setattr(mlp, "_LINES", 4)
     monkeypatch.setattr(mlp, "_JOINED", 2)
+    monkeypatch.setattr(mlp, "_AT_ONCE", 4)
     n, lines = 2, Lines(4, 35, 13)
     keys = jax.random.split(jax.random.key(0), 3)
     x, g = NORMAL(keys[0], (n, 4, 35, 13, C)), NORMAL(keys[1], (n, 4, 35, 13, E))
