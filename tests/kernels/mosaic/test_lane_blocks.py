@@ -89,7 +89,7 @@ def test_block_on_a_part_of_two_axes() -> None:
 
 
 def test_many_lines_take_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums run over steps of the grid, turns of a step's loop, parts of the hidden layer; each line has its own mask."""
+    """Sums run over steps of the grid, turns of a step's loop, parts of the hidden layer; each line has a mask."""
     monkeypatch.setattr(mlp, "_LINES", 4)
     monkeypatch.setattr(mlp, "_JOINED", 2)
     monkeypatch.setattr(mlp, "_AT_ONCE", 4)
