@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -206,7 +207,7 @@ def _backward_kernel(
         t = jnp.concatenate([(x * scale + shift).astype(kind) for x in apart], 1)
         rows = [_kept(first + line, lines, front, g_ref[0, line]) for line in at]
         g = jnp.concatenate(rows, 1)
-        dt = jnp.zeros((), jnp.float32)
+        through_parts = []
         for part in parts:
             z, dhidden = _product(expand[part], t), _product(compress[part], g)
             hidden, dz = [], []
@@ -216,9 +217,10 @@ def _backward_kernel(
                 gradient = _part(dhidden, i, lanes) * slope
                 dexpand_bias_ref[0, part] += gradient
                 dz.append(gradient.astype(kind))
-            dt = dt + _product(expand[part], jnp.concatenate(dz, 1), (0, 0))
+            through_parts.append(_product(expand[part], jnp.concatenate(dz, 1), (0, 0)))
             dcompress_ref[0, :, part] += _product(g, jnp.concatenate(hidden, 1), (1, 1))
             dexpand_ref[0, :, part] += _product(t, jnp.concatenate(dz, 1), (1, 1))
+        dt = functools.reduce(operator.add, through_parts)
         for i, line in enumerate(at):
             of_line = _part(dt, i, lanes)
             dt_ref[0, line] = of_line.astype(kind)
