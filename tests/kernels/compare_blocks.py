@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,12 +14,6 @@ from mednext_jax.ops.split import WHOLE
 
 C, E = 2, 4  # channels of a block, and behind a block that changes them
 NORMAL = jax.random.normal
-Run = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
-
-
-def at_once(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """The result of a function, compiled as usual."""
-    return jax.jit(function)(arguments)
 
 
 def weights(key: jax.Array, c: int, r: int, e: int) -> MLPWeights:
@@ -53,7 +46,7 @@ def block_arguments(
     return x, conv1, weights(keys[3], C, r, e), beside, *skip
 
 
-def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], run: Run, **options: Any) -> Any:
+def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], **options: Any) -> Any:
     name = kind if kind == "block" else f"{kind}_block"
 
     def block(x: jax.Array, *rest: Any) -> jax.Array:
@@ -71,7 +64,7 @@ def with_gradients(kind: str, ops: LocalOps, arguments: tuple[Any, ...], run: Ru
     if axes:
         mesh = jax.make_mesh((1,) * len(axes), axes, axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
         both = jax.shard_map(both, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False)
-    return run(both, arguments)
+    return jax.jit(both)(arguments)
 
 
 def check_block(
@@ -79,11 +72,10 @@ def check_block(
     arguments: tuple[Any, ...],
     tolerance: float,
     ops: tuple[LocalOps, LocalOps],
-    run: Run = at_once,
     **options: Any,
 ) -> None:
     """The second of `ops` against the first: relative L2 of the output and of each gradient below the tolerance."""
-    expected, found = (with_gradients(kind, one, arguments, run, **options) for one in ops)
+    expected, found = (with_gradients(kind, one, arguments, **options) for one in ops)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     for (path, want), got in zip(leaves, jax.tree.leaves(found), strict=True):
         name = jax.tree_util.keystr(path)

@@ -6,7 +6,6 @@ In float32, too, except where words of two channels are what is tested: bfloat16
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -76,11 +75,11 @@ def check(
     volumes = volumes_of(step, k, extents, halo)
     given = arguments(k, volumes, n, c, dtype)
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), given)
-    expected = compiled(xla_depthwise, volumes, wide)(*wide)
+    expected = jax.jit(functools.partial(run, xla_depthwise, volumes))(*wide)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words, "_UNROLLED", 1)  # the interpreter's time is its compiler's
         patch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=interpret))
-        found = compiled(depthwise, volumes, given)(*given)
+        found = jax.jit(functools.partial(run, depthwise, volumes))(*given)
     for name, want in expected.items():
         got = found[name].astype(jnp.float32)
         error = float(jnp.linalg.norm((got - want).ravel()) / jnp.linalg.norm(want.ravel()))
@@ -88,11 +87,6 @@ def check(
     for name, lines in (("u", volumes.after), ("dx", volumes.before)):
         outside = np.where(inside(lines)[:, None], 0, np.asarray(found[name], np.float32))
         assert not outside.any(), name  # and nothing that is not a number
-
-
-def compiled(form: Any, volumes: Volumes, given: tuple[Any, ...]) -> Callable[..., dict[str, Any]]:
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(functools.partial(run, form, volumes)).lower(*given).compile(options)
 
 
 # Rows that do not fill their lanes. Of 96, 128 and 160 voxels they are in `test_convolutions`.

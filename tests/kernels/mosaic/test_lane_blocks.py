@@ -42,13 +42,8 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def run_once(function: Any, *arguments: Any) -> Any:
-    """Compiled without LLVM's optimisation, which takes longer than these programs."""
-    return jax.jit(function).lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
-
-
 arguments = functools.partial(block_arguments, r=R)
-check = functools.partial(check_block, tolerance=FIT, ops=(LocalOps("tpu"), LaneOps()), run=run_once)
+check = functools.partial(check_block, tolerance=FIT, ops=(LocalOps("tpu"), LaneOps()))
 
 
 # Rows that fill their lanes, and such that do not; 6 and 10 occur below patches of 96 and 160.
@@ -114,8 +109,8 @@ def test_many_lines_take_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         y, pull = jax.vjp(plain, x, w)
         return y, pull(g)[1]
 
-    expected, dw = run_once(through_xla, x, g, w)
-    found, by_scale, sums = run_once(through_kernels, x, g, w)
+    expected, dw = jax.jit(through_xla)(x, g, w)
+    found, by_scale, sums = jax.jit(through_kernels)(x, g, w)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     np.testing.assert_allclose(by_scale, dw.norm_scale, rtol=1e-3, atol=1e-2)
     for name in ("expand_kernel", "expand_bias", "compress_kernel", "compress_bias"):
@@ -141,7 +136,7 @@ def test_equal_blocks_in_a_loop_and_under_remat_are_blocks() -> None:
         return jax.lax.scan(jax.checkpoint(one, policy=policy), x, given)[0]
 
     def gradients(run: Any) -> Any:
-        return run_once(jax.grad(lambda given: jnp.square(ops.leave(run(ops.enter(x), given))).sum()), twice)
+        return jax.jit(jax.grad(lambda given: jnp.square(ops.leave(run(ops.enter(x), given))).sum()))(twice)
 
     for a, b in zip(jax.tree.leaves(gradients(looped)), jax.tree.leaves(gradients(unrolled)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -173,8 +168,7 @@ def test_rows_that_are_too_long_run_as_xla_operations(
     tell_once.cache_clear()
     options = {"residual": True} if kind == "block" else {}
     (y, (dx, *_)), (expected, (gradient, *_)) = (
-        with_gradients(kind, ops, arguments(kind, 3, extents), run_once, **options)
-        for ops in (LaneOps(), LocalOps("tpu"))
+        with_gradients(kind, ops, arguments(kind, 3, extents), **options) for ops in (LaneOps(), LocalOps("tpu"))
     )
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(dx, gradient, rtol=1e-5, atol=1e-4)
