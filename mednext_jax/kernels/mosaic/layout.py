@@ -21,6 +21,7 @@ from jax import Array
 
 LANES = 128
 VMEM_BYTES = 100 * 2**20  # the limit of a kernel; a chip that has less takes what it has
+STEP_BYTES = 28 * 2**20  # what a step's activations may take of VMEM, which is 64 MiB on the smallest chip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,12 +18,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mednext_jax.kernels.mosaic.instance_norm import InstanceNorm
-from mednext_jax.kernels.mosaic.layout import VMEM_BYTES, Lines
+from mednext_jax.kernels.mosaic.layout import STEP_BYTES, VMEM_BYTES, Lines
 from mednext_jax.ops.correlate import divisor_up_to
 from mednext_jax.ops.gelu import SATURATED, TANH
 from mednext_jax.ops.mlp import MLPWeights
 
-_LINES = 64  # lines of one step of the grid
+_LINES = 64  # lines of one step of the grid, if their activations take no more than STEP_BYTES
 _JOINED = 16  # lines side by side in one product, if its hidden layer has at most as many numbers as below
 _HIDDEN, _HIDDEN_BACKWARD = 2**19, 2**18
 _AT_ONCE = 1024  # channels of the hidden layer that the backward pass forms at once: of 4096 a v5p's VMEM is too small
@@ -55,8 +55,8 @@ def forward(
     """
     n, c = u.shape[0], u.shape[3]
     r, e = weights.compress_kernel.shape
-    steps, joined = _cut(lines, r, _HIDDEN)
     extra = [_flat(x) for x in (beside, skip) if x is not None]
+    steps, joined = _cut(lines, (c + (1 + len(extra)) * e) * u.dtype.itemsize, r, _HIDDEN)
     kernel = functools.partial(
         _forward_kernel,
         lines=lines,
@@ -99,7 +99,7 @@ def backward(
     """The gradient dt at the norm's output, and the sums, from g (n, d, groups, e, lanes) at the block's output."""
     n, c = u.shape[0], u.shape[3]
     r, e = weights.compress_kernel.shape
-    steps, joined = _cut(lines, r, _HIDDEN_BACKWARD)
+    steps, joined = _cut(lines, (2 * c + e) * u.dtype.itemsize, r, _HIDDEN_BACKWARD)
     lanes = lines.lanes
     sums = [(c, r), (e, r), (r, lanes), (e, lanes), (2, c, lanes)]
     dt, dexpand, dcompress, dexpand_bias, dcompress_bias, through_norm = pl.pallas_call(
@@ -269,9 +269,10 @@ def _part(x: Array, i: int, lanes: int) -> Array:
     return x[:, lanes * i : lanes * (i + 1)]
 
 
-def _cut(lines: Lines, hidden: int, most: int) -> tuple[int, int]:
-    """Lines of one step of the grid, and of one product in it."""
-    steps = divisor_up_to(lines.d * lines.groups, _LINES)
+def _cut(lines: Lines, voxel_bytes: int, hidden: int, most: int) -> tuple[int, int]:
+    """Lines of one step of the grid, and of one product in it; voxel_bytes: of a voxel's activations, read and written."""
+    twice = 2 * voxel_bytes * lines.lanes  # while a step is computed, the next one's are on their way
+    steps = divisor_up_to(lines.d * lines.groups, min(_LINES, STEP_BYTES // twice))
     return steps, divisor_up_to(steps, min(_JOINED, most // (hidden * lines.lanes)))
 
 

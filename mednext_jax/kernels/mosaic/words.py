@@ -15,12 +15,12 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from mednext_jax.kernels.mosaic.layout import STEP_BYTES
 from mednext_jax.kernels.mosaic.taps import Taps, Term
 from mednext_jax.ops.correlate import divisor_up_to
 
 SUBLANES = 8
 _CHANNELS = 16  # of one step: whole registers of bfloat16
-_STEP_BYTES = 28 * 2**20  # what a step's activations may take of VMEM, which is 64 MiB on the smallest chip
 _ROWS = 256  # of one product, so that a matrix is used often once it is loaded
 _UNROLLED = 16
 
@@ -46,7 +46,7 @@ class GridStep:
         planes = -(-taps.target.d // taps.target_steps[0])
         while True:
             step = cls(taps, block, channels // block, planes, SUBLANES, jnp.dtype(dtype))
-            if planes == 1 or step._bytes(targets) <= _STEP_BYTES:
+            if planes == 1 or step._bytes(targets) <= STEP_BYTES:
                 break
             planes = -(-planes // 2)
         padded = step.padded_lines // SUBLANES

@@ -83,6 +83,12 @@ def test_block_on_a_part_of_two_axes() -> None:
     check("block", arguments("block", 3, (4, 5, 6)), residual=True, split=("space", "height", None))
 
 
+def test_a_step_of_many_channels_takes_fewer_lines() -> None:
+    """A line in and out of 1024 bfloat16 channels each, twice, is 1 MiB of the 28."""
+    assert mlp._cut(Lines(64, 64, 64), 2 * 2 * 32, 64, 2**19) == (64, 16)
+    assert mlp._cut(Lines(64, 64, 64), 2 * 2 * 1024, 4096, 2**19) == (16, 1)
+
+
 def test_many_lines_take_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums run over steps of the grid, turns of a step's loop, parts of the hidden layer; each line has a mask."""
     monkeypatch.setattr(mlp, "_LINES", 4)
@@ -92,7 +98,7 @@ def test_many_lines_take_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = jax.random.split(jax.random.key(0), 3)
     x, g = NORMAL(keys[0], (n, 4, 35, 13, C)), NORMAL(keys[1], (n, 4, 35, 13, E))
     w = weights(keys[2], C, R, E)
-    assert mlp._cut(lines, R, mlp._HIDDEN) == (4, 2)
+    assert mlp._cut(lines, 4 * (C + E), R, mlp._HIDDEN) == (4, 2)
 
     def plain(u: jax.Array, w: MLPWeights) -> jax.Array:
         return LocalOps().norm_mlp(u, w, residual=None, front_padding=True)
