@@ -270,7 +270,7 @@ def _part(x: Array, i: int, lanes: int) -> Array:
 
 
 def _cut(lines: Lines, voxel_bytes: int, hidden: int, most: int) -> tuple[int, int]:
-    """Lines of one step of the grid, and of one product in it; voxel_bytes: of a voxel's activations, read and written."""
+    """Lines of one step of the grid, and of one product in it; voxel_bytes: what it reads and writes of a voxel."""
     twice = 2 * voxel_bytes * lines.lanes  # while a step is computed, the next one's are on their way
     steps = divisor_up_to(lines.d * lines.groups, min(_LINES, STEP_BYTES // twice))
     return steps, divisor_up_to(steps, min(_JOINED, most // (hidden * lines.lanes)))
