@@ -92,11 +92,11 @@ class GeneratorConfig:
     )
     # What they are not to be taken for.
     confounders: bool = setting(True, SWITCH, "lesions, lacunes, vessels, sulcal fluid, microbleeds")
-    lesions: tuple[int, ...] = setting((0, 8), _counts(16), "white-matter lesions in a patch, where there are any")
-    lesion_share: float = setting(0.35, PROBABILITY, "probability of lesions in a patch")
-    lesion_radius: tuple[float, ...] = setting((1.5, 7.0), span(0.5, 20), "half the longest axis")
+    lesions: tuple[int, ...] = setting((0, 12), _counts(16), "white-matter lesions in a patch, where there are any")
+    lesion_share: float = setting(0.5, PROBABILITY, "probability of lesions in a patch")
+    lesion_radius: tuple[float, ...] = setting((1.0, 7.0), span(0.5, 20), "half the longest axis")
     lesion_strength: tuple[float, ...] = setting(
-        (0.15, 0.7), span(0, 1), "share of the way to fluid; to bright on FLAIR"
+        (0.15, 0.9), span(0, 1), "share of the way to fluid; to bright on FLAIR"
     )
     caps: float = setting(0.35, PROBABILITY, "probability of bright caps and bands around the ventricles")
     lacunes: float = setting(0.15, PROBABILITY, "probability of a lacune in a patch")
@@ -105,6 +105,9 @@ class GeneratorConfig:
     vessels: tuple[int, ...] = setting((10, 150), _counts(400), "vessels in a whole brain, dark or bright, log-uniform")
     vessel_share: float = setting(0.6, PROBABILITY, "probability that vessels are seen at all")
     sulci: tuple[int, ...] = setting((20, 300), _counts(800), "fluid in the cortex, in a whole brain, log-uniform")
+    sulcal_sheets: float = setting(
+        0.6, PROBABILITY, "probability of thin sheets of fluid in sulci that are closed in the label map"
+    )
     lesions_as_output: bool = setting(True, SWITCH, "whether lesions and lacunes are a class of their own (label 2)")
     # Scanner.
     acquisition: bool = setting(True, SWITCH, "blur, slices, noise, ghosts, intensity changes")

@@ -16,6 +16,9 @@ from mednext_jax.simulate.painted_tubes import Tubes, draw_tubes, fill, most_her
 from mednext_jax.simulate.random_fields import Draws, along_axes
 
 _INTEGRAL = math.sqrt(2 * math.pi)
+_BANKS_MM = 2.0  # blur of the white matter that finds the middle of a sulcus
+_STEEPEST, _SOFT = 0.9, 0.4  # its slope there, a share of itself in a blur's width: nothing above, all below the difference
+_FAINTEST, _NEAREST = 0.02, 0.38  # white matter, blurred: where banks are near, and where one is too near
 
 
 def add_look_alikes(
@@ -66,10 +69,27 @@ def add_look_alikes(
     other = jnp.clip(wm + (wm - fluid) * tubes.uniform((0.2, 1.0)), 0, 1.3)
     strength = tubes.chance(config.vessel_share) * tubes.uniform((0.3, 1.0))
     image = image + share(vessels, solid) * strength * (other - image)
-    # Fluid in narrow sulci that a label map does not have.
+    # Fluid in narrow sulci that a label map does not have: short pieces anywhere in the cortex, and whole sheets.
     filled, strong = fill(sulci, tissue == tissues.CORTEX)
     image = image + filled * strong * (fluid - image)
+    opened = tubes.chance(config.sulcal_sheets) * tubes.uniform((0.3, 1.0))
+    open_here = jnp.clip(0.7 + 0.6 * tubes.smooth(shape, 8), 0, 1)
+    image = image + opened * open_here * fluid_between_banks(tissue) * (fluid - image)
     return image, jnp.maximum(lesion, lacune), lacune
+
+
+def fluid_between_banks(tissue: jax.Array) -> jax.Array:
+    """(d, h, w) in [0, 1]: how much of a voxel of 1 mm is the thin sheet of fluid in a sulcus that the map has closed.
+
+    White matter, blurred, falls from a bank outwards, and the farther from it the more for what is left of it;
+    halfway between two banks it is level.
+    """
+    white = (tissue == tissues.WHITE_MATTER).astype(jnp.float32)
+    blurred = along_axes([_gaussian(n, _BANKS_MM) for n in tissue.shape], white)
+    slope = _BANKS_MM * jnp.sqrt(sum(one**2 for one in jnp.gradient(blurred)))
+    level = jnp.clip((_STEEPEST - slope / jnp.maximum(blurred, 1e-3)) / _SOFT, 0, 1)
+    apart = jnp.clip((_NEAREST - blurred) / 0.1, 0, 1)
+    return level * apart * (blurred > _FAINTEST) * (tissue == tissues.CORTEX)
 
 
 def _blobs(
