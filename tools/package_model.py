@@ -197,7 +197,11 @@ def _read_tsv(file: Path) -> tuple[list[str], list[list[str]]]:
 def _training(told: Any) -> list[str]:
     data, steps = told.get("data_set"), told.get("steps")
     name = data.get("name") if isinstance(data, dict) else None
-    lines = [f"- trained on {name}" if name else "", f"- {steps:,} steps" if isinstance(steps, int) else ""]
+    start = told.get("config", {}).get("init_from")
+    lines = [
+        f"- trained on {name}" if name else "",
+        f"- {steps:,} steps" + (f", from the weights of {start}" if start else "") if isinstance(steps, int) else "",
+    ]
     return [line for line in lines if line]
 
 

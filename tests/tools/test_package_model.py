@@ -29,7 +29,8 @@ def model(tmp_path):
     rng = np.random.default_rng(0)
     state = {key: rng.normal(0, 0.4, shape).astype(np.float32) for key, shape in expected_shapes(CONFIG).items()}
     recipe = Recipe(channel_names=("MRI",), thresholds=TABLE, temperature=1.3)
-    about = {"steps": 1000, "data_set": {"name": "heads"}, "config": {"data": "/home/me/prepared", "seed": 0}}
+    config = {"data": "/home/me/prepared", "seed": 0, "init_from": "/home/me/first"}
+    about = {"steps": 1000, "data_set": {"name": "heads"}, "config": config}
     return save_model(tmp_path / "model", CONFIG, from_torch_names(CONFIG, state), recipe, about)
 
 
@@ -48,11 +49,13 @@ def test_a_model_is_packaged_with_what_is_known_of_it(model, tmp_path):
     halved = old.params["stem"]["kernel"].astype(np.float16)
     np.testing.assert_array_equal(new.params["stem"]["kernel"], halved)
     line = "trained on simulated PVS only, not validated on patients; for T1w, FLAIR, voxels up to 6 mm"
-    assert new.provenance["notice"] == line and new.provenance["config"] == {"data": "prepared", "seed": 0}
+    assert new.provenance["notice"] == line and new.provenance["config"] == {
+        "data": "prepared", "seed": 0, "init_from": "first"
+    }  # fmt: skip
     text = (target / "README.md").read_text()
     for words in (
         line,
-        "1,000 steps",
+        "1,000 steps, from the weights of first\n",
         "trained on heads",
         "| a | b |\n| --- | --- |\n| 1 | 2 |",
         "## Real scans",
