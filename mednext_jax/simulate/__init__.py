@@ -7,7 +7,6 @@ Tests of files that have none of their own name:
 `template`: tests/simulate/test_anatomy.py
 `deform`: tests/simulate/test_anatomy.py
 `deformed_head`: tests/simulate/test_generator.py
-`look_alikes`: tests/simulate/test_generator.py
 `flat_index`: tests/simulate/test_painted_tubes.py
 """
 

@@ -16,9 +16,10 @@ from mednext_jax.simulate.painted_tubes import Tubes, draw_tubes, fill, most_her
 from mednext_jax.simulate.random_fields import Draws, along_axes
 
 _INTEGRAL = math.sqrt(2 * math.pi)
-_BANKS_MM = 2.0  # blur of the white matter that finds the middle of a sulcus
-_STEEPEST, _SOFT = 0.9, 0.4  # its slope there, a share of itself in a blur's width: nothing above, all below the difference
-_FAINTEST, _NEAREST = 0.02, 0.38  # white matter, blurred: where banks are near, and where one is too near
+# Of the white matter, blurred, that finds the middles of sulci:
+_BANKS_MM = 2.0  # the blur
+_STEEPEST, _SOFT = 0.9, 0.4  # its slope over one blur, a share of itself: no sheet at this, a whole one so much below
+_FAINTEST, _NEAREST = 0.02, 0.38  # where banks are near, and where one is too near
 
 
 def add_look_alikes(

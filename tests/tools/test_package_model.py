@@ -49,9 +49,8 @@ def test_a_model_is_packaged_with_what_is_known_of_it(model, tmp_path):
     halved = old.params["stem"]["kernel"].astype(np.float16)
     np.testing.assert_array_equal(new.params["stem"]["kernel"], halved)
     line = "trained on simulated PVS only, not validated on patients; for T1w, FLAIR, voxels up to 6 mm"
-    assert new.provenance["notice"] == line and new.provenance["config"] == {
-        "data": "prepared", "seed": 0, "init_from": "first"
-    }  # fmt: skip
+    assert new.provenance["notice"] == line
+    assert new.provenance["config"] == {"data": "prepared", "seed": 0, "init_from": "first"}
     text = (target / "README.md").read_text()
     for words in (
         line,
