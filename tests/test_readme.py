@@ -89,6 +89,12 @@ ELSEWHERE = {
         "tests/train/test_generated.py",
         "without_labels:small",
     ),
+    "mednext-jax train --config without_labels:small --workdir longer --config.generator.anatomy=labelmaps "
+    "--config.init_from=from_maps/model --config.generator.lesions_as_output=False "
+    "--config.optimiser.learning_rate=2e-3": (
+        "tests/train/test_generated.py",
+        "goes_on_from",
+    ),
     "mednext-jax train --config without_labels:small --workdir ablated --config.generator.anatomy=labelmaps "
     "--config.steps=2500 --config.optimiser.ema=0.99 --config.generator.texture=False": (
         "tests/train/test_generated.py",

@@ -81,6 +81,16 @@ def test_a_run_needs_no_data_and_leaves_a_model_of_one_output(run, config):
 
 
 @pytest.mark.slow  # the generator and the step take minutes to compile
+def test_a_run_goes_on_from_the_weights_of_another_with_one_output(run, config, tmp_path):
+    longer = copy.deepcopy(config)
+    longer.init_from, longer.generator.lesions_as_output = str(run / "model"), False
+    longer.seed, longer.optimiser.learning_rate = 1, 1e-9  # other first weights, which stay nearly as they are
+    train(longer, tmp_path / "longer")
+    start, end = (load_model(folder / "model").params for folder in (run, tmp_path / "longer"))
+    np.testing.assert_allclose(end["stem"]["kernel"], start["stem"]["kernel"], atol=1e-7)  # two steps of such a rate
+
+
+@pytest.mark.slow  # the generator and the step take minutes to compile
 def test_a_stopped_run_continues_bit_for_bit(run, config, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
