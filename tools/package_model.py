@@ -198,6 +198,7 @@ def _training(told: Any) -> list[str]:
     data, steps = told.get("data_set"), told.get("steps")
     name = data.get("name") if isinstance(data, dict) else None
     start = told.get("config", {}).get("init_from")
+    start = "the model that was packaged before" if start == NAME else start
     lines = [
         f"- trained on {name}" if name else "",
         f"- {steps:,} steps" + (f", from the weights of {start}" if start else "") if isinstance(steps, int) else "",
