@@ -195,15 +195,15 @@ def _read_tsv(file: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _training(told: Any) -> list[str]:
-    data, steps = told.get("data_set"), told.get("steps")
+    data, config, steps = told.get("data_set"), told.get("config"), told.get("steps")
     name = data.get("name") if isinstance(data, dict) else None
-    start = told.get("config", {}).get("init_from")
-    start = "the model that was packaged before" if start == NAME else start
-    lines = [
-        f"- trained on {name}" if name else "",
-        f"- {steps:,} steps" + (f", from the weights of {start}" if start else "") if isinstance(steps, int) else "",
-    ]
-    return [line for line in lines if line]
+    start = config.get("init_from") if isinstance(config, dict) else None
+    if start == NAME:
+        start = "the model that was packaged before"
+    lines = [f"- trained on {name}"] if name else []
+    if isinstance(steps, int):
+        lines.append(f"- {steps:,} steps" + (f", from the weights of {start}" if start else ""))
+    return lines
 
 
 def _without_paths(value: Any) -> Any:
