@@ -210,16 +210,17 @@ def _backward_kernel(
         through_parts = []
         for part in parts:
             z, dhidden = _product(expand[part], t), _product(compress[part], g)
-            hidden, dz = [], []
+            hidden, gradients = [], []
             for i in range(joined):
                 twice, slope = _twice_gelu_and_slope(_part(z, i, lanes) + expand_bias[part])
                 hidden.append(twice.astype(kind))
                 gradient = _part(dhidden, i, lanes) * slope
                 dexpand_bias_ref[0, part] += gradient
-                dz.append(gradient.astype(kind))
-            through_parts.append(_product(expand[part], jnp.concatenate(dz, 1), (0, 0)))
+                gradients.append(gradient.astype(kind))
+            dz = jnp.concatenate(gradients, 1)
+            through_parts.append(_product(expand[part], dz, (0, 0)))
             dcompress_ref[0, :, part] += _product(g, jnp.concatenate(hidden, 1), (1, 1))
-            dexpand_ref[0, :, part] += _product(t, jnp.concatenate(dz, 1), (1, 1))
+            dexpand_ref[0, :, part] += _product(t, dz, (1, 1))
         dt = functools.reduce(operator.add, through_parts)
         for i, line in enumerate(at):
             of_line = _part(dt, i, lanes)
